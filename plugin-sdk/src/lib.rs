@@ -1,0 +1,1 @@
+//! Write Moorline connectors and reconnect policies in Rust.

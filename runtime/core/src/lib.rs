@@ -1,0 +1,16 @@
+//! The pure half of Moorline.
+//!
+//! Every machine here obeys one rule: **mutate, drain, mutate**. `handle(now, input)` or `handle_timeout(now)` changes
+//! the state; then `poll_output()` is drained to `None`; then `poll_timeout()` says when to come back and why. The core
+//! contains no networking, no files, no threads and never reads a clock: time is an argument.
+//!
+//! ```text
+//!  reading:     instance ─► message::Uplink ─► spool ─► thingsboard (encode) ─► link::window ─► broker
+//!  downlink:    broker ─► thingsboard (decode) ─► message::Downlink ─► route ─► instance
+//!  disconnect:  driver ─► link::cause::Disconnect ─► link ─► Consult(Question) ─► policy ─► Decision ─► clamp ─► wait
+//!  swap:        watch ─► swap ─► compile, check, warm ─► cut over ─► drain
+//! ```
+
+pub mod link;
+pub mod message;
+pub mod time;

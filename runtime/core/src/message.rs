@@ -1,0 +1,249 @@
+//! What travels: readings and attributes up, RPC and shared attributes down.
+//!
+//! These are dialect-neutral: the spool keeps them, and a dialect (`thingsboard`) turns them into topics and payloads
+//! only when they leave.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::time::TimestampMs;
+
+/// Most bytes in a device name or a key.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Why a device name or a key is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// It has no characters.
+    #[error("is empty")]
+    Empty,
+    /// It is longer than [`NAME_BYTES_MAX`].
+    #[error("is longer than {NAME_BYTES_MAX} bytes")]
+    TooLong,
+    /// It holds a control character, which no dialect can carry.
+    #[error("contains a control character")]
+    ControlCharacter,
+}
+
+fn validate(name: &str) -> Result<(), NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(NameError::TooLong);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(NameError::ControlCharacter);
+    }
+    Ok(())
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "Arc<str>", into = "Arc<str>")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks and keeps `name`.
+            ///
+            /// # Errors
+            /// When `name` is empty, too long or holds a control character.
+            pub fn try_new(name: &str) -> Result<Self, NameError> {
+                validate(name)?;
+                Ok(Self(name.into()))
+            }
+
+            /// The text itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<Arc<str>> for $name {
+            type Error = NameError;
+            fn try_from(name: Arc<str>) -> Result<Self, NameError> {
+                validate(&name)?;
+                Ok(Self(name))
+            }
+        }
+
+        impl From<$name> for Arc<str> {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+
+name_type! {
+    /// A device as the platform knows it.
+    DeviceName
+}
+
+name_type! {
+    /// The key of a reading or an attribute.
+    Key
+}
+
+/// One typed value. Doubles are finite: the host refuses NaN and infinities where they enter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    /// A truth value.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A finite number.
+    Double(f64),
+    /// Text.
+    Text(String),
+    /// A JSON document, checked to be one where it enters.
+    Json(String),
+}
+
+/// How far the device vouches for a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Quality {
+    /// Measured as it should be.
+    Good,
+    /// Measured, but with doubt.
+    Uncertain,
+    /// Not to be relied on.
+    Bad,
+}
+
+/// One key, value and time of one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The key.
+    pub key: Key,
+    /// The value.
+    pub value: Value,
+    /// How far the device vouches for it.
+    pub quality: Quality,
+    /// When it was measured.
+    pub timestamp: TimestampMs,
+}
+
+/// The readings of one device, in the order they were emitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceReadings {
+    /// The device.
+    pub device: DeviceName,
+    /// Its readings.
+    pub readings: Vec<Reading>,
+}
+
+/// A message towards the platform: the unit the spool keeps and acknowledges.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Uplink {
+    /// Readings of one or more devices.
+    Telemetry(Vec<DeviceReadings>),
+    /// Client-side attributes of one device.
+    Attributes {
+        /// The device.
+        device: DeviceName,
+        /// Keys and values.
+        values: Vec<(Key, Value)>,
+    },
+    /// A device is here.
+    DeviceConnected {
+        /// The device.
+        device: DeviceName,
+        /// ThingsBoard's device profile; empty = the platform's default.
+        profile: String,
+    },
+    /// A device is gone.
+    DeviceDisconnected {
+        /// The device.
+        device: DeviceName,
+    },
+    /// The answer to an RPC.
+    RpcReply {
+        /// The device that answered.
+        device: DeviceName,
+        /// The platform's request id.
+        request_id: u64,
+        /// A JSON document.
+        body: String,
+    },
+}
+
+impl Uplink {
+    /// How many readings this message carries; messages other than telemetry count none.
+    #[must_use]
+    pub fn readings(&self) -> u64 {
+        match self {
+            Self::Telemetry(devices) => devices.iter().map(|d| d.readings.len() as u64).sum(),
+            Self::Attributes { .. }
+            | Self::DeviceConnected { .. }
+            | Self::DeviceDisconnected { .. }
+            | Self::RpcReply { .. } => 0,
+        }
+    }
+}
+
+/// A message from the platform.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Downlink {
+    /// A request to a device.
+    Rpc {
+        /// The device asked.
+        device: DeviceName,
+        /// The platform's request id.
+        request_id: u64,
+        /// The method.
+        method: String,
+        /// A JSON document.
+        params: String,
+    },
+    /// Shared attributes of a device changed or were deleted.
+    SharedAttributes {
+        /// The device.
+        device: DeviceName,
+        /// New values.
+        changed: Vec<(Key, Value)>,
+        /// Keys that are gone.
+        deleted: Vec<Key>,
+    },
+}
+
+impl Downlink {
+    /// The device this message is for.
+    #[must_use]
+    pub fn device(&self) -> &DeviceName {
+        match self {
+            Self::Rpc { device, .. } | Self::SharedAttributes { device, .. } => device,
+        }
+    }
+}
+
+/// The place of a message in the spool. Strictly increasing, never reused, starts at 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The sequence after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}

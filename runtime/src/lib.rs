@@ -1,0 +1,1 @@
+//! Moorline: the host process.
