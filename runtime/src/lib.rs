@@ -1,1 +1,4 @@
-//! Moorline: the host process.
+//! Moorline: the host process. The pure machines are in `moorline_core`; here is what moves bytes for them.
+
+pub mod clock;
+pub mod policy_handle;

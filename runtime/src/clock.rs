@@ -1,0 +1,36 @@
+//! The only reader of clocks in the product.
+
+use moorline_core::time::{Instant, TimestampMs};
+
+/// The host's clocks. Cheap to copy; every copy agrees.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: tokio::time::Instant,
+}
+
+impl Clock {
+    /// A clock that starts now. Uses tokio's time, so that a paused test runtime also pauses the gateway.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { start: tokio::time::Instant::now() }
+    }
+
+    /// Monotonic time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        Instant::from_start(self.start.elapsed())
+    }
+
+    /// The tokio instant of a monotonic time, for timers.
+    #[must_use]
+    pub fn deadline(&self, at: Instant) -> tokio::time::Instant {
+        self.start + at.since_start()
+    }
+
+    /// Wall-clock time.
+    #[must_use]
+    pub fn wall(&self) -> TimestampMs {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        TimestampMs(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    }
+}
