@@ -13,4 +13,6 @@
 
 pub mod link;
 pub mod message;
+pub mod route;
+pub mod thingsboard;
 pub mod time;

@@ -267,7 +267,10 @@ pub struct Disconnect {
 
 /// The coarse kind of a cause: what a policy sees (`cause` in `reconnect-policy.wit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "one word each, the words of the WIT enum; `Cause::class` maps to them")]
+#[expect(
+    missing_docs,
+    reason = "one word each, the words of the WIT enum; `Cause::class` maps to them"
+)]
 pub enum CauseClass {
     NameResolution,
     ConnectRefused,

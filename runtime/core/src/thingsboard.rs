@@ -1,0 +1,283 @@
+//! The ThingsBoard MQTT gateway dialect: topics and payloads, both ways.
+//!
+//! ```text
+//!  up    v1/gateway/connect      {"device":"A","type":"profile"}
+//!  up    v1/gateway/disconnect   {"device":"A"}
+//!  up    v1/gateway/telemetry    {"A":[{"ts":ms,"values":{"k":v}}],"B":[…]}
+//!  up    v1/gateway/attributes   {"A":{"k":v}}
+//!  up    v1/gateway/rpc          {"device":"A","id":1,"data":…}
+//!  down  v1/gateway/rpc          {"device":"A","data":{"id":1,"method":"m","params":…}}
+//!  down  v1/gateway/attributes   {"device":"A","data":{"k":v}}   or   {"device":"A","data":{"deleted":["k"]}}
+//! ```
+//!
+//! Source: the ThingsBoard "MQTT Gateway API" reference. ThingsBoard knows no quality: a reading that is not good is
+//! followed, in the same `values`, by `"<key>_quality":"uncertain"` or `"bad"`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::message::{DeviceName, Downlink, Key, NameError, Sequence, Uplink, Value};
+
+mod telemetry;
+#[cfg(test)]
+mod tests;
+
+pub use telemetry::Encoder;
+
+const CONNECT: &str = "v1/gateway/connect";
+const DISCONNECT: &str = "v1/gateway/disconnect";
+const TELEMETRY: &str = "v1/gateway/telemetry";
+const ATTRIBUTES: &str = "v1/gateway/attributes";
+const RPC: &str = "v1/gateway/rpc";
+
+/// What a session subscribes to, with the QoS asked for.
+pub const SUBSCRIPTIONS: [(&str, u8); 2] = [(RPC, 1), (ATTRIBUTES, 1)];
+
+/// The spooled messages a publish carries, both ends included.
+///
+/// A message too large for one publish is spread over several with the same range, so a message is acknowledged only
+/// when every publish that names it is: the cursor is the oldest unacknowledged `first`, less one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceRange {
+    /// The first message.
+    pub first: Sequence,
+    /// The last message.
+    pub last: Sequence,
+}
+
+/// One PUBLISH, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The topic.
+    pub topic: &'static str,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// The messages it carries; none for an announcement made after a reconnect.
+    pub range: Option<SequenceRange>,
+    /// How many readings it carries.
+    pub readings: u32,
+}
+
+/// A message that no packet the broker takes can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oversize {
+    /// Its place in the spool.
+    pub sequence: Sequence,
+    /// Readings that were left out; zero when the message is not telemetry.
+    pub readings: u32,
+    /// Bytes the smallest indivisible part would have taken.
+    pub bytes: usize,
+}
+
+/// What encoding a run of messages gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// In the order in which they must be sent.
+    pub publishes: Vec<Publish>,
+    /// What could not be carried at all, for the dead-letter count.
+    pub oversize: Vec<Oversize>,
+}
+
+/// The devices the platform must know about, so that a new session can announce them again.
+///
+/// Without it, RPC and shared attributes for quiet devices stop after a reconnect.
+#[derive(Clone, Debug, Default)]
+pub struct Announced {
+    devices: BTreeMap<DeviceName, String>,
+}
+
+impl Announced {
+    /// Takes note of a message on its way up.
+    pub fn observe(&mut self, uplink: &Uplink) {
+        match uplink {
+            Uplink::DeviceConnected { device, profile } => {
+                self.devices.insert(device.clone(), profile.clone());
+            }
+            Uplink::DeviceDisconnected { device } => {
+                self.devices.remove(device);
+            }
+            Uplink::Telemetry(_) | Uplink::Attributes { .. } | Uplink::RpcReply { .. } => {}
+        }
+    }
+
+    /// One announcement for each device that is connected, for the start of a session.
+    pub fn announcements(&self) -> impl Iterator<Item = Publish> + '_ {
+        self.devices.iter().map(|(device, profile)| Publish {
+            topic: CONNECT,
+            payload: connect_payload(device, profile),
+            range: None,
+            readings: 0,
+        })
+    }
+}
+
+fn json_string(text: &str, out: &mut Vec<u8>) {
+    // Writing a string into memory cannot fail: serde_json errs only on IO or on maps with odd keys.
+    serde_json::to_writer(out, text).unwrap_or_default();
+}
+
+fn json_value(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Boolean(true) => out.extend_from_slice(b"true"),
+        Value::Boolean(false) => out.extend_from_slice(b"false"),
+        Value::Integer(integer) => serde_json::to_writer(out, integer).unwrap_or_default(),
+        // Finite by the contract of `Value`; serde_json would write null otherwise.
+        Value::Double(double) => serde_json::to_writer(out, double).unwrap_or_default(),
+        Value::Text(text) => json_string(text, out),
+        Value::Json(document) => out.extend_from_slice(document.as_bytes()),
+    }
+}
+
+fn connect_payload(device: &DeviceName, profile: &str) -> Vec<u8> {
+    let mut out = device_payload(device);
+    if !profile.is_empty() {
+        out.pop();
+        out.extend_from_slice(b",\"type\":");
+        json_string(profile, &mut out);
+        out.push(b'}');
+    }
+    out
+}
+
+fn device_payload(device: &DeviceName) -> Vec<u8> {
+    let mut out = b"{\"device\":".to_vec();
+    json_string(device.as_str(), &mut out);
+    out.push(b'}');
+    out
+}
+
+fn attributes_payload(device: &DeviceName, values: &[(Key, Value)]) -> Vec<u8> {
+    let mut out = b"{".to_vec();
+    json_string(device.as_str(), &mut out);
+    out.extend_from_slice(b":{");
+    for (index, (key, value)) in values.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        json_string(key.as_str(), &mut out);
+        out.push(b':');
+        json_value(value, &mut out);
+    }
+    out.extend_from_slice(b"}}");
+    out
+}
+
+fn reply_payload(device: &DeviceName, request_id: u64, body: &str) -> Vec<u8> {
+    let mut out = device_payload(device);
+    out.pop();
+    out.extend_from_slice(format!(",\"id\":{request_id},\"data\":").as_bytes());
+    out.extend_from_slice(body.as_bytes());
+    out.push(b'}');
+    out
+}
+
+/// Why a message from the platform is not understood. It is logged and counted; the link goes on.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// Nothing is subscribed that would deliver this topic.
+    #[error("topic {0:?} is not one of the gateway API")]
+    Topic(String),
+    /// The payload is not the JSON the topic promises.
+    #[error("payload is not what the gateway API promises: {0}")]
+    Payload(#[from] serde_json::Error),
+    /// The device name or an attribute key cannot be used.
+    #[error("device or attribute name {0}")]
+    Name(#[from] NameError),
+}
+
+#[derive(Deserialize)]
+struct RpcEnvelope<'a> {
+    device: String,
+    #[serde(borrow)]
+    data: RpcData<'a>,
+}
+
+#[derive(Deserialize)]
+struct RpcData<'a> {
+    id: u64,
+    method: String,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct AttributesEnvelope {
+    device: String,
+    data: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Understands a PUBLISH from the platform.
+///
+/// # Errors
+/// When the topic is foreign or the payload is not what the topic promises.
+pub fn decode(topic: &str, payload: &[u8]) -> Result<Downlink, DecodeError> {
+    match topic {
+        RPC => {
+            let envelope: RpcEnvelope<'_> = serde_json::from_slice(payload)?;
+            Ok(Downlink::Rpc {
+                device: DeviceName::try_new(&envelope.device)?,
+                request_id: envelope.data.id,
+                method: envelope.data.method,
+                params: envelope
+                    .data
+                    .params
+                    .map_or("null", RawValue::get)
+                    .to_owned(),
+            })
+        }
+        ATTRIBUTES => decode_attributes(serde_json::from_slice(payload)?),
+        other => Err(DecodeError::Topic(other.chars().take(128).collect())),
+    }
+}
+
+fn decode_attributes(envelope: AttributesEnvelope) -> Result<Downlink, DecodeError> {
+    let device = DeviceName::try_new(&envelope.device)?;
+    let mut changed = Vec::new();
+    let mut deleted = Vec::new();
+    for (key, value) in envelope.data {
+        match deletions(&key, &value) {
+            Some(keys) => {
+                for key in keys {
+                    deleted.push(Key::try_new(key)?);
+                }
+            }
+            None => changed.push((Key::try_new(&key)?, value_from_json(value))),
+        }
+    }
+    Ok(Downlink::SharedAttributes {
+        device,
+        changed,
+        deleted,
+    })
+}
+
+/// The keys named by `"deleted":["k"]`. A shared attribute that is itself called "deleted" is told apart only by not
+/// being a list of strings; the platform's API leaves no better way.
+fn deletions<'a>(key: &str, value: &'a serde_json::Value) -> Option<Vec<&'a str>> {
+    if key != "deleted" {
+        return None;
+    }
+    value
+        .as_array()?
+        .iter()
+        .map(serde_json::Value::as_str)
+        .collect()
+}
+
+fn value_from_json(value: serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Bool(boolean) => Value::Boolean(boolean),
+        serde_json::Value::String(text) => Value::Text(text),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(integer), _) => Value::Integer(integer),
+            (None, Some(double)) => Value::Double(double),
+            (None, None) => Value::Json(number.to_string()),
+        },
+        document @ (serde_json::Value::Null
+        | serde_json::Value::Array(_)
+        | serde_json::Value::Object(_)) => Value::Json(document.to_string()),
+    }
+}

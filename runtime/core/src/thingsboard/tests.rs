@@ -1,0 +1,342 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{DeviceReadings, Quality, Reading};
+use crate::time::TimestampMs;
+
+fn reading(key: &str, value: Value, ms: u64) -> Reading {
+    Reading {
+        key: Key::try_new(key).unwrap(),
+        value,
+        quality: Quality::Good,
+        timestamp: TimestampMs(ms),
+    }
+}
+
+fn device(name: &str) -> DeviceName {
+    DeviceName::try_new(name).unwrap()
+}
+
+fn telemetry(name: &str, readings: Vec<Reading>) -> Uplink {
+    Uplink::Telemetry(vec![DeviceReadings {
+        device: device(name),
+        readings,
+    }])
+}
+
+fn encode(uplinks: &[Uplink], packet_bytes_max: usize) -> Encoded {
+    let mut encoder = Encoder::new(packet_bytes_max);
+    for (index, uplink) in uplinks.iter().enumerate() {
+        encoder.push(Sequence(index as u64 + 1), uplink);
+    }
+    encoder.finish()
+}
+
+fn texts(encoded: &Encoded) -> Vec<(&str, String)> {
+    encoded
+        .publishes
+        .iter()
+        .map(|p| (p.topic, String::from_utf8(p.payload.clone()).unwrap()))
+        .collect()
+}
+
+#[test]
+fn readings_of_many_devices_share_a_publish_in_the_platform_format() {
+    let encoded = encode(
+        &[
+            telemetry(
+                "A",
+                vec![
+                    reading("k", Value::Integer(1), 10),
+                    reading("m", Value::Double(2.5), 10),
+                ],
+            ),
+            telemetry("B", vec![reading("on", Value::Boolean(true), 11)]),
+            telemetry("A", vec![reading("k", Value::Text("x\"y".into()), 12)]),
+        ],
+        1024,
+    );
+    assert_eq!(
+        texts(&encoded),
+        [(
+            "v1/gateway/telemetry",
+            r#"{"A":[{"ts":10,"values":{"k":1,"m":2.5}},{"ts":12,"values":{"k":"x\"y"}}],"B":[{"ts":11,"values":{"on":true}}]}"#
+                .to_owned()
+        )]
+    );
+    assert_eq!(
+        encoded.publishes[0].range,
+        Some(SequenceRange {
+            first: Sequence(1),
+            last: Sequence(3)
+        })
+    );
+    assert_eq!(encoded.publishes[0].readings, 4);
+}
+
+#[test]
+fn a_repeated_key_at_the_same_time_opens_a_new_entry_and_loses_nothing() {
+    let encoded = encode(
+        &[telemetry(
+            "A",
+            vec![
+                reading("k", Value::Integer(1), 10),
+                reading("k", Value::Integer(2), 10),
+            ],
+        )],
+        1024,
+    );
+    assert_eq!(
+        texts(&encoded)[0].1,
+        r#"{"A":[{"ts":10,"values":{"k":1}},{"ts":10,"values":{"k":2}}]}"#
+    );
+}
+
+#[test]
+fn a_reading_that_is_not_good_says_so() {
+    let mut bad = reading("k", Value::Integer(1), 10);
+    bad.quality = Quality::Bad;
+    let encoded = encode(&[telemetry("A", vec![bad])], 1024);
+    assert_eq!(
+        texts(&encoded)[0].1,
+        r#"{"A":[{"ts":10,"values":{"k":1,"k_quality":"bad"}}]}"#
+    );
+}
+
+#[test]
+fn other_messages_keep_their_place_between_telemetry() {
+    let encoded = encode(
+        &[
+            Uplink::DeviceConnected {
+                device: device("A"),
+                profile: "press".into(),
+            },
+            telemetry("A", vec![reading("k", Value::Integer(1), 10)]),
+            Uplink::Attributes {
+                device: device("A"),
+                values: vec![(Key::try_new("fw").unwrap(), Value::Text("1".into()))],
+            },
+            Uplink::RpcReply {
+                device: device("A"),
+                request_id: 7,
+                body: r#"{"ok":true}"#.into(),
+            },
+            Uplink::DeviceDisconnected {
+                device: device("A"),
+            },
+        ],
+        1024,
+    );
+    assert_eq!(
+        texts(&encoded),
+        [
+            (
+                "v1/gateway/connect",
+                r#"{"device":"A","type":"press"}"#.to_owned()
+            ),
+            (
+                "v1/gateway/telemetry",
+                r#"{"A":[{"ts":10,"values":{"k":1}}]}"#.to_owned()
+            ),
+            ("v1/gateway/attributes", r#"{"A":{"fw":"1"}}"#.to_owned()),
+            (
+                "v1/gateway/rpc",
+                r#"{"device":"A","id":7,"data":{"ok":true}}"#.to_owned()
+            ),
+            ("v1/gateway/disconnect", r#"{"device":"A"}"#.to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn a_reading_no_packet_can_carry_is_reported_and_the_rest_goes_on() {
+    let encoded = encode(
+        &[telemetry(
+            "A",
+            vec![
+                reading("big", Value::Text("x".repeat(4096)), 1),
+                reading("k", Value::Integer(1), 2),
+            ],
+        )],
+        1024,
+    );
+    assert_eq!(encoded.oversize.len(), 1);
+    assert_eq!(encoded.oversize[0].readings, 1);
+    assert_eq!(texts(&encoded)[0].1, r#"{"A":[{"ts":2,"values":{"k":1}}]}"#);
+}
+
+#[test]
+fn an_oversize_message_alone_still_moves_the_cursor() {
+    let encoded = encode(
+        &[telemetry(
+            "A",
+            vec![reading("big", Value::Text("x".repeat(4096)), 1)],
+        )],
+        1024,
+    );
+    assert_eq!(
+        texts(&encoded)[0].1,
+        "{}",
+        "an empty publish carries the acknowledgement"
+    );
+    assert_eq!(
+        encoded.publishes[0].range,
+        Some(SequenceRange {
+            first: Sequence(1),
+            last: Sequence(1)
+        })
+    );
+}
+
+#[test]
+fn a_new_session_announces_devices_that_are_connected() {
+    let mut announced = Announced::default();
+    announced.observe(&Uplink::DeviceConnected {
+        device: device("A"),
+        profile: String::new(),
+    });
+    announced.observe(&Uplink::DeviceConnected {
+        device: device("B"),
+        profile: String::new(),
+    });
+    announced.observe(&Uplink::DeviceDisconnected {
+        device: device("A"),
+    });
+    let payloads: Vec<_> = announced
+        .announcements()
+        .map(|p| String::from_utf8(p.payload).unwrap())
+        .collect();
+    assert_eq!(payloads, [r#"{"device":"B"}"#]);
+}
+
+#[test]
+fn rpc_and_attributes_come_down() {
+    assert_eq!(
+        decode(
+            "v1/gateway/rpc",
+            br#"{"device":"A","data":{"id":1,"method":"m","params":{"x":[1, 2]}}}"#
+        )
+        .unwrap(),
+        Downlink::Rpc {
+            device: device("A"),
+            request_id: 1,
+            method: "m".into(),
+            params: r#"{"x":[1, 2]}"#.into()
+        }
+    );
+    assert_eq!(
+        decode(
+            "v1/gateway/attributes",
+            br#"{"device":"A","data":{"k":1,"f":1.5,"t":"x"}}"#
+        )
+        .unwrap(),
+        Downlink::SharedAttributes {
+            device: device("A"),
+            changed: vec![
+                (Key::try_new("f").unwrap(), Value::Double(1.5)),
+                (Key::try_new("k").unwrap(), Value::Integer(1)),
+                (Key::try_new("t").unwrap(), Value::Text("x".into())),
+            ],
+            deleted: vec![],
+        }
+    );
+    assert_eq!(
+        decode(
+            "v1/gateway/attributes",
+            br#"{"device":"A","data":{"deleted":["k"]}}"#
+        )
+        .unwrap(),
+        Downlink::SharedAttributes {
+            device: device("A"),
+            changed: vec![],
+            deleted: vec![Key::try_new("k").unwrap()]
+        }
+    );
+}
+
+#[test]
+fn bad_downlinks_are_told_apart() {
+    assert!(matches!(decode("x", b"{}"), Err(DecodeError::Topic(_))));
+    assert!(matches!(
+        decode("v1/gateway/rpc", b"{"),
+        Err(DecodeError::Payload(_))
+    ));
+    assert!(matches!(
+        decode(
+            "v1/gateway/rpc",
+            br#"{"device":"","data":{"id":1,"method":"m"}}"#
+        ),
+        Err(DecodeError::Name(NameError::Empty))
+    ));
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<bool>().prop_map(Value::Boolean),
+        any::<i64>().prop_map(Value::Integer),
+        (-1e300..1e300f64).prop_map(Value::Double),
+        ".{0,40}".prop_map(Value::Text),
+    ]
+}
+
+prop_compose! {
+    fn any_record()(
+        name in "[a-d]",
+        entries in prop::collection::vec(("[k-n]", any_value(), 0u64..4), 0..8),
+    ) -> Uplink {
+        telemetry(&name, entries.into_iter().map(|(key, value, ms)| reading(&key, value, ms)).collect())
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_reading_arrives_once_in_order_within_the_limit(records in prop::collection::vec(any_record(), 1..20), limit in 160usize..2000) {
+        let encoded = encode(&records, limit);
+        let mut arrived: BTreeMap<String, Vec<(u64, String, serde_json::Value)>> = BTreeMap::new();
+        let mut cursor = 0;
+        for publish in &encoded.publishes {
+            prop_assert!(publish.payload.len() <= limit);
+            let range = publish.range.unwrap();
+            prop_assert!(range.first.0 >= cursor && range.first <= range.last);
+            cursor = range.last.0;
+            let json: BTreeMap<String, Vec<serde_json::Value>> = serde_json::from_slice(&publish.payload).unwrap();
+            for (name, entries) in json {
+                for entry in entries {
+                    let ts = entry["ts"].as_u64().unwrap();
+                    // serde_json's map sorts keys; order within one entry carries no meaning: same time, distinct keys.
+                    for (key, value) in entry["values"].as_object().unwrap() {
+                        arrived.entry(name.clone()).or_default().push((ts, key.clone(), value.clone()));
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(cursor, records.len() as u64);
+        let mut expected: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
+        for record in &records {
+            let Uplink::Telemetry(devices) = record else { unreachable!() };
+            for d in devices {
+                for r in &d.readings {
+                    expected.entry(d.device.to_string()).or_default().push((r.timestamp.0, r.key.to_string()));
+                }
+            }
+        }
+        for (name, readings) in expected {
+            let mut sent: Vec<_> = arrived.remove(&name).unwrap_or_default().into_iter().map(|(ts, key, _)| (ts, key)).collect();
+            for key in ["k", "l", "m", "n"] {
+                let of_key = |list: &[(u64, String)]| list.iter().filter(|(_, k)| k == key).cloned().collect::<Vec<_>>();
+                prop_assert_eq!(of_key(&sent), of_key(&readings));
+            }
+            sent.sort();
+            let mut readings = readings;
+            readings.sort();
+            prop_assert_eq!(sent, readings);
+        }
+        prop_assert!(arrived.is_empty());
+    }
+
+    #[test]
+    fn decoding_never_panics(topic in "v1/gateway/(rpc|attributes)", payload in prop::collection::vec(any::<u8>(), 0..200)) {
+        let outcome = decode(&topic, &payload);
+        prop_assert!(outcome.is_err() || !outcome.unwrap().device().as_str().is_empty());
+    }
+}
