@@ -1,4 +1,5 @@
 //! Moorline: the host process. The pure machines are in `moorline_core`; here is what moves bytes for them.
 
 pub mod clock;
+pub mod fault_proxy;
 pub mod policy_handle;
