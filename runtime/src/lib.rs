@@ -1,5 +1,6 @@
 //! Moorline: the host process. The pure machines are in `moorline_core`; here is what moves bytes for them.
 
 pub mod clock;
+pub mod demo;
 pub mod fault_proxy;
 pub mod policy_handle;
