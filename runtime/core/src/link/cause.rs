@@ -240,6 +240,8 @@ pub struct Evidence {
     pub last_sent: Option<&'static str>,
     /// Since the last byte from the peer.
     pub silence: Option<Duration>,
+    /// Since the last byte to the peer.
+    pub since_sent: Option<Duration>,
     /// How long the session had lasted.
     pub session: Option<Duration>,
     /// Age of the oldest unacknowledged publish.

@@ -65,3 +65,42 @@ pub enum PolicyFault {
     /// It did not answer before the deadline or ran out of fuel.
     Stalled,
 }
+
+/// Between what the host lets a policy choose for one disconnect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The least wait.
+    pub lower: Duration,
+    /// The most.
+    pub upper: Duration,
+    /// Whether `RetryNow` is heard: a stable session broke, and the last retry was not immediate.
+    pub retry_now: bool,
+    /// Whether `Park` is heard: only an operator can mend this cause.
+    pub park: bool,
+}
+
+/// What the host makes of a policy's advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// Wait this long.
+    Wait(Duration),
+    /// Go at once; the machine adds a little jitter.
+    Now,
+    /// Stop until an operator acts.
+    Park,
+}
+
+/// Brings advice inside the bounds, and says whether it had to be changed.
+#[must_use]
+pub fn clamp(advice: Decision, bounds: Bounds) -> (Ruling, bool) {
+    match advice {
+        Decision::RetryAfter(wait) => {
+            let clamped = wait.clamp(bounds.lower, bounds.upper);
+            (Ruling::Wait(clamped), clamped != wait)
+        }
+        Decision::RetryNow if bounds.retry_now => (Ruling::Now, false),
+        Decision::RetryNow => (Ruling::Wait(bounds.lower), true),
+        Decision::Park if bounds.park => (Ruling::Park, false),
+        Decision::Park => (Ruling::Wait(bounds.upper), true),
+    }
+}

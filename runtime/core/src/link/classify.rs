@@ -1,0 +1,278 @@
+//! From what the shell observed to one [`Disconnect`].
+//!
+//! Causes are found by codes, error numbers and the shell's own deadlines, never by text. Only a close without a reason
+//! is interpreted, from the context the classifier remembers between sessions, and is marked as inferred.
+
+use std::time::Duration;
+
+use super::cause::{
+    Cause, Certainty, Disconnect, Evidence, Inference, Intent, MqttVersion, Phase, TlsReject,
+    TransportEnd,
+};
+use crate::message::Sequence;
+
+/// A session that ends this soon after CONNACK is suspicious.
+const SHORT_SESSION: Duration = Duration::from_secs(2);
+/// So many short sessions in a row point to a takeover or an access rule.
+const SHORT_SESSIONS: u32 = 2;
+/// A close counts as "right after" a message sent this recently.
+const RIGHT_AFTER: Duration = Duration::from_secs(1);
+/// So many closes in a row right after the same message point to that message.
+const SUSPICIONS: u32 = 2;
+
+// Linux errno numbers, as `std::io::Error::raw_os_error` gives them. The core may not link libc.
+const EPERM: i32 = 1;
+const EPIPE: i32 = 32;
+const ENETDOWN: i32 = 100;
+const ENETUNREACH: i32 = 101;
+const ECONNABORTED: i32 = 103;
+const ECONNRESET: i32 = 104;
+const ETIMEDOUT: i32 = 110;
+const ECONNREFUSED: i32 = 111;
+const EHOSTDOWN: i32 = 112;
+const EHOSTUNREACH: i32 = 113;
+
+/// The one thing that ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// The name does not resolve.
+    Unresolved,
+    /// The deadline of the phase passed.
+    Timeout,
+    /// The kernel reported an error.
+    Errno(i32),
+    /// TLS was refused, by either side.
+    Tls(TlsReject),
+    /// The proxy refused, with its own code.
+    ProxyRefused(u16),
+    /// A CONNACK in the version that was offered, with a code other than success.
+    Refused(u8),
+    /// A 3.1.1 CONNACK with code 1 answered a 5.0 CONNECT.
+    RefusedInOtherVersion,
+    /// The server sent DISCONNECT.
+    ServerDisconnect(u8),
+    /// The peer closed in good order.
+    Fin,
+    /// The peer sent what is not MQTT.
+    Garbage,
+    /// Our deadline for PINGRESP passed.
+    PingrespMissing,
+    /// Our deadline for the oldest PUBACK passed.
+    AckOverdue,
+    /// Our deadline for a write passed.
+    WriteStalled,
+    /// The server refused a publish for now, with this code; the session was ended to pace ourselves.
+    PublishDeferred(u8),
+    /// We ended it.
+    Local(Intent),
+    /// The process before this one died without closing.
+    HostRestarted,
+}
+
+/// Everything the shell knows at the end of a session or attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// How far it had come.
+    pub phase: Phase,
+    /// The version spoken or offered.
+    pub version: MqttVersion,
+    /// What ended it.
+    pub observed: Observed,
+    /// Ages, packets and words; codes and transport end are filled in from `observed`.
+    pub evidence: Evidence,
+    /// The oldest message in flight, if any: the suspect of a silent close.
+    pub suspect: Option<Sequence>,
+}
+
+/// Remembers what a silent close needs to be understood.
+#[derive(Clone, Debug, Default)]
+pub struct Classifier {
+    short_sessions: u32,
+    suspect: Option<Sequence>,
+    suspicions: u32,
+}
+
+impl Classifier {
+    /// Says why.
+    pub fn classify(&mut self, observation: Observation) -> Disconnect {
+        let Observation {
+            phase,
+            version,
+            observed,
+            mut evidence,
+            suspect,
+        } = observation;
+        self.remember(phase, observed, &evidence, suspect);
+        let (cause, certainty) = self.cause(phase, version, observed, &evidence);
+        match observed {
+            Observed::Refused(code)
+            | Observed::ServerDisconnect(code)
+            | Observed::PublishDeferred(code) => {
+                evidence.reason_code = Some(code);
+            }
+            Observed::RefusedInOtherVersion => evidence.reason_code = Some(1),
+            Observed::Errno(errno) => {
+                evidence.errno = Some(errno);
+                evidence.transport_end = Some(match errno {
+                    ECONNRESET => TransportEnd::Rst,
+                    other => TransportEnd::Errno(other),
+                });
+            }
+            Observed::Fin => evidence.transport_end = Some(TransportEnd::Fin),
+            Observed::PingrespMissing
+            | Observed::AckOverdue
+            | Observed::WriteStalled
+            | Observed::Timeout
+            | Observed::Local(_) => evidence.transport_end = Some(TransportEnd::Local),
+            Observed::Unresolved
+            | Observed::Tls(_)
+            | Observed::ProxyRefused(_)
+            | Observed::Garbage
+            | Observed::HostRestarted => {}
+        }
+        Disconnect {
+            cause,
+            certainty,
+            phase,
+            version,
+            evidence,
+        }
+    }
+
+    fn remember(
+        &mut self,
+        phase: Phase,
+        observed: Observed,
+        evidence: &Evidence,
+        suspect: Option<Sequence>,
+    ) {
+        if phase != Phase::Session {
+            return;
+        }
+        let session = evidence.session.unwrap_or_default();
+        self.short_sessions = if session < SHORT_SESSION {
+            self.short_sessions.saturating_add(1)
+        } else {
+            0
+        };
+        let silent_close = matches!(observed, Observed::Fin | Observed::Errno(_));
+        let right_after = evidence.since_sent.is_some_and(|age| age <= RIGHT_AFTER);
+        if silent_close && right_after && suspect.is_some() {
+            self.suspicions = if self.suspect == suspect {
+                self.suspicions.saturating_add(1)
+            } else {
+                1
+            };
+            self.suspect = suspect;
+        } else {
+            self.suspicions = 0;
+            self.suspect = None;
+        }
+    }
+
+    fn cause(
+        &self,
+        phase: Phase,
+        version: MqttVersion,
+        observed: Observed,
+        evidence: &Evidence,
+    ) -> (Cause, Certainty) {
+        let cause = match observed {
+            Observed::Unresolved => Cause::NameResolution,
+            Observed::Timeout => timeout(phase),
+            Observed::Errno(errno) => from_errno(phase, errno),
+            Observed::Tls(reject) => Cause::Tls(reject),
+            Observed::ProxyRefused(code) => Cause::ProxyRefused(code),
+            Observed::Refused(code) => Cause::from_connack(version, code),
+            Observed::RefusedInOtherVersion => Cause::VersionRefused,
+            Observed::ServerDisconnect(code) => Cause::from_disconnect(code),
+            Observed::Fin => return self.silent_close(phase, evidence),
+            Observed::Garbage => Cause::PeerGarbage,
+            Observed::PingrespMissing => Cause::PingrespTimeout,
+            Observed::AckOverdue => Cause::AckTimeout,
+            Observed::WriteStalled => Cause::WriteStalled,
+            Observed::PublishDeferred(code) => Cause::from_disconnect(code),
+            Observed::Local(intent) => Cause::Local(intent),
+            Observed::HostRestarted => return (Cause::HostRestarted, Certainty::Inferred),
+        };
+        (cause, Certainty::Certain)
+    }
+
+    fn silent_close(&self, phase: Phase, evidence: &Evidence) -> (Cause, Certainty) {
+        match phase {
+            Phase::Session => {}
+            Phase::Tls => return (Cause::Tls(TlsReject::Handshake), Certainty::Inferred),
+            Phase::Dns | Phase::Tcp | Phase::Proxy | Phase::Connect => {
+                return (Cause::ClosedBeforeConnack, Certainty::Certain);
+            }
+        }
+        let too_silent = match (evidence.since_sent, evidence.keep_alive) {
+            (Some(since_sent), Some(keep_alive)) => {
+                !keep_alive.is_zero() && since_sent * 2 > keep_alive * 3
+            }
+            (None, _) | (_, None) => false,
+        };
+        let inference = if too_silent {
+            Inference::KeepAlive
+        } else if self.suspicions >= SUSPICIONS {
+            Inference::Poison
+        } else if self.short_sessions >= SHORT_SESSIONS {
+            Inference::TakeoverOrAccess
+        } else {
+            return (
+                Cause::ClosedByServer(Inference::Nothing),
+                Certainty::Certain,
+            );
+        };
+        (Cause::ClosedByServer(inference), Certainty::Inferred)
+    }
+}
+
+const fn timeout(phase: Phase) -> Cause {
+    match phase {
+        Phase::Dns => Cause::NameResolution,
+        Phase::Tcp => Cause::ConnectTimeout,
+        Phase::Proxy => Cause::ProxyRefused(0),
+        Phase::Tls => Cause::Tls(TlsReject::Handshake),
+        Phase::Connect => Cause::ConnackTimeout,
+        // The shell has a named deadline for everything it waits for in a session; this one is the write's.
+        Phase::Session => Cause::WriteStalled,
+    }
+}
+
+const fn from_errno(phase: Phase, errno: i32) -> Cause {
+    match errno {
+        ECONNREFUSED => Cause::ConnectRefused,
+        ENETUNREACH | EHOSTUNREACH | ENETDOWN | EHOSTDOWN => Cause::Unreachable,
+        // A packet filter that refuses to let us out.
+        EPERM => Cause::Unreachable,
+        ECONNRESET | EPIPE | ECONNABORTED => Cause::Reset,
+        ETIMEDOUT => match phase {
+            Phase::Dns | Phase::Tcp => Cause::ConnectTimeout,
+            Phase::Proxy | Phase::Tls | Phase::Connect | Phase::Session => Cause::BlackHole,
+        },
+        _ => Cause::LocalResource,
+    }
+}
+
+/// What a PUBACK's reason code means for the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PubackVerdict {
+    /// Delivered.
+    Delivered,
+    /// Refused for good: counted and set aside, the link goes on.
+    Refused,
+    /// Refused for now: keep it and send it again later.
+    Deferred,
+}
+
+/// Reads a PUBACK's reason code (MQTT 5.0 section 3.4.2.1; 3.1.1 always means success).
+#[must_use]
+pub const fn puback_verdict(code: u8) -> PubackVerdict {
+    match code {
+        0x00 | 0x10 => PubackVerdict::Delivered,
+        // Quota exceeded passes.
+        0x97 => PubackVerdict::Deferred,
+        _ => PubackVerdict::Refused,
+    }
+}

@@ -1,0 +1,661 @@
+use proptest::prelude::*;
+
+use super::cause::{Certainty, Evidence, Inference, Phase, TlsReject};
+use super::classify::{Classifier, Observation, Observed, PubackVerdict, puback_verdict};
+use super::window::Window;
+use super::*;
+use crate::message::Sequence;
+use crate::thingsboard::SequenceRange;
+
+fn at(ms: u64) -> Instant {
+    Instant::from_start(Duration::from_millis(ms))
+}
+
+fn lost(cause: Cause) -> Input {
+    Input::Ended(Box::new(Disconnect {
+        cause,
+        certainty: Certainty::Certain,
+        phase: Phase::Session,
+        version: MqttVersion::V5,
+        evidence: Evidence::default(),
+    }))
+}
+
+fn line(output: &Output) -> String {
+    match output {
+        Output::Open { version, attempt } => format!("open {version} #{attempt}"),
+        Output::Close(intent) => format!("close {intent:?}"),
+        Output::Consult(question) => format!(
+            "consult {:?} #{} {}..{} ms",
+            question.cause,
+            question.attempt,
+            question.floor.as_millis(),
+            question.ceiling.as_millis()
+        ),
+        Output::Report(record) => {
+            let by = match record.decided_by {
+                DecidedBy::Policy => "policy".to_owned(),
+                DecidedBy::Fallback(fault) => format!("{fault:?}"),
+                DecidedBy::Host => "host".to_owned(),
+            };
+            let next = match record.next {
+                Next::Retry(wait) => format!("retry in {} ms", wait.as_millis()),
+                Next::Parked(reason) => format!("parked {reason:?}"),
+                Next::Stopped => "stopped".to_owned(),
+            };
+            let clamped = if record.clamped { " clamped" } else { "" };
+            format!(
+                "{} -> {next} by {by}{clamped}",
+                record.disconnect.cause.name()
+            )
+        }
+    }
+}
+
+/// Feeds the script and compares the whole trace of outputs.
+#[track_caller]
+fn check(mut link: Link, script: Vec<(u64, Input)>, expected: &[&str]) -> Link {
+    let mut trace = Vec::new();
+    for (ms, input) in script {
+        link.handle(at(ms), input);
+        while let Some(output) = link.poll_output() {
+            trace.push(format!("{ms}: {}", line(&output)));
+        }
+    }
+    assert_eq!(trace, expected);
+    link
+}
+
+fn link() -> Link {
+    Link::new(Settings::default(), 7)
+}
+
+const fn after(ms: u64) -> Input {
+    Input::Decided(Ok(Decision::RetryAfter(Duration::from_millis(ms))))
+}
+
+#[test]
+fn a_stable_session_that_breaks_may_be_retried_at_once_but_only_once() {
+    let link = check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (10, Input::Opened),
+            (20, Input::Acknowledged),
+            (40_000, lost(Cause::Reset)),
+            (40_001, Input::Decided(Ok(Decision::RetryNow))),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "40000: consult Reset #1 1000..120000 ms",
+            "40001: reset -> retry in 285 ms by policy",
+        ],
+    );
+    check(
+        {
+            let mut link = link;
+            link.handle_timeout(at(41_000));
+            link
+        },
+        vec![
+            (41_000, Input::NetworkUp),
+            (41_001, lost(Cause::ConnectRefused)),
+            (41_002, Input::Decided(Ok(Decision::RetryNow))),
+        ],
+        &[
+            "41000: open 5.0 #2",
+            "41001: consult ConnectRefused #2 1000..120000 ms",
+            "41002: connect-refused -> retry in 1000 ms by policy clamped",
+        ],
+    );
+}
+
+#[test]
+fn a_session_without_an_acknowledged_publish_forgives_nothing() {
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (1, lost(Cause::ConnectRefused)),
+            (2, after(1000)),
+            (3, Input::Unpark),
+            (4, Input::Opened),
+            (90_000, lost(Cause::Reset)),
+            (90_001, Input::Decided(Ok(Decision::RetryNow))),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "1: consult ConnectRefused #1 1000..120000 ms",
+            "2: connect-refused -> retry in 1000 ms by policy",
+            "3: open 5.0 #1",
+            "90000: consult Reset #1 1000..120000 ms",
+            "90001: reset -> retry in 1000 ms by policy clamped",
+        ],
+    );
+}
+
+#[test]
+fn a_policy_that_stalls_is_replaced_at_the_deadline_and_its_late_answer_is_ignored() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    link.handle(at(1), lost(Cause::ConnectTimeout));
+    assert_eq!(link.poll_timeout(), Some((at(51), "policy deadline")));
+    link.handle_timeout(at(50));
+    assert!(matches!(link.state(), State::Consulting { .. }));
+    link.handle_timeout(at(51));
+    let State::Waiting { until } = *link.state() else {
+        panic!("{:?}", link.state())
+    };
+    assert!(until >= at(1051) && until <= at(2051), "{until:?}");
+    link.handle(at(60), Input::Decided(Ok(Decision::Park)));
+    assert_eq!(*link.state(), State::Waiting { until });
+    assert_eq!(link.counters().policy_faults, 1);
+}
+
+#[test]
+fn an_old_broker_gets_the_old_version_once_and_for_good() {
+    let link = check(
+        link(),
+        vec![(0, Input::Start), (5, lost(Cause::VersionRefused))],
+        &[
+            "0: open 5.0 #1",
+            "5: version-refused -> retry in 0 ms by host",
+        ],
+    );
+    assert_eq!(link.version(), MqttVersion::V311);
+    check(
+        {
+            let mut link = link;
+            link.handle_timeout(at(5));
+            link
+        },
+        vec![(6, lost(Cause::VersionRefused))],
+        &[
+            "6: open 3.1.1 #2",
+            "6: version-refused -> parked Version by host",
+        ],
+    );
+}
+
+#[test]
+fn three_silent_refusals_earn_the_other_version_one_try() {
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (1, lost(Cause::ClosedBeforeConnack)),
+            (2, after(1000)),
+            (3, Input::Unpark),
+            (4, lost(Cause::ClosedBeforeConnack)),
+            (5, after(1000)),
+            (6, Input::Unpark),
+            (7, lost(Cause::ClosedBeforeConnack)),
+            (8, Input::Unpark),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "1: consult ClosedBeforeConnack #1 1000..120000 ms",
+            "2: closed-before-connack -> retry in 1000 ms by policy",
+            "3: open 5.0 #1",
+            "4: consult ClosedBeforeConnack #1 1000..120000 ms",
+            "5: closed-before-connack -> retry in 1000 ms by policy",
+            "6: open 5.0 #1",
+            "7: closed-before-connack -> retry in 1000 ms by host",
+            "8: open 3.1.1 #1",
+        ],
+    );
+}
+
+#[test]
+fn the_third_takeover_within_ten_minutes_parks() {
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (1, Input::Opened),
+            (2, lost(Cause::TakenOver)),
+            (3, Input::Decided(Ok(Decision::RetryNow))),
+            (60_100, Input::NetworkUp),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "2: consult TakenOver #1 60000..120000 ms",
+            "3: taken-over -> retry in 60000 ms by policy clamped",
+        ],
+    );
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    for round in 0..3 {
+        let now = at(round * 200_000);
+        link.handle(now, Input::Opened);
+        link.handle(now, lost(Cause::TakenOver));
+        link.handle(now, Input::Decided(Ok(Decision::RetryNow)));
+        if round < 2 {
+            link.handle_timeout(now + Duration::from_secs(150));
+        }
+    }
+    assert_eq!(
+        *link.state(),
+        State::Parked {
+            reason: ParkReason::DuplicateClientId
+        }
+    );
+    link.handle(at(700_000), Input::Unpark);
+    assert!(matches!(link.state(), State::Opening { .. }));
+}
+
+#[test]
+fn a_cause_that_needs_an_operator_parks_and_one_that_does_not_never_does() {
+    check(
+        link(),
+        vec![(0, Input::Start), (1, lost(Cause::ClientIdRefused))],
+        &[
+            "0: open 5.0 #1",
+            "1: client-id-refused -> parked ClientId by host",
+        ],
+    );
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (1, lost(Cause::ConnectRefused)),
+            (2, Input::Decided(Ok(Decision::Park))),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "1: consult ConnectRefused #1 1000..120000 ms",
+            "2: connect-refused -> retry in 120000 ms by policy clamped",
+        ],
+    );
+}
+
+#[test]
+fn credentials_wait_in_the_slow_lane_whatever_the_policy_says() {
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (1, lost(Cause::BadCredentials)),
+            (2, after(0)),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "1: consult CredentialsRefused #1 120000..120000 ms",
+            "2: bad-credentials -> retry in 120000 ms by policy clamped",
+        ],
+    );
+}
+
+#[test]
+fn stopping_closes_the_session_first_and_reports_it() {
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (1, Input::Opened),
+            (2, Input::Stop(Intent::Shutdown)),
+            (3, lost(Cause::Local(Intent::Shutdown))),
+            (4, Input::Unpark),
+        ],
+        &[
+            "0: open 5.0 #1",
+            "2: close Shutdown",
+            "3: local-shutdown -> stopped by host",
+        ],
+    );
+}
+
+#[test]
+fn the_network_coming_back_cuts_a_wait_short() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    link.handle(at(1), lost(Cause::Unreachable));
+    link.handle(at(2), after(100_000));
+    link.handle(at(10), Input::NetworkUp);
+    let State::Waiting { until } = *link.state() else {
+        panic!("{:?}", link.state())
+    };
+    assert!(until <= at(1010), "{until:?}");
+}
+
+fn any_cause() -> impl Strategy<Value = Cause> {
+    prop::sample::select(ALL.to_vec())
+}
+
+/// Every cause, with those inferences and details that react differently.
+const ALL: [Cause; 48] = [
+    Cause::NameResolution,
+    Cause::ConnectRefused,
+    Cause::Unreachable,
+    Cause::ConnectTimeout,
+    Cause::Tls(TlsReject::Expired),
+    Cause::Tls(TlsReject::NotTls),
+    Cause::ProxyRefused(407),
+    Cause::ProxyRefused(502),
+    Cause::ConnackTimeout,
+    Cause::ClosedBeforeConnack,
+    Cause::VersionRefused,
+    Cause::ClientIdRefused,
+    Cause::ServerUnavailable,
+    Cause::ServerBusy,
+    Cause::BadCredentials,
+    Cause::NotAuthorized,
+    Cause::Banned,
+    Cause::BadAuthenticationMethod,
+    Cause::QuotaExceeded,
+    Cause::ConnectionRateExceeded,
+    Cause::UseAnotherServer,
+    Cause::ServerMoved,
+    Cause::OptionUnsupported(0x9a),
+    Cause::PacketTooLarge,
+    Cause::ClosedByServer(Inference::Nothing),
+    Cause::ClosedByServer(Inference::KeepAlive),
+    Cause::ClosedByServer(Inference::TakeoverOrAccess),
+    Cause::ClosedByServer(Inference::Poison),
+    Cause::Reset,
+    Cause::TakenOver,
+    Cause::ServerShuttingDown,
+    Cause::KeepAliveTimeout,
+    Cause::MaximumConnectTime,
+    Cause::AdministrativeAction,
+    Cause::MessageRateTooHigh,
+    Cause::ReceiveMaximumExceeded,
+    Cause::TopicAliasInvalid,
+    Cause::MalformedPacket,
+    Cause::ProtocolError,
+    Cause::TopicInvalid,
+    Cause::ServerReason(0x80),
+    Cause::PeerGarbage,
+    Cause::PingrespTimeout,
+    Cause::WriteStalled,
+    Cause::BlackHole,
+    Cause::AckTimeout,
+    Cause::HostRestarted,
+    Cause::LocalResource,
+];
+
+#[test]
+fn every_cause_has_a_name_of_its_own_and_no_name_says_unknown() {
+    let mut names: Vec<_> = ALL.iter().map(|cause| cause.name()).collect();
+    assert!(
+        names
+            .iter()
+            .all(|name| !name.contains("unknown") && !name.is_empty())
+    );
+    names.sort_unstable();
+    names.dedup();
+    // TLS and proxy refusals share a name and differ in the detail.
+    assert_eq!(names.len(), ALL.len() - 2);
+}
+
+#[test]
+fn codes_of_both_versions_map_to_the_causes_of_the_table() {
+    let v311 = [
+        (1, "version-refused"),
+        (2, "client-id-refused"),
+        (3, "server-unavailable"),
+        (4, "bad-credentials"),
+        (5, "not-authorized"),
+        (9, "server-reason"),
+    ];
+    for (code, name) in v311 {
+        assert_eq!(
+            Cause::from_connack(MqttVersion::V311, code).name(),
+            name,
+            "code {code}"
+        );
+    }
+    let v5 = [
+        (0x80, "server-reason"),
+        (0x81, "malformed-packet"),
+        (0x82, "protocol-error"),
+        (0x84, "version-refused"),
+        (0x85, "client-id-refused"),
+        (0x86, "bad-credentials"),
+        (0x87, "not-authorized"),
+        (0x88, "server-unavailable"),
+        (0x89, "server-busy"),
+        (0x8a, "banned"),
+        (0x8c, "bad-authentication-method"),
+        (0x90, "option-unsupported"),
+        (0x95, "packet-too-large"),
+        (0x97, "quota-exceeded"),
+        (0x99, "option-unsupported"),
+        (0x9a, "option-unsupported"),
+        (0x9b, "option-unsupported"),
+        (0x9c, "use-another-server"),
+        (0x9d, "server-moved"),
+        (0x9f, "connection-rate-exceeded"),
+    ];
+    for (code, name) in v5 {
+        assert_eq!(
+            Cause::from_connack(MqttVersion::V5, code).name(),
+            name,
+            "code {code:#x}"
+        );
+    }
+    let disconnect = [
+        (0x00, "server-reason"),
+        (0x8b, "server-shutting-down"),
+        (0x8d, "keep-alive-timeout"),
+        (0x8e, "taken-over"),
+        (0x90, "topic-invalid"),
+        (0x93, "receive-maximum-exceeded"),
+        (0x94, "topic-alias-invalid"),
+        (0x96, "message-rate-too-high"),
+        (0x98, "administrative-action"),
+        (0xa0, "maximum-connect-time"),
+    ];
+    for (code, name) in disconnect {
+        assert_eq!(Cause::from_disconnect(code).name(), name, "code {code:#x}");
+    }
+}
+
+#[test]
+fn remedies_are_those_of_the_table() {
+    assert_eq!(Cause::TakenOver.remedy(), Remedy::YieldToTakeover);
+    assert_eq!(
+        Cause::QuotaExceeded.remedy(),
+        Remedy::BackOffFrom(QUOTA_FLOOR)
+    );
+    assert_eq!(Cause::BadCredentials.remedy(), Remedy::SlowLane);
+    assert_eq!(Cause::ProxyRefused(407).remedy(), Remedy::Park);
+    assert_eq!(Cause::Reset.remedy(), Remedy::RetryOnceThenBackOff);
+    assert_eq!(Cause::ServerShuttingDown.remedy(), Remedy::BackOff);
+    assert_eq!(Cause::Reset.fault(), Fault::Network);
+}
+
+fn fin(session_ms: u64, since_sent_ms: u64, suspect: Option<u64>) -> Observation {
+    Observation {
+        phase: Phase::Session,
+        version: MqttVersion::V311,
+        observed: Observed::Fin,
+        evidence: Evidence {
+            session: Some(Duration::from_millis(session_ms)),
+            since_sent: Some(Duration::from_millis(since_sent_ms)),
+            keep_alive: Some(Duration::from_secs(30)),
+            ..Evidence::default()
+        },
+        suspect: suspect.map(Sequence),
+    }
+}
+
+#[test]
+fn a_close_without_a_reason_is_read_from_its_context() {
+    let mut classifier = Classifier::default();
+    let mut cause = |observation| {
+        let disconnect = classifier.classify(observation);
+        (
+            disconnect.cause.name(),
+            disconnect.certainty == Certainty::Inferred,
+        )
+    };
+    assert_eq!(cause(fin(60_000, 100, None)), ("closed-by-server", false));
+    assert_eq!(
+        cause(fin(60_000, 46_000, None)),
+        ("closed-by-server-keep-alive", true)
+    );
+    assert_eq!(cause(fin(500, 100, None)), ("closed-by-server", false));
+    assert_eq!(
+        cause(fin(500, 100, None)),
+        ("closed-by-server-takeover-or-access", true)
+    );
+    assert_eq!(cause(fin(9_000, 10, Some(5))), ("closed-by-server", false));
+    assert_eq!(
+        cause(fin(9_000, 10, Some(5))),
+        ("closed-by-server-poison", true)
+    );
+    assert_eq!(cause(fin(9_000, 10, Some(6))), ("closed-by-server", false));
+}
+
+#[test]
+fn errno_means_what_it_means_in_its_phase() {
+    let of = |phase, errno| {
+        let observation = Observation {
+            phase,
+            observed: Observed::Errno(errno),
+            ..fin(0, 0, None)
+        };
+        let disconnect = Classifier::default().classify(observation);
+        assert_eq!(disconnect.evidence.errno, Some(errno));
+        disconnect.cause.name()
+    };
+    assert_eq!(of(Phase::Tcp, 111), "connect-refused");
+    assert_eq!(of(Phase::Tcp, 110), "connect-timeout");
+    assert_eq!(of(Phase::Session, 110), "black-hole");
+    assert_eq!(of(Phase::Session, 104), "reset");
+    assert_eq!(of(Phase::Tcp, 113), "unreachable");
+    assert_eq!(of(Phase::Tcp, 24), "local-resource");
+}
+
+#[test]
+fn a_disconnect_reads_as_one_sentence() {
+    let mut observation = fin(1200, 100, None);
+    observation.version = MqttVersion::V5;
+    observation.observed = Observed::ServerDisconnect(0x8e);
+    let text = Classifier::default().classify(observation).to_string();
+    assert_eq!(
+        text,
+        "another client took our client id (taken-over, fault: operator; phase session, MQTT 5.0, code 0x8e, session 1.2 s)"
+    );
+}
+
+#[test]
+fn pubacks_are_delivered_refused_or_deferred() {
+    assert_eq!(puback_verdict(0x10), PubackVerdict::Delivered);
+    assert_eq!(puback_verdict(0x87), PubackVerdict::Refused);
+    assert_eq!(puback_verdict(0x97), PubackVerdict::Deferred);
+}
+
+const fn range(first: u64, last: u64) -> Option<SequenceRange> {
+    Some(SequenceRange {
+        first: Sequence(first),
+        last: Sequence(last),
+    })
+}
+
+#[test]
+fn the_cursor_waits_for_every_part_of_a_message() {
+    let mut window = Window::new(4, Sequence(0));
+    let a = window.admit(range(1, 2), 1, at(0)).unwrap();
+    let b = window.admit(range(3, 3), 1, at(0)).unwrap();
+    let c = window.admit(range(3, 4), 1, at(0)).unwrap();
+    let d = window.admit(None, 0, at(0)).unwrap();
+    assert_eq!(window.admit(range(5, 5), 1, at(0)), None, "full");
+    assert_eq!(window.acknowledge(b).unwrap().cursor, None);
+    assert_eq!(window.acknowledge(a).unwrap().cursor, Some(Sequence(2)));
+    assert_eq!(window.acknowledge(a), None, "twice");
+    assert_eq!(window.acknowledge(d).unwrap().cursor, None);
+    assert_eq!(window.acknowledge(c).unwrap().cursor, Some(Sequence(4)));
+    assert!(window.is_empty());
+}
+
+proptest! {
+    /// Whatever happens in whatever order: one session at most, no wait below the floor but after a stable session,
+    /// every question is answered, parked only where an operator is needed.
+    #[test]
+    fn the_link_keeps_its_promises(seed in any::<u64>(), steps in prop::collection::vec((0u8..9, any_cause(), 0u64..200_000, any::<u32>()), 1..120)) {
+        let mut link = Link::new(Settings::default(), seed);
+        let mut now = at(0);
+        let mut open = false;
+        let mut was_stable = false;
+        for (kind, cause, gap, number) in steps {
+            now = now + Duration::from_millis(gap);
+            let before = link.state().clone();
+            match kind {
+                0 => link.handle(now, Input::Start),
+                1 => link.handle(now, Input::Opened),
+                2 => link.handle(now, Input::Acknowledged),
+                3 | 4 => {
+                    if matches!(before, State::Opening { .. } | State::Up { .. }) {
+                        was_stable = matches!(before, State::Up { since, acknowledged: true } if now - since >= Settings::default().stable_after);
+                    }
+                    link.handle(now, lost(cause));
+                }
+                5 => link.handle(now, Input::Decided(Ok(match number % 3 {
+                    0 => Decision::RetryNow,
+                    1 => Decision::RetryAfter(Duration::from_millis(u64::from(number))),
+                    _ => Decision::Park,
+                }))),
+                6 => link.handle(now, Input::Decided(Err(PolicyFault::Trapped))),
+                7 => link.handle(now, Input::Unpark),
+                _ => link.handle_timeout(now),
+            }
+            if matches!(before, State::Opening { .. } | State::Up { .. }) && matches!(link.state(), State::Consulting { .. } | State::Waiting { .. } | State::Parked { .. } | State::Stopped) {
+                open = false;
+            }
+            while let Some(output) = link.poll_output() {
+                match output {
+                    Output::Open { .. } => {
+                        prop_assert!(!open, "two sessions");
+                        open = true;
+                    }
+                    Output::Report(record) => match record.next {
+                        Next::Retry(wait) => {
+                            let immediate = was_stable || record.decided_by == DecidedBy::Host;
+                            prop_assert!(immediate || wait >= Settings::default().floor, "{wait:?} {record:?}");
+                        }
+                        Next::Parked(_) => prop_assert!(matches!(
+                            record.disconnect.cause.remedy(),
+                            Remedy::Park | Remedy::SlowLane | Remedy::YieldToTakeover | Remedy::FallBackVersion
+                        )),
+                        Next::Stopped => {}
+                    },
+                    Output::Close(_) | Output::Consult(_) => {}
+                }
+            }
+            let timed = matches!(link.state(), State::Consulting { .. } | State::Waiting { .. });
+            prop_assert_eq!(timed, link.poll_timeout().is_some());
+        }
+    }
+
+    #[test]
+    fn the_window_agrees_with_a_naive_model(limit in 1u16..12, steps in prop::collection::vec((any::<bool>(), 0usize..16), 1..200)) {
+        let mut window = Window::new(limit, Sequence(0));
+        let mut model: Vec<(window::Token, u64, bool)> = Vec::new();
+        let mut sequence = 0;
+        for (admit, pick) in steps {
+            if admit {
+                let unacknowledged_span = model.iter().position(|entry| !entry.2).map_or(0, |first| model.len() - first);
+                match window.admit(range(sequence + 1, sequence + 1), 1, at(0)) {
+                    Some(token) => {
+                        prop_assert!(unacknowledged_span < usize::from(limit));
+                        sequence += 1;
+                        model.push((token, sequence, false));
+                    }
+                    None => prop_assert!(unacknowledged_span >= usize::from(limit)),
+                }
+            } else if !model.is_empty() {
+                let index = pick % model.len();
+                let (token, _, acknowledged) = model[index];
+                prop_assert_eq!(window.acknowledge(token).is_some(), !acknowledged);
+                model[index].2 = true;
+            }
+            let expected = model.iter().take_while(|entry| entry.2).last().map_or(0, |entry| entry.1);
+            prop_assert_eq!(window.cursor(), Sequence(expected));
+        }
+        let cursor = window.cursor();
+        prop_assert_eq!(window.lost(), cursor);
+        prop_assert!(window.is_empty());
+    }
+}
