@@ -12,7 +12,9 @@ impl Clock {
     /// A clock that starts now. Uses tokio's time, so that a paused test runtime also pauses the gateway.
     #[must_use]
     pub fn start() -> Self {
-        Self { start: tokio::time::Instant::now() }
+        Self {
+            start: tokio::time::Instant::now(),
+        }
     }
 
     /// Monotonic time.
@@ -30,7 +32,9 @@ impl Clock {
     /// Wall-clock time.
     #[must_use]
     pub fn wall(&self) -> TimestampMs {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         TimestampMs(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -37,7 +37,10 @@ impl PolicyHandle {
     pub async fn consult(&self, question: Question) -> Result<Decision, PolicyFault> {
         let (answer, reply) = oneshot::channel();
         let consultation = Consultation { question, answer };
-        self.consultations.send(consultation).await.map_err(|_closed| PolicyFault::Absent)?;
+        self.consultations
+            .send(consultation)
+            .await
+            .map_err(|_closed| PolicyFault::Absent)?;
         reply.await.unwrap_or(Err(PolicyFault::Absent))
     }
 }

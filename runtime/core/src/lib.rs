@@ -14,5 +14,6 @@
 pub mod link;
 pub mod message;
 pub mod route;
+pub mod swap;
 pub mod thingsboard;
 pub mod time;

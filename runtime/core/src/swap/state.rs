@@ -1,0 +1,324 @@
+//! The words of the swap machine: states, inputs, outputs, and why a candidate is refused.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// SHA-256 of a component's file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+/// Bytes of a digest that are shown: enough to tell builds apart, short enough for a log line.
+const DIGEST_BYTES_SHOWN: usize = 6;
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .take(DIGEST_BYTES_SHOWN)
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The number of a load, from 1. A candidate that fails keeps its number to itself: numbers are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{}", self.0)
+    }
+}
+
+/// One build of a component under its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The number.
+    pub generation: Generation,
+    /// What was in the file.
+    pub digest: Digest,
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.generation, self.digest)
+    }
+}
+
+/// Where a candidate failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reading or compiling the file.
+    Compile,
+    /// Comparing imports and exports with the world.
+    Check,
+    /// Instantiating it and asking for its description.
+    Warm,
+    /// Starting it in place of the old generation.
+    CutOver,
+    /// Serving, while the old generation was still kept.
+    Probation,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Compile => "compile",
+            Self::Check => "check",
+            Self::Warm => "warm-up",
+            Self::CutOver => "cut-over",
+            Self::Probation => "probation",
+        })
+    }
+}
+
+/// What was wrong with a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The file cannot be read.
+    Unreadable,
+    /// The file is not WebAssembly, is a core module, or ends too early.
+    NotAComponent,
+    /// It lacks an export of the world or imports something outside it.
+    WrongWorld,
+    /// It trapped.
+    Trapped,
+    /// It did not come back before its deadline.
+    Stalled,
+    /// It wanted more memory than it is allowed.
+    OutOfMemory,
+    /// It refused its configuration or the hand-over bytes.
+    Refused,
+    /// The host's own part failed: no room, no thread, no file.
+    Host,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "cannot be read",
+            Self::NotAComponent => "is not a component",
+            Self::WrongWorld => "has the wrong world",
+            Self::Trapped => "trapped",
+            Self::Stalled => "missed its deadline",
+            Self::OutOfMemory => "exceeded its memory limit",
+            Self::Refused => "refused to start",
+            Self::Host => "could not be hosted",
+        })
+    }
+}
+
+/// Why a candidate, or an instance, failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind.
+    pub reason: Reason,
+    /// Words for a person: shown, never matched on.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure of this kind with its words.
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// How long each part of a swap may take, and how a new generation proves itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A file is settled when two looks this far apart see the same bytes.
+    pub settle: Duration,
+    /// For instantiating and describing.
+    pub warm: Duration,
+    /// For finishing the current call, `stop`, and `start` of the new generation.
+    pub cut_over: Duration,
+    /// For going back.
+    pub roll_back: Duration,
+    /// Good calls a new generation must have served before the old one is dropped.
+    pub probation_calls: u64,
+    /// Probation lasts at least this long.
+    pub probation_min: Duration,
+    /// Probation ends after this long even without enough calls.
+    pub probation_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_millis(100),
+            warm: Duration::from_secs(5),
+            cut_over: Duration::from_secs(45),
+            roll_back: Duration::from_secs(45),
+            probation_calls: 20,
+            probation_min: Duration::from_secs(5),
+            probation_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What is under way. The active generation is told apart: see [`super::Swap::active`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing was loaded and nothing is under way.
+    Empty,
+    /// One generation serves.
+    Active(Generation),
+    /// The file changed; waiting until it stops changing.
+    Settling {
+        /// When to look again.
+        until: Instant,
+    },
+    /// A look at the file is under way.
+    Probing,
+    /// The candidate is being compiled or fetched from the cache.
+    Compiling(Build),
+    /// The candidate's imports and exports are being compared with the world.
+    Checking(Build),
+    /// The candidate is being instantiated beside the active generation.
+    Warming {
+        /// The candidate.
+        candidate: Build,
+        /// It must be ready by then.
+        deadline: Instant,
+    },
+    /// The candidate takes over.
+    Cutover {
+        /// The candidate.
+        candidate: Build,
+        /// It must have started by then.
+        deadline: Instant,
+    },
+    /// One generation serves on probation; the old one is kept.
+    Draining {
+        /// The generation kept.
+        old: Build,
+        /// When it is dropped at the latest.
+        deadline: Instant,
+    },
+    /// The old generation is being put back.
+    RollingBack {
+        /// It must be back by then.
+        deadline: Instant,
+    },
+    /// The file holds a build that failed; it is not tried again until the file changes.
+    Quarantined(Digest),
+}
+
+/// What happens to the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Load what is there, without waiting for it to settle. Once, first.
+    Start,
+    /// The file changed, appeared or vanished.
+    FileChanged,
+    /// The answer to [`Output::Probe`]; `None` when there is no readable file.
+    Probed {
+        /// The number of the probe.
+        probe: u64,
+        /// What is in the file.
+        digest: Option<Digest>,
+    },
+    /// The answer to [`Output::Compile`].
+    Compiled(Generation, Result<(), Failure>),
+    /// The answer to [`Output::Check`].
+    Checked(Generation, Result<(), Failure>),
+    /// The answer to [`Output::Warm`].
+    Warmed(Generation, Result<(), Failure>),
+    /// The answer to [`Output::CutOver`].
+    CutOver(Generation, Result<(), Failure>),
+    /// The answer to [`Output::RollBack`], by the generation that failed.
+    RolledBack(Generation),
+    /// A generation has answered this many calls since its cut-over.
+    Served(Generation, u64),
+    /// A generation trapped or missed a deadline.
+    Troubled(Generation, Failure),
+}
+
+/// What the shell must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Read the file and say what is in it.
+    Probe {
+        /// Comes back in [`Input::Probed`].
+        probe: u64,
+    },
+    /// Read and compile the file. If it no longer holds this digest, answer with [`Reason::Unreadable`].
+    Compile(Build),
+    /// Compare it with the world.
+    Check(Build),
+    /// Instantiate it beside the active generation.
+    Warm(Build),
+    /// Replace the active generation at a call boundary, by handing over its bytes.
+    CutOver(Build),
+    /// Put `to` back in place of `from`, with the bytes `to` handed over.
+    RollBack {
+        /// What failed.
+        from: Build,
+        /// What serves again.
+        to: Build,
+    },
+    /// The candidate is given up: drop what was made of it.
+    Discard(Build),
+    /// The old generation is no longer needed.
+    Retire(Build),
+    /// Tell people.
+    Report(Report),
+}
+
+/// How an episode ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// There is no readable file; whatever is active goes on.
+    Missing,
+    /// The first generation serves.
+    Loaded(Build),
+    /// A new generation took over.
+    Swapped {
+        /// What served before.
+        from: Build,
+        /// What serves now.
+        to: Build,
+    },
+    /// The candidate never served; the active generation was not touched.
+    Refused {
+        /// The candidate.
+        candidate: Build,
+        /// Where it failed.
+        step: Step,
+        /// Why.
+        failure: Failure,
+    },
+    /// The candidate served or tried to, failed, and the old generation is back.
+    RolledBack {
+        /// What failed.
+        from: Build,
+        /// What serves again.
+        to: Build,
+        /// Where it failed.
+        step: Step,
+        /// Why.
+        failure: Failure,
+    },
+    /// The new generation has proved itself.
+    Proved(Build),
+}
