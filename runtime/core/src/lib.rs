@@ -13,6 +13,7 @@
 
 pub mod link;
 pub mod message;
+pub mod mqtt_frame;
 pub mod route;
 pub mod swap;
 pub mod thingsboard;
