@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod demo;
 pub mod fault_proxy;
+pub mod link;
 pub mod policy_handle;

@@ -1,0 +1,299 @@
+//! The way to the broker: DNS, TCP and TLS, one after the other, each with its own deadline and its own failure.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use moorline_core::link::cause::{Phase, TlsReject};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
+
+use super::settings::LinkSettings;
+use super::tls::{self, Tls};
+
+/// Addresses of one name that are tried before the attempt is given up.
+const ADDRESSES_MAX: usize = 8;
+/// The least time one address gets, however many there are.
+const ADDRESS_BUDGET_MIN: Duration = Duration::from_secs(1);
+/// The kernel probes an idle connection after this long, so that a dead peer shows even between PINGREQs.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// A stream to the broker, encrypted or not.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A stream and how it came to be.
+pub(super) struct Dialled {
+    pub(super) stream: Stream,
+    pub(super) peer: SocketAddr,
+    pub(super) took: PhaseTimes,
+}
+
+/// How long each phase took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PhaseTimes {
+    pub(super) dns: Duration,
+    pub(super) tcp: Duration,
+    pub(super) tls: Duration,
+}
+
+/// What went wrong, exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialError {
+    /// The name does not resolve, or not in time.
+    Unresolved,
+    /// The kernel reported this errno.
+    Errno(i32),
+    /// The phase's deadline passed.
+    Timeout,
+    /// TLS was refused.
+    Tls(TlsReject),
+    /// The peer closed in the middle of the handshake.
+    Closed,
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DialFailure {
+    pub(super) phase: Phase,
+    pub(super) error: DialError,
+    /// Each address and what it said, in words.
+    pub(super) detail: String,
+}
+
+/// Knows how to reach one broker.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    host: String,
+    port: u16,
+    tls: Option<Tls>,
+    dns: Duration,
+    tcp: Duration,
+    handshake: Duration,
+    user_timeout: Duration,
+}
+
+impl Dialer {
+    pub(super) fn new(settings: &LinkSettings) -> Result<Self, tls::TlsSetupError> {
+        let tls = settings
+            .tls
+            .as_ref()
+            .map(|tls| tls::prepare(tls, &settings.host))
+            .transpose()?;
+        Ok(Self {
+            host: settings.host.clone(),
+            port: settings.port,
+            tls,
+            dns: settings.timeouts.dns,
+            tcp: settings.timeouts.tcp,
+            handshake: settings.timeouts.tls,
+            user_timeout: settings.liveness.tcp_user,
+        })
+    }
+
+    /// One attempt, start to end.
+    pub(super) async fn dial(&self) -> Result<Dialled, DialFailure> {
+        let mut took = PhaseTimes::default();
+        let started = Instant::now();
+        let addresses = self.resolve().await?;
+        took.dns = started.elapsed();
+
+        let started = Instant::now();
+        let (stream, peer) = self.connect(&addresses).await?;
+        took.tcp = started.elapsed();
+
+        let Some(tls) = &self.tls else {
+            return Ok(Dialled {
+                stream: Stream::Plain(stream),
+                peer,
+                took,
+            });
+        };
+        let started = Instant::now();
+        let stream = self.handshake(tls, stream).await?;
+        took.tls = started.elapsed();
+        Ok(Dialled {
+            stream: Stream::Tls(Box::new(stream)),
+            peer,
+            took,
+        })
+    }
+
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialFailure> {
+        let failure = |detail| DialFailure {
+            phase: Phase::Dns,
+            error: DialError::Unresolved,
+            detail,
+        };
+        let Ok(found) = timeout(self.dns, lookup_host((self.host.as_str(), self.port))).await
+        else {
+            return Err(failure(format!(
+                "{} did not resolve within {:?}",
+                self.host, self.dns
+            )));
+        };
+        let found = found.map_err(|error| failure(format!("{}: {error}", self.host)))?;
+        let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
+        if addresses.is_empty() {
+            return Err(failure(format!("{} has no address", self.host)));
+        }
+        Ok(addresses)
+    }
+
+    async fn connect(
+        &self,
+        addresses: &[SocketAddr],
+    ) -> Result<(TcpStream, SocketAddr), DialFailure> {
+        let share = self.tcp / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let budget = share.max(ADDRESS_BUDGET_MIN).min(self.tcp);
+        let mut told: Option<DialError> = None;
+        let mut details = Vec::with_capacity(addresses.len());
+        for &address in addresses {
+            let error = match timeout(budget, self.connect_to(address)).await {
+                Ok(Ok(stream)) => return Ok((stream, address)),
+                Ok(Err(error)) => {
+                    details.push(format!("{address}: {error}"));
+                    errno_or_closed(&error)
+                }
+                Err(_elapsed) => {
+                    details.push(format!("{address}: no answer within {budget:?}"));
+                    DialError::Timeout
+                }
+            };
+            if told.is_none_or(|before| telling(error) > telling(before)) {
+                told = Some(error);
+            }
+        }
+        let error = told.unwrap_or(DialError::Timeout);
+        Err(DialFailure {
+            phase: Phase::Tcp,
+            error,
+            detail: details.join("; "),
+        })
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            None,
+        )?;
+        self.set_options(&SockRef::from(&socket))?;
+        TcpSocket::from_std_stream(socket.into())
+            .connect(address)
+            .await
+    }
+
+    fn set_options(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(TCP_KEEPALIVE_IDLE)
+            .with_interval(TCP_KEEPALIVE_INTERVAL);
+        socket.set_tcp_keepalive(&keepalive)?;
+        // Without it a black hole shows only after the kernel's 15 minutes of retransmissions.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        Ok(())
+    }
+
+    async fn handshake(
+        &self,
+        tls: &Tls,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, DialFailure> {
+        let failure = |error, detail| DialFailure {
+            phase: Phase::Tls,
+            error,
+            detail,
+        };
+        match timeout(
+            self.handshake,
+            tls.connector.connect(tls.server_name.clone(), stream),
+        )
+        .await
+        {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                let exact =
+                    tls::rejection(&error).map_or_else(|| errno_or_closed(&error), DialError::Tls);
+                Err(failure(exact, error.to_string()))
+            }
+            Err(_elapsed) => Err(failure(
+                DialError::Timeout,
+                format!("no end of the handshake within {:?}", self.handshake),
+            )),
+        }
+    }
+}
+
+/// Which address's failure names the attempt: one that answered says more than one that did not, and a missing route
+/// (often only IPv6's) says least.
+fn telling(error: DialError) -> u8 {
+    match error {
+        DialError::Errno(errno) if answered(errno) => 3,
+        DialError::Timeout => 2,
+        DialError::Errno(_) | DialError::Closed | DialError::Unresolved | DialError::Tls(_) => 1,
+    }
+}
+
+fn answered(errno: i32) -> bool {
+    let kind = io::Error::from_raw_os_error(errno).kind();
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
+}
+
+fn errno_or_closed(error: &io::Error) -> DialError {
+    error
+        .raw_os_error()
+        .map_or(DialError::Closed, DialError::Errno)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

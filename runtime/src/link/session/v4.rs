@@ -1,0 +1,131 @@
+//! MQTT 3.1.1 on `rumqttc_v4`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rumqttc_v4::{
+    AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
+};
+use rumqttc_v4::{SubscribeFilter, SubscribeReasonCode};
+
+use super::super::settings::LinkSettings;
+use super::{
+    HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token, WRITE_BATCH,
+    keep_alive_s, request_capacity,
+};
+
+/// The driver owns every deadline; the crate's own must never be the first.
+const NEVER_S: u64 = 24 * 3600;
+/// The encoder keeps publishes smaller than this; the protocol's own limit is left to it.
+const OUTGOING_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncClient, EventLoop) {
+    let mut options = MqttOptions::new(
+        settings.client_id.clone(),
+        Broker::tcp(settings.host.clone(), settings.port),
+    );
+    options.set_socket_connector(move |_address, _options| {
+        let tap = hand_over.take();
+        async move { tap }
+    });
+    options
+        .set_keep_alive(keep_alive_s(settings))
+        .set_clean_session(settings.clean_start)
+        .set_max_packet_size(INCOMING_BYTES_MAX as usize, OUTGOING_BYTES_MAX)
+        .set_max_request_batch(WRITE_BATCH)
+        .set_inflight(settings.inflight_max.max(1));
+    match (
+        &settings.credentials.username,
+        &settings.credentials.password,
+    ) {
+        (Some(username), Some(password)) => {
+            options.set_credentials(username.expose(), password.expose().to_owned());
+        }
+        (Some(username), None) => {
+            options.set_username(username.expose());
+        }
+        // 3.1.1 knows no password without a user name; an empty one is the nearest.
+        (None, Some(password)) => {
+            options.set_credentials("", password.expose().to_owned());
+        }
+        (None, None) => {}
+    }
+    let (client, mut event_loop) = AsyncClient::builder(options)
+        .capacity(request_capacity(settings))
+        .build();
+    event_loop.network_options.set_connection_timeout(NEVER_S);
+    (client, event_loop)
+}
+
+pub(super) fn publish(
+    client: &AsyncClient,
+    topic: &'static str,
+    payload: Vec<u8>,
+) -> Result<(), SessionFull> {
+    client
+        .try_publish(topic, payload, PublishOptions::at_least_once())
+        .map_err(|_full| SessionFull)
+}
+
+pub(super) fn subscribe(client: &AsyncClient, topics: &[(&str, u8)]) -> Result<(), SessionFull> {
+    let filters = topics.iter().map(|&(topic, qos)| {
+        SubscribeFilter::new(
+            topic.to_owned(),
+            if qos == 0 {
+                QoS::AtMostOnce
+            } else {
+                QoS::AtLeastOnce
+            },
+        )
+    });
+    client
+        .try_subscribe_many(filters)
+        .map_err(|_full| SessionFull)
+}
+
+/// Runs the connection to its end and returns the crate's words about it.
+pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> String {
+    let mut unacked = HashMap::new();
+    loop {
+        let event = match event_loop.poll().await {
+            Ok(event) => event,
+            Err(error) => return error.to_string(),
+        };
+        if let Some(translated) = translate(event, &mut unacked, &mut ends)
+            && ends.events.send(translated).await.is_err()
+        {
+            return "nobody listens".into();
+        }
+    }
+}
+
+fn translate(
+    event: Event,
+    unacked: &mut HashMap<u16, Token>,
+    ends: &mut PumpEnds,
+) -> Option<SessionEvent> {
+    match event {
+        Event::Outgoing(Outgoing::Publish(id)) => {
+            unacked.insert(id, ends.tokens.try_recv().ok()?);
+            None
+        }
+        Event::Incoming(Packet::PubAck(ack)) => unacked
+            .remove(&ack.pkid)
+            .map(|token| SessionEvent::Acked { token, code: 0 }),
+        Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received {
+            topic: publish.topic,
+            payload: publish.payload,
+        }),
+        Event::Incoming(Packet::SubAck(ack)) => {
+            let refused = ack
+                .return_codes
+                .iter()
+                .filter(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+            Some(SessionEvent::Subscribed {
+                refused: refused.count(),
+            })
+        }
+        Event::Incoming(Packet::ConnAck(_)) => ends.wire.connack().cloned().map(SessionEvent::Up),
+        Event::Incoming(_) | Event::Outgoing(_) => None,
+    }
+}

@@ -1,0 +1,215 @@
+//! What the link needs to know, resolved: no file names, no `env:`, no defaults left open.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value that never reaches a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `value` out of logs.
+    #[must_use]
+    pub const fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the wire alone.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Which protocol versions may be spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Versions {
+    /// 5.0 first; 3.1.1 when the broker refuses it.
+    #[default]
+    Auto,
+    /// 5.0 only.
+    V5,
+    /// 3.1.1 only.
+    V311,
+}
+
+/// What we prove ourselves with.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// User name; ThingsBoard's access token goes here.
+    pub username: Option<Secret>,
+    /// Password.
+    pub password: Option<Secret>,
+}
+
+/// A client certificate chain and its key, both PEM.
+#[derive(Clone, Debug)]
+pub struct ClientIdentity {
+    /// The chain, leaf first.
+    pub certificates_pem: Vec<u8>,
+    /// The private key.
+    pub key_pem: Secret,
+}
+
+/// How the broker is authenticated, and we to it.
+#[derive(Clone, Debug, Default)]
+pub struct TlsSettings {
+    /// The certificates to trust; without them those the system trusts.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Our certificate, where the broker wants one.
+    pub client: Option<ClientIdentity>,
+    /// The name the broker's certificate must carry, where it is not the host dialled.
+    pub server_name: Option<String>,
+}
+
+/// The longest each phase of an attempt may take.
+#[derive(Clone, Copy, Debug)]
+pub struct PhaseTimeouts {
+    /// Resolving the name.
+    pub dns: Duration,
+    /// Connecting, all addresses together.
+    pub tcp: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// From CONNECT to CONNACK.
+    pub connack: Duration,
+}
+
+impl PhaseTimeouts {
+    /// `connect` for each of DNS, TCP and TLS.
+    #[must_use]
+    pub const fn new(connect: Duration, connack: Duration) -> Self {
+        Self {
+            dns: connect,
+            tcp: connect,
+            tls: connect,
+            connack,
+        }
+    }
+}
+
+/// When an established session counts as dead although the kernel still says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct LivenessLimits {
+    /// From PINGREQ to the first byte of any answer.
+    pub pingresp: Duration,
+    /// Silence after which an answer we wait for is asked for again by a PINGREQ of our own.
+    pub probe_after: Duration,
+    /// The oldest publish may stay unacknowledged this long.
+    pub ack: Duration,
+    /// Bytes may wait this long for room in the socket.
+    pub write_stall: Duration,
+    /// Sent bytes may stay unacknowledged by the peer's kernel this long (`TCP_USER_TIMEOUT`).
+    pub tcp_user: Duration,
+}
+
+/// Between which bounds reconnects are paced, whatever a policy says.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The least wait.
+    pub floor: Duration,
+    /// The most.
+    pub ceiling: Duration,
+    /// A session that lasted this long forgives the failures before it.
+    pub stable_after: Duration,
+    /// How long a policy may think.
+    pub policy_deadline: Duration,
+}
+
+/// Everything the link is told.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// The broker's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// TLS, where the URL says so.
+    pub tls: Option<TlsSettings>,
+    /// Our client id.
+    pub client_id: String,
+    /// User name and password.
+    pub credentials: Credentials,
+    /// Which versions may be spoken.
+    pub versions: Versions,
+    /// The keep-alive asked for; an MQTT 5.0 server may override it.
+    pub keep_alive: Duration,
+    /// The longest each phase of an attempt may take.
+    pub timeouts: PhaseTimeouts,
+    /// When a session counts as dead.
+    pub liveness: LivenessLimits,
+    /// Between which bounds reconnects are paced.
+    pub pace: Pace,
+    /// Most publishes unacknowledged at a time; the broker's Receive Maximum may lower it.
+    pub inflight_max: u16,
+    /// Most bytes of one publish; the broker's Maximum Packet Size may lower it.
+    pub packet_bytes_max: usize,
+    /// How long the broker keeps our session after a disconnect (MQTT 5.0); zero = it forgets at once.
+    pub session_expiry: Duration,
+    /// Whether each session starts without the state of the one before.
+    pub clean_start: bool,
+    /// Where the marker of an unclean stop is kept.
+    pub state_directory: PathBuf,
+}
+
+impl LinkSettings {
+    /// Settings for a broker without TLS, everything else at its default.
+    #[must_use]
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        client_id: impl Into<String>,
+        state_directory: PathBuf,
+    ) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            tls: None,
+            client_id: client_id.into(),
+            credentials: Credentials::default(),
+            versions: Versions::Auto,
+            keep_alive: Duration::from_secs(30),
+            timeouts: PhaseTimeouts::new(Duration::from_secs(10), Duration::from_secs(10)),
+            liveness: LivenessLimits {
+                pingresp: Duration::from_secs(5),
+                probe_after: Duration::from_secs(5),
+                ack: Duration::from_secs(30),
+                write_stall: Duration::from_secs(15),
+                tcp_user: Duration::from_secs(10),
+            },
+            pace: Pace {
+                floor: Duration::from_secs(1),
+                ceiling: Duration::from_secs(120),
+                stable_after: Duration::from_secs(30),
+                policy_deadline: Duration::from_millis(50),
+            },
+            inflight_max: 100,
+            packet_bytes_max: 64 * 1024,
+            session_expiry: Duration::ZERO,
+            clean_start: true,
+            state_directory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_show() {
+        let mut settings = LinkSettings::new("broker", 1883, "line-7", PathBuf::new());
+        settings.credentials.password = Some(Secret::new("hunter2".into()));
+        let shown = format!("{settings:?}");
+        assert!(
+            shown.contains("***") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
+}
