@@ -1,0 +1,398 @@
+//! Devices that do not exist: any number, any rate, with readings whose order and completeness can be proved.
+//!
+//! Each device counts: its reading `seq` is `run * 1_000_000_000 + n`, and `n` grows by exactly one. A swap hands the
+//! counters over and the run goes on; a start without hand-over begins a new run, so an audit knows that no gap inside a
+//! run is excusable. A batch that the host does not take is not counted: the same numbers are offered again.
+
+use std::time::Duration;
+
+use moorline_plugin_sdk::{
+    Connector, Description, DeviceReadings, EmitError, Event, Fault, HandOver, Host, Level,
+    Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake, configuration, export_connector,
+};
+use serde::{Deserialize, Serialize};
+
+const SCHEMA: u32 = 1;
+const RUN_KEY: &str = "run";
+const RUN_SPAN: i64 = 1_000_000_000;
+/// Readings of one call of `emit`; the host takes at most 10 000.
+const BATCH_MAX: u64 = 5000;
+
+const CONFIGURATION_SCHEMA: &str = r#"{
+  "type": "object",
+  "additionalProperties": false,
+  "properties": {
+    "devices": {"type": "integer", "minimum": 1, "maximum": 10000, "default": 1},
+    "readings_per_second": {"type": "number", "exclusiveMinimum": 0, "default": 10, "description": "of all devices together"},
+    "device_prefix": {"type": "string", "default": "sim-"},
+    "profile": {"type": "string", "default": "simulated"},
+    "key": {"type": "string", "default": "seq"},
+    "period_ms": {"type": "integer", "minimum": 1, "maximum": 60000, "default": 100},
+    "witness": {"type": "string", "description": "a granted stream that is told every accepted value"}
+  }
+}"#;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Configuration {
+    devices: u32,
+    readings_per_second: f64,
+    device_prefix: String,
+    profile: String,
+    key: String,
+    period_ms: u32,
+    witness: Option<String>,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Self {
+            devices: 1,
+            readings_per_second: 10.0,
+            device_prefix: "sim-".into(),
+            profile: "simulated".into(),
+            key: "seq".into(),
+            period_ms: 100,
+            witness: None,
+        }
+    }
+}
+
+/// What one generation hands to the next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    run: i64,
+    /// Accepted readings of each device.
+    counts: Vec<i64>,
+    /// The device whose turn it is.
+    turn: usize,
+    /// Up to which time (host's monotonic clock) readings were made.
+    made_until_ms: f64,
+}
+
+struct Simulated {
+    configuration: Configuration,
+    progress: Progress,
+    announced: bool,
+    witness: Option<StreamId>,
+}
+
+impl Connector for Simulated {
+    fn describe() -> Description {
+        Description {
+            name: "simulated".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            configuration_schema: CONFIGURATION_SCHEMA.into(),
+            hand_over_schema: SCHEMA,
+        }
+    }
+
+    fn start(setup: Setup, host: &mut dyn Host) -> Result<(Self, Wake), Fault> {
+        let configuration: Configuration = configuration(&setup)?;
+        if configuration.devices == 0 || configuration.devices > 10_000 {
+            return Err(Fault::Configuration(
+                "devices must be between 1 and 10000".into(),
+            ));
+        }
+        if !(configuration.readings_per_second > 0.0 && configuration.readings_per_second <= 1e6) {
+            return Err(Fault::Configuration(
+                "readings_per_second must be above 0 and at most 1000000".into(),
+            ));
+        }
+        let progress = match setup.hand_over {
+            Some(hand_over) if hand_over.schema == SCHEMA => {
+                serde_json::from_slice(&hand_over.bytes)
+                    .map_err(|error| Fault::HandOver(error.to_string()))?
+            }
+            Some(hand_over) => {
+                return Err(Fault::HandOver(format!(
+                    "schema {} is not {SCHEMA}",
+                    hand_over.schema
+                )));
+            }
+            None => Progress {
+                run: next_run(host)?,
+                made_until_ms: host.monotonic_ms(),
+                ..Progress::default()
+            },
+        };
+        let witness = match &configuration.witness {
+            Some(name) => Some(host.open(name).map_err(|error| {
+                Fault::Configuration(format!("witness stream {name:?}: {error:?}"))
+            })?),
+            None => None,
+        };
+        let mut simulated = Self {
+            configuration,
+            progress,
+            announced: false,
+            witness,
+        };
+        simulated
+            .progress
+            .counts
+            .resize(simulated.configuration.devices as usize, 0);
+        let wake = simulated.period();
+        Ok((simulated, wake))
+    }
+
+    fn handle(&mut self, event: Event, host: &mut dyn Host) -> Result<Wake, Fault> {
+        match event {
+            Event::Timer => Ok(self.tick(host)),
+            Event::Rpc(request) => {
+                self.answer(&request, host);
+                Ok(self.period())
+            }
+            Event::StreamClosed((id, _)) if self.witness == Some(id) => {
+                if let Some(name) = &self.configuration.witness {
+                    self.witness = host.open(name).ok();
+                }
+                Ok(self.period())
+            }
+            Event::StreamConnected(_)
+            | Event::StreamData(_)
+            | Event::StreamClosed(_)
+            | Event::AttributesChanged(_)
+            | Event::LinkChanged(_) => Ok(self.period()),
+        }
+    }
+
+    fn stop(&mut self, _host: &mut dyn Host) -> HandOver {
+        HandOver {
+            schema: SCHEMA,
+            bytes: serde_json::to_vec(&self.progress).unwrap_or_default(),
+        }
+    }
+}
+
+fn next_run(host: &mut dyn Host) -> Result<i64, Fault> {
+    let unavailable = |error| Fault::Internal(format!("state store: {error:?}"));
+    let stored = host.state_get(RUN_KEY).map_err(unavailable)?;
+    let last = stored
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, i64::from_le_bytes);
+    let run = last + 1;
+    host.state_set(RUN_KEY, &run.to_le_bytes())
+        .map_err(unavailable)?;
+    Ok(run)
+}
+
+impl Simulated {
+    fn period(&self) -> Wake {
+        Some(Duration::from_millis(u64::from(
+            self.configuration.period_ms.max(1),
+        )))
+    }
+
+    fn device(&self, index: usize) -> String {
+        format!("{}{index}", self.configuration.device_prefix)
+    }
+
+    fn tick(&mut self, host: &mut dyn Host) -> Wake {
+        if !self.announced {
+            for index in 0..self.progress.counts.len() {
+                if let Err(error) =
+                    host.device_connected(&self.device(index), &self.configuration.profile)
+                {
+                    return error.retry_after().or(self.period());
+                }
+            }
+            self.announced = true;
+        }
+        let now_ms = host.monotonic_ms();
+        // After a restart of the host its monotonic clock starts again: what was made before stays made.
+        self.progress.made_until_ms = self.progress.made_until_ms.min(now_ms);
+        let elapsed_s = (now_ms - self.progress.made_until_ms) / 1000.0;
+        let due = (elapsed_s * self.configuration.readings_per_second).floor();
+        if due < 1.0 {
+            return self.period();
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at least 1 and capped"
+        )]
+        let count = (due as u64).min(BATCH_MAX);
+        let batch = self.batch(count, host.now_ms());
+        match host.emit(&batch) {
+            Ok(()) => {
+                self.accepted(count);
+                self.tell_witness(&batch, host);
+                if due > count as f64 {
+                    Some(Duration::from_millis(1))
+                } else {
+                    self.period()
+                }
+            }
+            Err(EmitError::BackPressure(ms)) => Some(Duration::from_millis(u64::from(ms))),
+            Err(EmitError::Refused(why)) => {
+                host.log(Level::Error, &format!("batch refused: {why}"));
+                self.period()
+            }
+        }
+    }
+
+    /// The next `count` readings, one device after the other.
+    fn batch(&self, count: u64, now_ms: f64) -> Vec<DeviceReadings> {
+        let devices = self.progress.counts.len();
+        let mut batch: Vec<DeviceReadings> = Vec::with_capacity(devices.min(count as usize));
+        for offset in 0..devices.min(count as usize) {
+            let index = (self.progress.turn + offset) % devices;
+            let share = (count as usize - offset).div_ceil(devices);
+            let base = self.progress.run * RUN_SPAN + self.progress.counts[index];
+            let readings = (1..=share as i64)
+                .map(|n| Reading {
+                    key: self.configuration.key.clone(),
+                    value: Value::Integer(base + n),
+                    quality: Quality::Good,
+                    timestamp: Some(now_ms),
+                })
+                .collect();
+            batch.push(DeviceReadings {
+                device: self.device(index),
+                readings,
+            });
+        }
+        batch
+    }
+
+    fn accepted(&mut self, count: u64) {
+        let devices = self.progress.counts.len();
+        for offset in 0..devices.min(count as usize) {
+            let index = (self.progress.turn + offset) % devices;
+            self.progress.counts[index] += (count as usize - offset).div_ceil(devices) as i64;
+        }
+        self.progress.turn = (self.progress.turn + count as usize) % devices;
+        self.progress.made_until_ms +=
+            count as f64 * 1000.0 / self.configuration.readings_per_second;
+    }
+
+    fn tell_witness(&mut self, batch: &[DeviceReadings], host: &mut dyn Host) {
+        let Some(stream) = self.witness else { return };
+        let mut lines = String::new();
+        for device in batch {
+            if let Some(Value::Integer(value)) =
+                device.readings.last().map(|reading| &reading.value)
+            {
+                lines.push_str(&format!("{} {value}\n", device.device));
+            }
+        }
+        // A witness that is away hears nothing; the next line tells it the highest value again.
+        if host.write(stream, lines.as_bytes()).is_err() {
+            self.witness = self
+                .configuration
+                .witness
+                .as_ref()
+                .and_then(|name| host.open(name).ok());
+        }
+    }
+
+    fn answer(&self, request: &RpcRequest, host: &mut dyn Host) {
+        let body = match request.method.as_str() {
+            "echo" => request.params.clone(),
+            "counts" => {
+                serde_json::json!({"run": self.progress.run, "counts": self.progress.counts})
+                    .to_string()
+            }
+            other => {
+                serde_json::json!({"error": format!("method {other:?} is not one of echo, counts")})
+                    .to_string()
+            }
+        };
+        if let Err(error) = host.reply(request.id, &body) {
+            host.log(
+                Level::Warn,
+                &format!("reply to {} not taken: {error:?}", request.id),
+            );
+        }
+    }
+}
+
+export_connector!(Simulated);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use moorline_plugin_sdk::FakeHost;
+
+    use super::*;
+
+    fn by_device(host: &FakeHost) -> BTreeMap<String, Vec<i64>> {
+        let mut values: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for device in host.emitted.iter().flatten() {
+            for reading in &device.readings {
+                let Value::Integer(value) = reading.value else {
+                    panic!("{reading:?}")
+                };
+                values.entry(device.device.clone()).or_default().push(value);
+            }
+        }
+        values
+    }
+
+    fn start(host: &mut FakeHost, hand_over: Option<HandOver>) -> Simulated {
+        let mut setup = FakeHost::setup(r#"{"devices":3,"readings_per_second":100}"#);
+        setup.hand_over = hand_over;
+        Simulated::start(setup, host).unwrap().0
+    }
+
+    #[test]
+    fn every_device_counts_by_one_through_back_pressure_and_a_swap() {
+        let mut host = FakeHost::default();
+        let mut guest = start(&mut host, None);
+        for round in 0..20 {
+            host.advance(73.0);
+            if round % 3 == 0 {
+                host.emit_answers
+                    .push_back(Err(EmitError::BackPressure(20)));
+            }
+            guest.handle(Event::Timer, &mut host).unwrap();
+            if round == 10 {
+                let hand_over = guest.stop(&mut host);
+                guest = start(&mut host, Some(hand_over));
+            }
+        }
+        host.advance(1.0);
+        guest.handle(Event::Timer, &mut host).unwrap();
+        let values = by_device(&host);
+        assert_eq!(values.len(), 3);
+        for list in values.values() {
+            let expected: Vec<i64> = (1..=list.len() as i64).map(|n| RUN_SPAN + n).collect();
+            assert_eq!(*list, expected);
+        }
+        let total: usize = values.values().map(Vec::len).sum();
+        assert!(
+            (140..=147).contains(&total),
+            "{total} readings in 1.46 s at 100/s"
+        );
+    }
+
+    #[test]
+    fn a_start_without_hand_over_begins_a_new_run() {
+        let mut host = FakeHost::default();
+        for run in 1..=2 {
+            let mut guest = start(&mut host, None);
+            host.advance(100.0);
+            guest.handle(Event::Timer, &mut host).unwrap();
+            let first = &host.emitted.last().unwrap()[0].readings[0];
+            assert_eq!(first.value, Value::Integer(run * RUN_SPAN + 1));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_reason() {
+        let mut host = FakeHost::default();
+        let refusal = |configuration: &str, host: &mut FakeHost| match Simulated::start(
+            FakeHost::setup(configuration),
+            host,
+        ) {
+            Err(Fault::Configuration(why)) => why,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("accepted {configuration}"),
+        };
+        assert!(refusal(r#"{"devics":3}"#, &mut host).contains("unknown field `devics`"));
+        assert!(refusal(r#"{"devices":0}"#, &mut host).contains("between 1 and 10000"));
+        assert!(refusal(r#"{"readings_per_second":-1}"#, &mut host).contains("above 0"));
+    }
+}
