@@ -5,3 +5,4 @@ pub mod demo;
 pub mod fault_proxy;
 pub mod link;
 pub mod policy_handle;
+pub mod spool;

@@ -15,6 +15,7 @@ pub mod link;
 pub mod message;
 pub mod mqtt_frame;
 pub mod route;
+pub mod spool;
 pub mod swap;
 pub mod thingsboard;
 pub mod time;

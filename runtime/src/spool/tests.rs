@@ -1,0 +1,280 @@
+//! The thread and its two ends on a real directory.
+
+use std::path::Path;
+use std::time::Duration;
+
+use moorline_core::message::{DeviceName, Sequence, Uplink};
+use moorline_core::spool::{Limits, Spool as CoreSpool};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::disk::{DirectoryError, Disk};
+use super::{AppendRefused, Appender, Durability, OpenError, Outlet, Record, SpoolSettings, open};
+
+/// Nothing here waits for anything but this machine's disk.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn settings(directory: &Path, sync: Durability) -> SpoolSettings {
+    SpoolSettings {
+        directory: directory.to_owned(),
+        segment_bytes: 64 * 1024,
+        bytes_max: 1024 * 1024,
+        commit_interval: Duration::from_millis(5),
+        commit_bytes: 64 * 1024,
+        sync,
+    }
+}
+
+fn message(id: u64) -> Uplink {
+    let device = DeviceName::try_new("press-1").unwrap();
+    Uplink::RpcReply {
+        device,
+        request_id: id,
+        body: "{}".to_owned(),
+    }
+}
+
+fn id(record: &Record) -> u64 {
+    let Uplink::RpcReply { request_id, .. } = &record.uplink else {
+        panic!("never appended: {record:?}");
+    };
+    *request_id
+}
+
+async fn read_all(outlet: &mut Outlet) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
+    loop {
+        let after = records.last().map_or(Sequence(0), |record| record.sequence);
+        let more = timeout(DEADLINE, outlet.read(after, 10_000, 100))
+            .await
+            .unwrap()
+            .unwrap();
+        if more.is_empty() {
+            return records;
+        }
+        records.extend(more);
+    }
+}
+
+#[tokio::test]
+async fn what_goes_in_comes_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, appender, mut outlet, recovery) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    assert_eq!((recovery.records, recovery.readings), (0, 0));
+    for n in 0..1000 {
+        appender.append(message(n)).await.unwrap();
+    }
+    let records = read_all(&mut outlet).await;
+    assert_eq!(
+        records.iter().map(id).collect::<Vec<_>>(),
+        (0..1000).collect::<Vec<_>>()
+    );
+    let mut status = outlet.status();
+    outlet.ack(Sequence(1000)).await;
+    let settled = timeout(
+        DEADLINE,
+        status.wait_for(|status| status.depth_records == 0),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    assert_eq!(settled.acked, Sequence(1000));
+    drop(settled);
+    timeout(DEADLINE, spool.close()).await.unwrap().unwrap();
+    assert_eq!(
+        appender.append(message(0)).await,
+        Err(AppendRefused::Closed)
+    );
+}
+
+#[tokio::test]
+async fn a_group_commit_follows_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_spool, appender, outlet, _) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    let sequence = appender.append(message(1)).await.unwrap();
+    let mut status = outlet.status();
+    timeout(
+        DEADLINE,
+        status.wait_for(|status| status.synced >= sequence),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+}
+
+#[tokio::test]
+async fn sync_answers_when_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(directory.path(), Durability::Sync);
+    settings.commit_interval = Duration::from_secs(3600);
+    let (_spool, appender, outlet, _) = open(settings).unwrap();
+    let mut status = outlet.status();
+    let sequence = appender.append(message(1)).await.unwrap();
+    timeout(
+        DEADLINE,
+        status.wait_for(|status| status.synced >= sequence),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+}
+
+/// The process ends without a word: what is in files then is what `append` wrote, since the core keeps nothing back.
+#[tokio::test]
+async fn accepted_survives_the_end_of_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits::new(64 * 1024, 1024 * 1024, 4096).unwrap();
+    {
+        let disk = Disk::open(directory.path()).unwrap();
+        let (mut spool, _) = CoreSpool::open(disk, limits).unwrap();
+        let mut outcomes = Vec::new();
+        spool.append((0..5000).map(message), &mut outcomes);
+        assert!(outcomes.iter().all(Result::is_ok));
+    }
+    let (_spool, appender, mut outlet, recovery) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    assert_eq!((recovery.records, recovery.torn_tail), (5000, false));
+    let after_crash = appender.append(message(5000)).await.unwrap();
+    assert!(after_crash > Sequence(5000));
+    let records = read_all(&mut outlet).await;
+    assert_eq!(
+        records.iter().map(id).collect::<Vec<_>>(),
+        (0..=5000).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn two_gateways_cannot_share_a_spool() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _appender, _outlet, _) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    let second = open(settings(directory.path(), Durability::Batched)).unwrap_err();
+    assert!(
+        matches!(second, OpenError::Directory(DirectoryError::InUse { .. })),
+        "{second}"
+    );
+    assert!(
+        second
+            .to_string()
+            .contains(&directory.path().display().to_string())
+    );
+    timeout(DEADLINE, spool.close()).await.unwrap().unwrap();
+    open(settings(directory.path(), Durability::Batched)).unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_is_a_clear_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "not a directory").unwrap();
+    let error = open(settings(&file, Durability::Batched)).unwrap_err();
+    assert!(
+        matches!(error, OpenError::Directory(DirectoryError::Unusable { .. })),
+        "{error}"
+    );
+    let mut too_small = settings(directory.path(), Durability::Batched);
+    too_small.bytes_max = 1000;
+    assert!(matches!(open(too_small).unwrap_err(), OpenError::Limits(_)));
+}
+
+#[tokio::test]
+async fn a_full_spool_stays_in_its_bounds_and_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_spool, appender, mut outlet, _) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    let mut last = Sequence(0);
+    for n in 0..40_000 {
+        last = loop {
+            match appender.append(message(n)).await {
+                Ok(sequence) => break sequence,
+                Err(AppendRefused::Behind { .. }) => tokio::task::yield_now().await,
+                Err(refused) => panic!("{refused}"),
+            }
+        };
+    }
+    let mut status = outlet.status();
+    let settled = *timeout(DEADLINE, status.wait_for(|status| status.last == last))
+        .await
+        .unwrap()
+        .unwrap();
+    let on_disk: u64 = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(
+        on_disk <= 1024 * 1024 + 8192,
+        "{on_disk} bytes, of which 8192 are the cursor"
+    );
+    let records = read_all(&mut outlet).await;
+    assert_eq!(records.len() as u64, settled.depth_records);
+    assert_eq!(records.last().map(id), Some(39_999));
+    assert!(records.len() < 40_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_keep_their_own_order() {
+    const CALLERS: u64 = 16;
+    const EACH: u64 = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let (_spool, appender, mut outlet, _) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let appender = appender.clone();
+        callers.spawn(async move {
+            for n in 0..EACH {
+                appender.append(message(caller * EACH + n)).await.unwrap();
+            }
+        });
+    }
+    timeout(DEADLINE, callers.join_all()).await.unwrap();
+    let ids: Vec<_> = read_all(&mut outlet).await.iter().map(id).collect();
+    assert_eq!(ids.len() as u64, CALLERS * EACH);
+    for caller in 0..CALLERS {
+        let own: Vec<_> = ids
+            .iter()
+            .copied()
+            .filter(|id| id / EACH == caller)
+            .collect();
+        assert_eq!(
+            own,
+            (caller * EACH..(caller + 1) * EACH).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_back_pressure() {
+    let retry_after = Duration::from_millis(50);
+    let (appends, mut queue) = mpsc::channel(1);
+    let appender = Appender {
+        appends,
+        retry_after,
+    };
+    let first = tokio::spawn({
+        let appender = appender.clone();
+        async move { appender.append(message(1)).await }
+    });
+    let queued = timeout(DEADLINE, queue.recv()).await.unwrap().unwrap();
+    let second = tokio::spawn({
+        let appender = appender.clone();
+        async move { appender.append(message(2)).await }
+    });
+    while queue.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        appender.append(message(3)).await,
+        Err(AppendRefused::Behind { retry_after })
+    );
+    queued.reply.send(Ok(Sequence(1))).unwrap();
+    assert_eq!(first.await.unwrap(), Ok(Sequence(1)));
+    drop(queue);
+    assert_eq!(second.await.unwrap(), Err(AppendRefused::Closed));
+    assert_eq!(
+        appender.append(message(4)).await,
+        Err(AppendRefused::Closed)
+    );
+}
