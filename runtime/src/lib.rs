@@ -4,5 +4,6 @@ pub mod clock;
 pub mod demo;
 pub mod fault_proxy;
 pub mod link;
+pub mod plugin_build;
 pub mod policy_handle;
 pub mod spool;

@@ -162,9 +162,7 @@ impl<S> Tap<S> {
             (Inbound::AwaitConnack { .. }, other) => {
                 self.garbage(rest, &format!("{} before CONNACK", other.name()));
             }
-            (Inbound::Flowing, PacketKind::Connack) => {
-                self.garbage(rest, "a second CONNACK")
-            }
+            (Inbound::Flowing, PacketKind::Connack) => self.garbage(rest, "a second CONNACK"),
             (Inbound::Flowing, other) if !other.from_server() => {
                 self.garbage(rest, &format!("{} from a server", other.name()));
             }
