@@ -5,5 +5,6 @@ pub mod demo;
 pub mod fault_proxy;
 pub mod link;
 pub mod plugin_build;
+pub mod plugins;
 pub mod policy_handle;
 pub mod spool;

@@ -1,0 +1,419 @@
+//! Between the words of `wit/` and those of the core. What enters is checked here, once; behind it everything is typed.
+
+use moorline_core::link::cause::{CauseClass, Fault as LinkFault};
+use moorline_core::link::policy::{Decision, Network, Question};
+use moorline_core::message::{self, DeviceName, Downlink, Key, NameError};
+use moorline_core::time::{TimestampMs, saturating_ms};
+use std::time::Duration;
+use thiserror::Error;
+
+use super::bindings::connector::exports::moorline::edge::connector_guest::AttributeUpdate;
+use super::bindings::connector::moorline::edge::types::{self as wit, Attribute};
+use super::bindings::policy::exports::moorline::edge::policy_guest as policy;
+
+/// Readings of one batch.
+const READINGS_MAX: usize = 10_000;
+/// Names, keys and texts of one batch together.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// The end of the year 9999. Whatever lies beyond it is no time but a mistake.
+const TIMESTAMP_MAX_MS: f64 = 253_402_300_799_999.0;
+/// What a value that is not text counts for.
+const SCALAR_BYTES: usize = 8;
+
+/// What is wrong with one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum BadValue {
+    #[error("is not a finite number")]
+    NotFinite,
+    #[error("is not JSON")]
+    NotJson,
+}
+
+/// Why a batch is refused, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum BadBatch {
+    #[error("the batch has more than {READINGS_MAX} readings")]
+    TooMany,
+    #[error("the batch has more than {BATCH_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("batch[{0}]: the device's name {1}")]
+    Device(usize, NameError),
+    #[error("batch[{0}].readings[{1}]: the key {2}")]
+    Key(usize, usize, NameError),
+    #[error("batch[{0}].readings[{1}]: the value {2}")]
+    Value(usize, usize, BadValue),
+    #[error("batch[{0}].readings[{1}]: the timestamp is not a time between 1970 and 9999")]
+    Timestamp(usize, usize),
+    #[error("values[{0}]: the key {1}")]
+    AttributeKey(usize, NameError),
+    #[error("values[{0}]: the value {1}")]
+    AttributeValue(usize, BadValue),
+}
+
+/// Counts what a batch weighs while it is converted.
+#[derive(Default)]
+struct Weight {
+    readings: usize,
+    bytes: usize,
+}
+
+impl Weight {
+    fn add(&mut self, bytes: usize) -> Result<(), BadBatch> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > BATCH_BYTES_MAX {
+            return Err(BadBatch::TooLarge);
+        }
+        Ok(())
+    }
+
+    fn add_readings(&mut self, count: usize) -> Result<(), BadBatch> {
+        self.readings = self.readings.saturating_add(count);
+        if self.readings > READINGS_MAX {
+            return Err(BadBatch::TooMany);
+        }
+        Ok(())
+    }
+}
+
+/// A batch of readings. Entries without a timestamp get `now`; entries without readings are dropped.
+pub(crate) fn batch(
+    batch: Vec<wit::DeviceReadings>,
+    now: TimestampMs,
+) -> Result<Vec<message::DeviceReadings>, BadBatch> {
+    let mut weight = Weight::default();
+    let mut converted = Vec::with_capacity(batch.len());
+    for (index, entry) in batch.into_iter().enumerate() {
+        let device =
+            DeviceName::try_new(&entry.device).map_err(|error| BadBatch::Device(index, error))?;
+        weight.add(entry.device.len())?;
+        weight.add_readings(entry.readings.len())?;
+        if entry.readings.is_empty() {
+            continue;
+        }
+        let mut readings = Vec::with_capacity(entry.readings.len());
+        for (at, entry) in entry.readings.into_iter().enumerate() {
+            readings.push(reading(entry, now, &mut weight, (index, at))?);
+        }
+        converted.push(message::DeviceReadings { device, readings });
+    }
+    Ok(converted)
+}
+
+fn reading(
+    reading: wit::Reading,
+    now: TimestampMs,
+    weight: &mut Weight,
+    (index, at): (usize, usize),
+) -> Result<message::Reading, BadBatch> {
+    weight.add(reading.key.len() + value_bytes(&reading.value))?;
+    let key = Key::try_new(&reading.key).map_err(|error| BadBatch::Key(index, at, error))?;
+    let value = value(reading.value).map_err(|error| BadBatch::Value(index, at, error))?;
+    let timestamp = match reading.timestamp {
+        Some(ms) => timestamp(ms).ok_or(BadBatch::Timestamp(index, at))?,
+        None => now,
+    };
+    let quality = match reading.quality {
+        wit::Quality::Good => message::Quality::Good,
+        wit::Quality::Uncertain => message::Quality::Uncertain,
+        wit::Quality::Bad => message::Quality::Bad,
+    };
+    Ok(message::Reading {
+        key,
+        value,
+        quality,
+        timestamp,
+    })
+}
+
+fn value_bytes(value: &wit::Value) -> usize {
+    match value {
+        wit::Value::Text(text) | wit::Value::Json(text) => text.len(),
+        wit::Value::Boolean(_) | wit::Value::Integer(_) | wit::Value::Double(_) => SCALAR_BYTES,
+    }
+}
+
+fn value(value: wit::Value) -> Result<message::Value, BadValue> {
+    Ok(match value {
+        wit::Value::Boolean(truth) => message::Value::Boolean(truth),
+        wit::Value::Integer(number) => message::Value::Integer(number),
+        wit::Value::Double(number) if number.is_finite() => message::Value::Double(number),
+        wit::Value::Double(_) => return Err(BadValue::NotFinite),
+        wit::Value::Text(text) => message::Value::Text(text),
+        wit::Value::Json(text) => {
+            check_json(&text)?;
+            message::Value::Json(text)
+        }
+    })
+}
+
+/// Whether `text` is one JSON document.
+pub(crate) fn check_json(text: &str) -> Result<(), BadValue> {
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
+        .map(|_any| ())
+        .map_err(|_bad| BadValue::NotJson)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to lie between 0 and the year 9999; fractions of a millisecond are dropped"
+)]
+fn timestamp(ms: f64) -> Option<TimestampMs> {
+    (0.0..=TIMESTAMP_MAX_MS)
+        .contains(&ms)
+        .then_some(TimestampMs(ms as u64))
+}
+
+/// Client attributes.
+pub(crate) fn attributes(values: Vec<Attribute>) -> Result<Vec<(Key, message::Value)>, BadBatch> {
+    let mut weight = Weight::default();
+    weight.add_readings(values.len())?;
+    values
+        .into_iter()
+        .enumerate()
+        .map(|(index, attribute)| {
+            weight.add(attribute.key.len() + value_bytes(&attribute.value))?;
+            let key = Key::try_new(&attribute.key)
+                .map_err(|error| BadBatch::AttributeKey(index, error))?;
+            let value =
+                value(attribute.value).map_err(|error| BadBatch::AttributeValue(index, error))?;
+            Ok((key, value))
+        })
+        .collect()
+}
+
+fn wit_value(value: message::Value) -> wit::Value {
+    match value {
+        message::Value::Boolean(truth) => wit::Value::Boolean(truth),
+        message::Value::Integer(number) => wit::Value::Integer(number),
+        message::Value::Double(number) => wit::Value::Double(number),
+        message::Value::Text(text) => wit::Value::Text(text),
+        message::Value::Json(text) => wit::Value::Json(text),
+    }
+}
+
+/// A downlink as the guest sees it, apart from the number of an RPC, which the instance gives.
+pub(crate) enum ForGuest {
+    Rpc {
+        device: DeviceName,
+        request_id: u64,
+        method: String,
+        params: String,
+    },
+    Attributes(AttributeUpdate),
+}
+
+pub(crate) fn downlink(downlink: Downlink) -> ForGuest {
+    match downlink {
+        Downlink::Rpc {
+            device,
+            request_id,
+            method,
+            params,
+        } => ForGuest::Rpc {
+            device,
+            request_id,
+            method,
+            params,
+        },
+        Downlink::SharedAttributes {
+            device,
+            changed,
+            deleted,
+        } => ForGuest::Attributes(AttributeUpdate {
+            device: device.as_str().to_owned(),
+            changed: changed
+                .into_iter()
+                .map(|(key, value)| Attribute {
+                    key: key.as_str().to_owned(),
+                    value: wit_value(value),
+                })
+                .collect(),
+            deleted: deleted.iter().map(|key| key.as_str().to_owned()).collect(),
+        }),
+    }
+}
+
+/// What a policy is asked.
+pub(crate) fn question(question: &Question) -> policy::Question {
+    policy::Question {
+        cause: cause(question.cause),
+        fault: match question.fault {
+            LinkFault::Us => policy::Fault::Us,
+            LinkFault::Peer => policy::Fault::Peer,
+            LinkFault::Network => policy::Fault::Network,
+            LinkFault::Operator => policy::Fault::Operator,
+            LinkFault::Nobody => policy::Fault::Nobody,
+        },
+        reason_code: question.reason_code,
+        attempt: question.attempt,
+        session_ms: saturating_ms(question.session),
+        down_ms: saturating_ms(question.down),
+        spool_depth: u32::try_from(question.spool_depth).unwrap_or(u32::MAX),
+        network: match question.network {
+            Network::Up => policy::Network::Up,
+            Network::Down => policy::Network::Down,
+            Network::Unknown => policy::Network::Unknown,
+        },
+        previous_delay_ms: saturating_ms(question.previous_delay),
+        floor_ms: saturating_ms(question.floor),
+        ceiling_ms: saturating_ms(question.ceiling),
+        seed: question.seed,
+    }
+}
+
+fn cause(class: CauseClass) -> policy::Cause {
+    use policy::Cause;
+    match class {
+        CauseClass::NameResolution => Cause::NameResolution,
+        CauseClass::ConnectRefused => Cause::ConnectRefused,
+        CauseClass::Unreachable => Cause::Unreachable,
+        CauseClass::ConnectTimeout => Cause::ConnectTimeout,
+        CauseClass::Tls => Cause::Tls,
+        CauseClass::Proxy => Cause::Proxy,
+        CauseClass::ConnackTimeout => Cause::ConnackTimeout,
+        CauseClass::ClosedBeforeConnack => Cause::ClosedBeforeConnack,
+        CauseClass::VersionRefused => Cause::VersionRefused,
+        CauseClass::IdentityRefused => Cause::IdentityRefused,
+        CauseClass::CredentialsRefused => Cause::CredentialsRefused,
+        CauseClass::ServerUnavailable => Cause::ServerUnavailable,
+        CauseClass::Quota => Cause::Quota,
+        CauseClass::ServerMoved => Cause::ServerMoved,
+        CauseClass::OptionUnsupported => Cause::OptionUnsupported,
+        CauseClass::ClosedByServer => Cause::ClosedByServer,
+        CauseClass::Reset => Cause::Reset,
+        CauseClass::TakenOver => Cause::TakenOver,
+        CauseClass::ShuttingDown => Cause::ShuttingDown,
+        CauseClass::KeepAlive => Cause::KeepAlive,
+        CauseClass::Administrative => Cause::Administrative,
+        CauseClass::Protocol => Cause::Protocol,
+        CauseClass::PacketRefused => Cause::PacketRefused,
+        CauseClass::PeerGarbage => Cause::PeerGarbage,
+        CauseClass::PingrespTimeout => Cause::PingrespTimeout,
+        CauseClass::WriteStalled => Cause::WriteStalled,
+        CauseClass::BlackHole => Cause::BlackHole,
+        CauseClass::AckTimeout => Cause::AckTimeout,
+        CauseClass::Local => Cause::Local,
+        CauseClass::HostRestart => Cause::HostRestart,
+    }
+}
+
+/// What a policy answered.
+pub(crate) fn decision(decision: policy::Decision) -> Decision {
+    match decision {
+        policy::Decision::RetryAfter(ms) => {
+            Decision::RetryAfter(Duration::from_millis(u64::from(ms)))
+        }
+        policy::Decision::RetryNow => Decision::RetryNow,
+        policy::Decision::Park => Decision::Park,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(value: wit::Value, timestamp: Option<f64>) -> wit::DeviceReadings {
+        let good = wit::Reading {
+            key: "a".into(),
+            value: wit::Value::Integer(i64::MIN),
+            quality: wit::Quality::Good,
+            timestamp: None,
+        };
+        let reading = wit::Reading {
+            key: "b".into(),
+            value,
+            quality: wit::Quality::Uncertain,
+            timestamp,
+        };
+        wit::DeviceReadings {
+            device: "press".into(),
+            readings: vec![good, reading],
+        }
+    }
+
+    #[test]
+    fn readings_are_stamped_where_the_device_did_not() {
+        let now = TimestampMs(5);
+        let converted = batch(vec![entry(wit::Value::Double(0.5), Some(7.9))], now).unwrap();
+        let readings = &converted[0].readings;
+        assert_eq!(
+            (readings[0].timestamp, readings[1].timestamp),
+            (now, TimestampMs(7))
+        );
+        assert_eq!(readings[1].value, message::Value::Double(0.5));
+        assert_eq!(readings[1].quality, message::Quality::Uncertain);
+    }
+
+    #[test]
+    fn a_bad_entry_is_named_and_nothing_is_taken() {
+        for (value, timestamp, expected) in [
+            (
+                wit::Value::Double(f64::NAN),
+                None,
+                BadBatch::Value(0, 1, BadValue::NotFinite),
+            ),
+            (
+                wit::Value::Double(f64::INFINITY),
+                None,
+                BadBatch::Value(0, 1, BadValue::NotFinite),
+            ),
+            (
+                wit::Value::Json("{".into()),
+                None,
+                BadBatch::Value(0, 1, BadValue::NotJson),
+            ),
+            (
+                wit::Value::Json("1 2".into()),
+                None,
+                BadBatch::Value(0, 1, BadValue::NotJson),
+            ),
+            (
+                wit::Value::Boolean(true),
+                Some(-1.0),
+                BadBatch::Timestamp(0, 1),
+            ),
+            (
+                wit::Value::Boolean(true),
+                Some(f64::NAN),
+                BadBatch::Timestamp(0, 1),
+            ),
+            (
+                wit::Value::Boolean(true),
+                Some(1e18),
+                BadBatch::Timestamp(0, 1),
+            ),
+        ] {
+            assert_eq!(
+                batch(vec![entry(value, timestamp)], TimestampMs(0)),
+                Err(expected)
+            );
+        }
+        let mut bad = entry(wit::Value::Boolean(true), None);
+        bad.readings[1].key = "a\n".into();
+        assert_eq!(
+            batch(vec![bad], TimestampMs(0)),
+            Err(BadBatch::Key(0, 1, NameError::ControlCharacter))
+        );
+        let mut bad = entry(wit::Value::Boolean(true), None);
+        bad.device.clear();
+        assert_eq!(
+            batch(vec![bad], TimestampMs(0)).unwrap_err().to_string(),
+            "batch[0]: the device's name is empty"
+        );
+    }
+
+    #[test]
+    fn a_batch_is_bounded() {
+        let many = wit::DeviceReadings {
+            device: "press".into(),
+            readings: vec![
+                entry(wit::Value::Boolean(true), None).readings[0].clone();
+                READINGS_MAX + 1
+            ],
+        };
+        assert_eq!(batch(vec![many], TimestampMs(0)), Err(BadBatch::TooMany));
+        let large = entry(wit::Value::Text("x".repeat(BATCH_BYTES_MAX)), None);
+        assert_eq!(batch(vec![large], TimestampMs(0)), Err(BadBatch::TooLarge));
+    }
+}

@@ -1,0 +1,139 @@
+//! The wasmtime engines, the clock that interrupts guests, and the thread that compiles them.
+//!
+//! Connectors run under epochs: cheap, and a guest that waits for its device is charged nothing. Policies run under fuel
+//! too, so that a decision costs the same work everywhere; that is another engine, because it is a property of the
+//! compiled code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::swap::{Failure, Reason};
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::component::Component;
+use wasmtime::{Config, Engine, EngineWeak};
+
+/// One tick of the interrupting clock.
+pub(crate) const EPOCH: Duration = Duration::from_millis(10);
+
+/// Native stack a guest may use.
+const WASM_STACK_BYTES: usize = 512 * 1024;
+
+/// Stack of the fibre a guest runs on: its own, and room for the host functions it calls.
+const ASYNC_STACK_BYTES: usize = 1024 * 1024;
+
+/// Candidates waiting for the compiler.
+const COMPILATIONS_QUEUED: usize = 8;
+
+/// What a component is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// World `connector`.
+    Connector,
+    /// World `reconnect-policy`.
+    Policy,
+}
+
+/// The engines. Cheap to clone; the ticking ends when the last clone is gone.
+#[derive(Clone)]
+pub(crate) struct Engines {
+    connectors: Engine,
+    policies: Engine,
+    compiler: mpsc::Sender<Compilation>,
+}
+
+struct Compilation {
+    kind: Kind,
+    bytes: Arc<Vec<u8>>,
+    reply: oneshot::Sender<Result<Component, Failure>>,
+}
+
+impl Engines {
+    pub(crate) fn start() -> Result<Self, Failure> {
+        let host = |error: wasmtime::Error| Failure::new(Reason::Host, format!("{error:#}"));
+        let connectors = Engine::new(&config(Kind::Connector)).map_err(host)?;
+        let policies = Engine::new(&config(Kind::Policy)).map_err(host)?;
+        let weak = [connectors.weak(), policies.weak()];
+        spawn_thread("epochs", move || tick(&weak))?;
+        let (compiler, queue) = mpsc::channel(COMPILATIONS_QUEUED);
+        let engines = (connectors.clone(), policies.clone());
+        spawn_thread("compiler", move || compile_all(&engines, queue))?;
+        Ok(Self {
+            connectors,
+            policies,
+            compiler,
+        })
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> &Engine {
+        match kind {
+            Kind::Connector => &self.connectors,
+            Kind::Policy => &self.policies,
+        }
+    }
+
+    /// Compiles on the compiler's thread, one component after the other and on one core only: the link must go on.
+    pub(crate) async fn compile(
+        &self,
+        kind: Kind,
+        bytes: Arc<Vec<u8>>,
+    ) -> Result<Component, Failure> {
+        let gone = || Failure::new(Reason::Host, "the compiler has stopped");
+        let (reply, answer) = oneshot::channel();
+        let compilation = Compilation { kind, bytes, reply };
+        self.compiler
+            .send(compilation)
+            .await
+            .map_err(|_closed| gone())?;
+        answer.await.unwrap_or_else(|_closed| Err(gone()))
+    }
+}
+
+fn config(kind: Kind) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .consume_fuel(kind == Kind::Policy)
+        .concurrency_support(false)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(ASYNC_STACK_BYTES);
+    config
+}
+
+fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+        .map_err(|error| Failure::new(Reason::Host, format!("no thread for {name}: {error}")))
+}
+
+/// Ends when nobody holds the engines any more.
+fn tick(engines: &[EngineWeak; 2]) {
+    loop {
+        std::thread::sleep(EPOCH);
+        let mut alive = false;
+        for engine in engines.iter().filter_map(EngineWeak::upgrade) {
+            engine.increment_epoch();
+            alive = true;
+        }
+        if !alive {
+            return;
+        }
+    }
+}
+
+/// Ends when the last `Engines` is gone; it keeps the engines themselves alive until then.
+fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation>) {
+    while let Some(Compilation { kind, bytes, reply }) = queue.blocking_recv() {
+        let engine = match kind {
+            Kind::Connector => &engines.0,
+            Kind::Policy => &engines.1,
+        };
+        let compiled = Component::from_binary(engine, &bytes)
+            .map_err(|error| Failure::new(Reason::NotAComponent, format!("{error:#}")));
+        match reply.send(compiled) {
+            // Whoever asked has given the candidate up.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}

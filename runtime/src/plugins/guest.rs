@@ -1,0 +1,237 @@
+//! One guest: a Store with one component in it, called under deadlines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::swap::{Build, Failure, Reason};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::{Engine, Store, Trap, WasmBacktrace};
+
+use super::bindings::connector::exports::moorline::edge::connector_guest::{
+    Description, Event, Fault, HandOver, Setup,
+};
+use super::bindings::connector::{Connector, ConnectorPre};
+use super::host::Resident;
+use super::settings::Limits;
+use super::store::HostState;
+
+/// Hand-over bytes of one instance.
+pub(crate) const HAND_OVER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of each text of a description.
+const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
+/// Frames of a backtrace that are shown.
+const FRAMES_SHOWN: usize = 12;
+
+/// The shortest wait for a timer: a guest that asks for zero gets the next turn, not this one.
+const WAKE_MIN: Duration = Duration::from_millis(1);
+
+/// When to wake the guest; `None` = only events do.
+pub(crate) type Wake = Option<Duration>;
+
+/// A component that fits its world, ready to be instantiated any number of times.
+pub(crate) struct Loaded {
+    pub(crate) build: Build,
+    pub(crate) description: Description,
+    pre: ConnectorPre<HostState>,
+    engine: Engine,
+}
+
+/// How a call that reached the guest's code and came back can end.
+pub(crate) type Answer = Result<Wake, Fault>;
+
+fn wake(ms: Option<u32>) -> Wake {
+    ms.map(|ms| Duration::from_millis(u64::from(ms)).max(WAKE_MIN))
+}
+
+/// Connects a component to the host's functions. This is the second half of the world check: names were compared
+/// before, here the types are.
+pub(crate) fn link(
+    engine: &Engine,
+    component: &Component,
+) -> Result<ConnectorPre<HostState>, Failure> {
+    let wrong = |error: wasmtime::Error| Failure::new(Reason::WrongWorld, format!("{error:#}"));
+    let mut linker: Linker<HostState> = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(wrong)?;
+    Connector::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(wrong)?;
+    let pre = linker.instantiate_pre(component).map_err(wrong)?;
+    ConnectorPre::new(pre).map_err(wrong)
+}
+
+impl Loaded {
+    /// Instantiates the component in a throw-away Store and asks for its description.
+    pub(crate) async fn describe(
+        engine: &Engine,
+        pre: ConnectorPre<HostState>,
+        build: Build,
+        instance: &Arc<str>,
+        limits: &Limits,
+    ) -> Result<Self, Failure> {
+        let mut guest = Guest::instantiate_pre(engine, &pre, instance, limits).await?;
+        let description = guest.describe().await?;
+        let texts = [
+            &description.name,
+            &description.version,
+            &description.configuration_schema,
+        ];
+        if texts.iter().any(|text| text.len() > DESCRIPTION_BYTES_MAX) {
+            return Err(Failure::new(Reason::Refused, "its description is too long"));
+        }
+        Ok(Self {
+            build,
+            description,
+            pre,
+            engine: engine.clone(),
+        })
+    }
+
+    /// A fresh guest that was not started.
+    pub(crate) async fn instantiate(
+        &self,
+        instance: &Arc<str>,
+        limits: &Limits,
+    ) -> Result<Guest, Failure> {
+        Guest::instantiate_pre(&self.engine, &self.pre, instance, limits).await
+    }
+}
+
+/// A guest. After any [`Failure`] its Store is spoilt: drop it, keep what [`Guest::release`] gives back.
+pub(crate) struct Guest {
+    store: Store<HostState>,
+    world: Connector,
+    wall: Duration,
+}
+
+impl Guest {
+    async fn instantiate_pre(
+        engine: &Engine,
+        pre: &ConnectorPre<HostState>,
+        instance: &Arc<str>,
+        limits: &Limits,
+    ) -> Result<Self, Failure> {
+        let mut store = HostState::new(instance, limits).into_store(engine);
+        store.data_mut().cpu.begin();
+        let world = timeout(limits.call_wall, pre.instantiate_async(&mut store)).await;
+        let world = judge(&store, world, limits.call_wall)?;
+        Ok(Self {
+            store,
+            world,
+            wall: limits.call_wall,
+        })
+    }
+
+    /// Gives the guest what outlasts it.
+    pub(crate) fn adopt(&mut self, resident: Box<Resident>) {
+        self.store.data_mut().resident = Some(resident);
+    }
+
+    /// Ends the guest and gives back what outlasts it.
+    pub(crate) fn release(self) -> Option<Box<Resident>> {
+        self.store.into_data().resident
+    }
+
+    pub(crate) fn resident(&mut self) -> Option<&mut Resident> {
+        self.store.data_mut().resident.as_deref_mut()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.store.data().memory.bytes
+    }
+
+    pub(crate) async fn describe(&mut self) -> Result<Description, Failure> {
+        self.begin();
+        let guest = self.world.moorline_edge_connector_guest();
+        let result = timeout(self.wall, guest.call_describe(&mut self.store)).await;
+        judge(&self.store, result, self.wall)
+    }
+
+    pub(crate) async fn start(&mut self, setup: &Setup) -> Result<Answer, Failure> {
+        self.begin();
+        let guest = self.world.moorline_edge_connector_guest();
+        let result = timeout(self.wall, guest.call_start(&mut self.store, setup)).await;
+        judge(&self.store, result, self.wall).map(|answer| answer.map(wake))
+    }
+
+    pub(crate) async fn handle(&mut self, event: &Event) -> Result<Answer, Failure> {
+        self.begin();
+        let guest = self.world.moorline_edge_connector_guest();
+        let result = timeout(self.wall, guest.call_handle(&mut self.store, event)).await;
+        judge(&self.store, result, self.wall).map(|answer| answer.map(wake))
+    }
+
+    pub(crate) async fn stop(&mut self) -> Result<HandOver, Failure> {
+        self.begin();
+        let guest = self.world.moorline_edge_connector_guest();
+        let result = timeout(self.wall, guest.call_stop(&mut self.store)).await;
+        let hand_over = judge(&self.store, result, self.wall)?;
+        if hand_over.bytes.len() > HAND_OVER_BYTES_MAX {
+            let detail = format!("its hand-over has more than {HAND_OVER_BYTES_MAX} bytes");
+            return Err(Failure::new(Reason::Refused, detail));
+        }
+        Ok(hand_over)
+    }
+
+    fn begin(&mut self) {
+        self.store.data_mut().cpu.begin();
+        self.store.set_epoch_deadline(1);
+    }
+}
+
+/// Turns what wasmtime says into what happened.
+fn judge<T>(
+    store: &Store<HostState>,
+    result: Result<wasmtime::Result<T>, Elapsed>,
+    wall: Duration,
+) -> Result<T, Failure> {
+    let state = store.data();
+    match result {
+        Ok(Ok(value)) => Ok(value),
+        Err(_elapsed) => {
+            let detail = format!("the call had not ended after {} s", wall.as_secs_f32());
+            Err(Failure::new(Reason::Stalled, detail))
+        }
+        Ok(Err(error)) if state.cpu.exhausted() => Err(Failure::new(
+            Reason::Stalled,
+            format!("the call used up its CPU time {}", place(&error)),
+        )),
+        Ok(Err(error)) if state.memory.refused => {
+            let detail = format!(
+                "{} after more than its {} bytes were refused {}",
+                cause(&error),
+                state.memory.bytes_max,
+                place(&error)
+            );
+            Err(Failure::new(Reason::OutOfMemory, detail))
+        }
+        Ok(Err(error)) => Err(Failure::new(
+            Reason::Trapped,
+            format!("{} {}", cause(&error), place(&error)),
+        )),
+    }
+}
+
+fn cause(error: &wasmtime::Error) -> String {
+    error
+        .downcast_ref::<Trap>()
+        .map_or_else(|| error.root_cause().to_string(), ToString::to_string)
+}
+
+/// The innermost frames, innermost first, on one line.
+fn place(error: &wasmtime::Error) -> String {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return String::new();
+    };
+    // Its text is one line per frame, "0: 0x1a5 - module!function", with demangled names.
+    let text = backtrace.to_string();
+    let frames: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once(" - ").map(|(_, function)| function.trim()))
+        .take(FRAMES_SHOWN)
+        .collect();
+    if frames.is_empty() {
+        String::new()
+    } else {
+        format!("(at {})", frames.join(" < "))
+    }
+}

@@ -1,0 +1,221 @@
+//! The guest's key-value state: one small file per instance.
+//!
+//! Changes live in memory until the call that made them has ended well; then the file is replaced as a whole. A call
+//! that traps leaves no trace.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::edge::state::{Host, StateError};
+use crate::plugins::cache::write_private;
+use crate::plugins::store::HostState;
+
+/// Keys and values of one instance together.
+const STATE_BYTES_MAX: usize = 256 * 1024;
+const KEY_BYTES_MAX: usize = 255;
+
+type Entries = BTreeMap<String, Vec<u8>>;
+
+/// Why the state is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateTrouble {
+    #[error("{0}")]
+    File(#[from] io::Error),
+    #[error("the file is damaged")]
+    Damaged,
+}
+
+/// One instance's state.
+#[derive(Debug)]
+pub(crate) struct KeyValues {
+    path: PathBuf,
+    /// As in the file; `None` = not read yet, or unreadable.
+    kept: Option<Entries>,
+    /// With the changes of the call under way.
+    changed: Option<Entries>,
+}
+
+impl KeyValues {
+    /// The state of `instance` in `directory`. Reads nothing yet.
+    pub(crate) fn of(directory: &Path, instance: &str) -> Self {
+        Self {
+            path: directory.join(file_name(instance)),
+            kept: None,
+            changed: None,
+        }
+    }
+
+    fn entries(&mut self) -> Result<&Entries, StateError> {
+        let kept = match self.kept.take() {
+            Some(kept) => kept,
+            None => read(&self.path).map_err(|error| {
+                tracing::error!(path = %self.path.display(), %error, "a plugin's state cannot be read");
+                StateError::Unavailable
+            })?,
+        };
+        let kept = self.kept.insert(kept);
+        Ok(self.changed.as_ref().unwrap_or(kept))
+    }
+
+    fn change(
+        &mut self,
+        change: impl FnOnce(&mut Entries) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let mut entries = match self.changed.take() {
+            Some(changed) => changed,
+            None => self.entries()?.clone(),
+        };
+        let result = change(&mut entries);
+        self.changed = Some(entries);
+        result
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StateError> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > STATE_BYTES_MAX {
+            return Err(StateError::TooLarge);
+        }
+        self.change(|entries| {
+            let others: usize = entries
+                .iter()
+                .filter(|(other, _)| **other != key)
+                .map(|(key, value)| key.len() + value.len())
+                .sum();
+            if others + key.len() + value.len() > STATE_BYTES_MAX {
+                return Err(StateError::Full);
+            }
+            entries.insert(key, value);
+            Ok(())
+        })
+    }
+
+    fn delete(&mut self, key: &str) -> Result<(), StateError> {
+        self.change(|entries| {
+            entries.remove(key);
+            Ok(())
+        })
+    }
+
+    /// The changes of a call that ended well, to be written; `None` if there are none.
+    pub(crate) fn take_changes(&mut self) -> Option<StateWrite> {
+        let changed = self.changed.take()?;
+        if self.kept.as_ref() == Some(&changed) {
+            return None;
+        }
+        let write = StateWrite {
+            path: self.path.clone(),
+            entries: changed.clone(),
+        };
+        self.kept = Some(changed);
+        Some(write)
+    }
+
+    /// Forgets the changes of a call that did not end well.
+    pub(crate) fn discard_changes(&mut self) {
+        self.changed = None;
+    }
+}
+
+/// A file to be replaced.
+#[derive(Debug)]
+pub(crate) struct StateWrite {
+    path: PathBuf,
+    entries: Entries,
+}
+
+impl StateWrite {
+    /// Writes the disk: not for a task that has other things to do.
+    pub(crate) fn run(&self) -> Result<(), StateTrouble> {
+        let bytes = postcard::to_stdvec(&self.entries).map_err(|_refused| StateTrouble::Damaged)?;
+        write_private(&self.path, &[&bytes]).map_err(StateTrouble::File)
+    }
+}
+
+fn read(path: &Path) -> Result<Entries, StateTrouble> {
+    match std::fs::read(path) {
+        Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_bad| StateTrouble::Damaged),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entries::new()),
+        Err(error) => Err(StateTrouble::File(error)),
+    }
+}
+
+/// A name every file system takes: what is not plain is written as `%` and two digits.
+fn file_name(instance: &str) -> String {
+    let mut name = String::new();
+    for byte in instance.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    name.push_str(".state");
+    name
+}
+
+impl Host for HostState {
+    fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, StateError> {
+        let resident = self.resident.as_mut().ok_or(StateError::Unavailable)?;
+        Ok(resident.state.entries()?.get(&key).cloned())
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StateError> {
+        let resident = self.resident.as_mut().ok_or(StateError::Unavailable)?;
+        resident.state.set(key, value)
+    }
+
+    fn delete(&mut self, key: String) -> Result<(), StateError> {
+        let resident = self.resident.as_mut().ok_or(StateError::Unavailable)?;
+        resident.state.delete(&key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_kept_when_the_call_ends_well_and_only_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state = KeyValues::of(directory.path(), "modbus/press 1");
+        assert_eq!(state.set("n".into(), vec![1]), Ok(()));
+        assert_eq!(state.entries().unwrap().get("n"), Some(&vec![1]));
+        state.discard_changes();
+        assert_eq!(state.entries().unwrap().get("n"), None);
+        assert_eq!(state.set("n".into(), vec![2]), Ok(()));
+        state.take_changes().unwrap().run().unwrap();
+        assert!(state.take_changes().is_none());
+        let mut again = KeyValues::of(directory.path(), "modbus/press 1");
+        assert_eq!(again.entries().unwrap().get("n"), Some(&vec![2]));
+        assert!(directory.path().join("modbus%2fpress%201.state").exists());
+    }
+
+    #[test]
+    fn the_state_is_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state = KeyValues::of(directory.path(), "a");
+        assert_eq!(state.set(String::new(), vec![]), Err(StateError::TooLarge));
+        assert_eq!(
+            state.set("k".into(), vec![0; STATE_BYTES_MAX + 1]),
+            Err(StateError::TooLarge)
+        );
+        assert_eq!(state.set("k".into(), vec![0; STATE_BYTES_MAX - 10]), Ok(()));
+        assert_eq!(state.set("l".into(), vec![0; 10]), Err(StateError::Full));
+        assert_eq!(state.set("k".into(), vec![0; STATE_BYTES_MAX - 1]), Ok(()));
+        assert_eq!(state.delete("k"), Ok(()));
+        assert_eq!(state.set("l".into(), vec![0; 10]), Ok(()));
+    }
+
+    #[test]
+    fn a_damaged_file_is_unavailable_and_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.state"), [255; 9]).unwrap();
+        let mut state = KeyValues::of(directory.path(), "a");
+        assert_eq!(state.set("k".into(), vec![1]), Err(StateError::Unavailable));
+        assert!(state.take_changes().is_none());
+        assert_eq!(
+            std::fs::read(directory.path().join("a.state")).unwrap(),
+            [255; 9]
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Readings from the guest to the spool.
+
+use moorline_core::message::Uplink;
+
+use super::edge::telemetry::{EmitError, Host};
+use super::edge::types::DeviceReadings;
+use super::{no_resident, refused};
+use crate::plugins::convert;
+use crate::plugins::store::HostState;
+
+impl Host for HostState {
+    async fn emit(&mut self, batch: Vec<DeviceReadings>) -> Result<(), EmitError> {
+        self.cpu.waited();
+        let resident = self.resident.as_mut().ok_or_else(no_resident)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let batch =
+            convert::batch(batch, resident.clock.wall()).map_err(|bad| refused(bad.to_string()))?;
+        for device in &batch {
+            resident.claim(&device.device).await?;
+        }
+        let uplink = Uplink::Telemetry(batch);
+        let readings = uplink.readings();
+        if readings == 0 {
+            return Ok(());
+        }
+        resident.append(uplink).await?;
+        resident.readings += readings;
+        Ok(())
+    }
+}

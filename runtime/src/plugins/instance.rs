@@ -1,0 +1,261 @@
+//! One task per instance. It owns the guest and everything that outlasts it, and it alone decides when the guest is
+//! called: one call at a time, and between two calls the guest can be replaced.
+//!
+//! ```text
+//!  control (swapper) ─┐
+//!  downlinks (routes) ─┤                    ┌─► Serving ──── trap, deadline ───► Down ──┐
+//!  stream events      ─┼─► one call at a time                                     │      │ after a while
+//!  timer, link state  ─┘                    └──────────── instantiate, start ◄──┴──────┘ or on roll-back
+//! ```
+//!
+//! While the instance is down its queues wait; streams stay connected.
+
+mod calls;
+mod generations;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::message::Downlink;
+use moorline_core::swap::{Build, Failure, Generation};
+use moorline_core::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::bindings::connector::exports::moorline::edge::connector_guest::{
+    Event, HandOver, LinkState,
+};
+use super::guest::{Guest, Loaded};
+use super::host::Resident;
+use super::restart::Restart;
+use super::settings::Limits;
+use super::status::{InstanceState, InstanceStatus};
+use super::streams::{Happened, StreamEvent};
+use crate::clock::Clock;
+
+/// Downlinks waiting for an instance; one more is refused as busy.
+pub(crate) const DOWNLINKS_QUEUED: usize = 32;
+/// Orders of the swapper on their way to an instance.
+pub(crate) const CONTROLS_QUEUED: usize = 4;
+
+/// A guest that is instantiated and only waits to be started.
+pub(crate) struct Prepared {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) guest: Guest,
+}
+
+/// How a cut-over ended at one instance.
+pub(crate) type CutOverResult = Result<Duration, Failure>;
+
+/// What the swapper orders.
+pub(crate) enum Control {
+    /// Replace the guest. The answer is how long no call could be taken.
+    CutOver {
+        prepared: Box<Prepared>,
+        reply: oneshot::Sender<CutOverResult>,
+    },
+    /// Put the generation before this one back. The answer is how long no call could be taken.
+    RollBack {
+        from: Generation,
+        reply: oneshot::Sender<Duration>,
+    },
+    /// The generation before the present one is no longer needed.
+    Retire { old: Generation },
+    /// This generation will not serve; there is none to go back to.
+    Abandon { generation: Generation },
+    /// Stop the guest and end.
+    Stop { reply: oneshot::Sender<()> },
+}
+
+/// What an instance tells the swapper unasked.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) slot: usize,
+    pub(crate) generation: Generation,
+    pub(crate) failure: Failure,
+}
+
+/// What an instance is made of.
+pub(crate) struct Parts {
+    pub(crate) slot: usize,
+    pub(crate) name: Arc<str>,
+    pub(crate) configuration: String,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) resident: Box<Resident>,
+    pub(crate) controls: mpsc::Receiver<Control>,
+    pub(crate) downlinks: mpsc::Receiver<Downlink>,
+    pub(crate) streams: mpsc::Receiver<StreamEvent>,
+    pub(crate) link_up: watch::Receiver<bool>,
+    pub(crate) status: watch::Sender<InstanceStatus>,
+    pub(crate) troubles: mpsc::Sender<Trouble>,
+}
+
+/// A generation and the bytes it was started with: enough to start it again.
+#[derive(Clone)]
+struct Serving {
+    loaded: Arc<Loaded>,
+    hand_over: Option<HandOver>,
+}
+
+impl Serving {
+    fn build(&self) -> Build {
+        self.loaded.build
+    }
+}
+
+enum Body {
+    Up(Guest),
+    Down(Down),
+}
+
+struct Down {
+    resident: Box<Resident>,
+    since: Instant,
+    /// When to try again; `None` = only the swapper knows what comes next.
+    retry: Option<Instant>,
+}
+
+struct Instance {
+    slot: usize,
+    name: Arc<str>,
+    configuration: String,
+    limits: Limits,
+    clock: Clock,
+    body: Option<Body>,
+    serving: Option<Serving>,
+    /// The generation before, on whose bytes the present one was started, while that one is on probation.
+    kept: Option<Serving>,
+    restart: Restart,
+    wake: Option<Instant>,
+    status: watch::Sender<InstanceStatus>,
+    troubles: mpsc::Sender<Trouble>,
+}
+
+enum Woken {
+    Control(Option<Control>),
+    Downlink(Downlink),
+    Stream(StreamEvent),
+    Link(bool),
+    Timer,
+    Retry,
+}
+
+/// Ends when told to stop, or when the swapper is gone.
+pub(crate) async fn run(parts: Parts) {
+    let Parts {
+        mut controls,
+        mut downlinks,
+        mut streams,
+        mut link_up,
+        clock,
+        ..
+    } = parts;
+    let mut instance = Instance {
+        slot: parts.slot,
+        name: parts.name,
+        configuration: parts.configuration,
+        limits: parts.limits,
+        clock,
+        body: Some(Body::Down(Down {
+            resident: parts.resident,
+            since: clock.now(),
+            retry: None,
+        })),
+        serving: None,
+        kept: None,
+        restart: Restart::default(),
+        wake: None,
+        status: parts.status,
+        troubles: parts.troubles,
+    };
+    let mut link_watched = true;
+    loop {
+        // Orders first: a guest that is never idle must still be replaceable.
+        let woken = match controls.try_recv() {
+            Ok(control) => Woken::Control(Some(control)),
+            Err(_none_yet) => {
+                let up = instance.is_up();
+                let timer = instance.wake.filter(|_| up);
+                let retry = instance.retry();
+                tokio::select! {
+                    control = controls.recv() => Woken::Control(control),
+                    Some(downlink) = downlinks.recv(), if up || instance.is_open() => Woken::Downlink(downlink),
+                    Some(event) = streams.recv(), if up => Woken::Stream(event),
+                    changed = link_up.changed(), if up && link_watched => match changed {
+                        Ok(()) => Woken::Link(*link_up.borrow_and_update()),
+                        Err(_link_gone) => { link_watched = false; continue }
+                    },
+                    () = until(clock, timer) => Woken::Timer,
+                    () = until(clock, retry) => Woken::Retry,
+                }
+            }
+        };
+        match woken {
+            Woken::Control(None) => return instance.stop().await,
+            Woken::Control(Some(Control::Stop { reply })) => {
+                instance.stop().await;
+                return answer(reply, ());
+            }
+            Woken::Control(Some(control)) => instance.on_control(control).await,
+            Woken::Downlink(downlink) => instance.on_downlink(downlink).await,
+            Woken::Stream(event) => instance.on_event(stream_event(event)).await,
+            Woken::Link(up) => {
+                let state = if up { LinkState::Up } else { LinkState::Down };
+                instance.on_event(Event::LinkChanged(state)).await;
+            }
+            Woken::Timer => {
+                instance.wake = None;
+                instance.on_event(Event::Timer).await;
+            }
+            Woken::Retry => instance.on_retry().await,
+        }
+    }
+}
+
+async fn until(clock: Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(clock.deadline(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stream_event(event: StreamEvent) -> Event {
+    use super::bindings::connector::moorline::edge::streams::StreamError;
+    match event.happened {
+        Happened::Connected => Event::StreamConnected(event.id),
+        Happened::Data(bytes) => Event::StreamData((event.id, bytes)),
+        Happened::Closed(reason) => Event::StreamClosed((event.id, StreamError::Closed(reason))),
+    }
+}
+
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    match reply.send(value) {
+        // The swapper has given up waiting: its deadline has decided.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+impl Instance {
+    fn is_up(&self) -> bool {
+        matches!(self.body, Some(Body::Up(_)))
+    }
+
+    fn is_open(&self) -> bool {
+        self.status.borrow().state == InstanceState::CircuitOpen
+    }
+
+    fn retry(&self) -> Option<Instant> {
+        match &self.body {
+            Some(Body::Down(down)) => down.retry,
+            Some(Body::Up(_)) | None => None,
+        }
+    }
+
+    fn resident(&mut self) -> Option<&mut Resident> {
+        match &mut self.body {
+            Some(Body::Up(guest)) => guest.resident(),
+            Some(Body::Down(down)) => Some(&mut down.resident),
+            None => None,
+        }
+    }
+}

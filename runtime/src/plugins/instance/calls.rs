@@ -1,0 +1,243 @@
+//! Calling the guest, and what follows from how a call ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::message::{Downlink, Uplink};
+use moorline_core::swap::{Failure, Reason};
+
+use super::{Body, Down, Instance, Trouble};
+use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
+    Event, Fault, RpcRequest,
+};
+use crate::plugins::convert::{self, ForGuest};
+use crate::plugins::guest::Answer;
+use crate::plugins::status::InstanceState;
+
+/// A guest that answered its timer with a fault is woken again after this long.
+const WAKE_AFTER_FAULT: Duration = Duration::from_secs(1);
+
+/// The words of a fault, with whose it is.
+pub(super) fn fault_words(fault: &Fault) -> String {
+    match fault {
+        Fault::Configuration(words) => format!("configuration: {words}"),
+        Fault::Device(words) => format!("device: {words}"),
+        Fault::HandOver(words) => format!("hand-over: {words}"),
+        Fault::Internal(words) => format!("internal: {words}"),
+    }
+}
+
+impl Instance {
+    /// Calls `handle`. Says what went wrong, if anything did.
+    pub(super) async fn on_event(&mut self, event: Event) {
+        match self.call(event).await {
+            Ok(()) => {}
+            Err(words) => tracing::debug!(instance = &*self.name, "{words}"),
+        }
+    }
+
+    async fn call(&mut self, event: Event) -> Result<(), String> {
+        let Some(Body::Up(guest)) = &mut self.body else {
+            return Err("the connector is not running".to_owned());
+        };
+        let result = guest.handle(&event).await;
+        match result {
+            Ok(answer) => self.on_answer(answer).await,
+            Err(failure) => {
+                let words = failure.to_string();
+                self.on_failure(failure).await;
+                Err(words)
+            }
+        }
+    }
+
+    async fn on_answer(&mut self, answer: Answer) -> Result<(), String> {
+        self.flush_state().await;
+        self.show();
+        match answer {
+            Ok(wake) => {
+                self.wake = wake.map(|after| self.clock.now() + after);
+                self.status.send_if_modified(|status| {
+                    status.calls += 1;
+                    false
+                });
+                Ok(())
+            }
+            Err(fault) => {
+                // A fault is an answer, not a failure: the guest goes on. It could not say when to wake it.
+                self.wake = self.wake.or(Some(self.clock.now() + WAKE_AFTER_FAULT));
+                let words = fault_words(&fault);
+                tracing::warn!(
+                    instance = &*self.name,
+                    "the plugin reports a fault: {words}"
+                );
+                self.status
+                    .send_modify(|status| status.last_error = Some(words.as_str().into()));
+                Err(words)
+            }
+        }
+    }
+
+    /// Takes the changes of a call that ended well to the disk.
+    pub(super) async fn flush_state(&mut self) {
+        let Some(write) = self
+            .resident()
+            .and_then(|resident| resident.state.take_changes())
+        else {
+            return;
+        };
+        let written = tokio::task::spawn_blocking(move || write.run()).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(instance = &*self.name, %error, "the plugin's state is not on the disk")
+            }
+            Err(error) => {
+                tracing::error!(instance = &*self.name, %error, "the plugin's state is not on the disk")
+            }
+        }
+    }
+
+    /// Brings the figures up to date without waking anybody.
+    pub(super) fn show(&mut self) {
+        let Some(Body::Up(guest)) = &mut self.body else {
+            return;
+        };
+        let memory_bytes = guest.memory_bytes();
+        let Some(resident) = guest.resident() else {
+            return;
+        };
+        let (readings, back_pressure) = (resident.readings, resident.back_pressure);
+        self.status.send_if_modified(|status| {
+            status.memory_bytes = memory_bytes;
+            status.readings = readings;
+            status.back_pressure = back_pressure;
+            false
+        });
+    }
+
+    /// The guest is spoilt: drops it, says so, and plans what comes next. On probation that is the swapper's business;
+    /// the planned restart only stands in for it.
+    pub(super) async fn on_failure(&mut self, failure: Failure) {
+        let now = self.clock.now();
+        let verdict = self.restart.on_failure(now);
+        let Some(serving) = &self.serving else {
+            return;
+        };
+        let build = serving.build();
+        let words: Arc<str> = failure.to_string().into();
+        tracing::error!(
+            instance = &*self.name,
+            generation = %build.generation,
+            digest = %build.digest,
+            retry_ms = u64::try_from(verdict.wait.as_millis()).unwrap_or(u64::MAX),
+            circuit_open = verdict.open,
+            "plugin failed: it {words}"
+        );
+        self.go_down(Some(now + verdict.wait));
+        self.status.send_modify(|status| {
+            status.traps += 1;
+            status.last_error = Some(words);
+            status.memory_bytes = 0;
+            status.state = if verdict.open {
+                InstanceState::CircuitOpen
+            } else {
+                InstanceState::Restarting
+            };
+        });
+        let trouble = Trouble {
+            slot: self.slot,
+            generation: build.generation,
+            failure,
+        };
+        match self.troubles.send(trouble).await {
+            // Without a swapper nobody can roll back; the restart does what can be done.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    pub(super) fn go_down(&mut self, retry: Option<moorline_core::time::Instant>) {
+        let now = self.clock.now();
+        self.wake = None;
+        self.body = match self.body.take() {
+            Some(Body::Up(guest)) => guest.release().map(|mut resident| {
+                resident.state.discard_changes();
+                Body::Down(Down {
+                    resident,
+                    since: now,
+                    retry,
+                })
+            }),
+            Some(Body::Down(down)) => Some(Body::Down(Down { retry, ..down })),
+            None => None,
+        };
+    }
+
+    pub(super) async fn on_downlink(&mut self, downlink: Downlink) {
+        match convert::downlink(downlink) {
+            ForGuest::Attributes(update) => self.on_event(Event::AttributesChanged(update)).await,
+            ForGuest::Rpc {
+                device,
+                request_id,
+                method,
+                params,
+            } => {
+                let now = self.clock.now();
+                let numbered = self
+                    .resident()
+                    .and_then(|resident| resident.rpcs.remember(device.clone(), request_id, now));
+                let Some(id) = numbered else {
+                    let full = "too many requests wait for an answer";
+                    return self
+                        .refuse_rpc(Uplink::RpcReply {
+                            device,
+                            request_id,
+                            body: error_body(full),
+                        })
+                        .await;
+                };
+                let request = RpcRequest {
+                    id,
+                    device: device.as_str().to_owned(),
+                    method,
+                    params,
+                };
+                if let Err(words) = self.call(Event::Rpc(request)).await {
+                    let now = self.clock.now();
+                    let unanswered = self
+                        .resident()
+                        .and_then(|resident| resident.rpcs.take(id, now));
+                    if unanswered.is_some() {
+                        let body = error_body(&words);
+                        self.refuse_rpc(Uplink::RpcReply {
+                            device,
+                            request_id,
+                            body,
+                        })
+                        .await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The platform gets an answer even when the guest gave none.
+    async fn refuse_rpc(&mut self, reply: Uplink) {
+        let Some(resident) = self.resident() else {
+            return;
+        };
+        let appender = resident.appender.clone();
+        if let Err(error) = appender.append(reply).await {
+            tracing::warn!(instance = &*self.name, %error, "a request stays without an answer");
+        }
+    }
+}
+
+fn error_body(words: &str) -> String {
+    serde_json::json!({ "error": words }).to_string()
+}
+
+/// A fault that `start` answered with, as a reason against the candidate.
+pub(super) fn refused(fault: &Fault) -> Failure {
+    Failure::new(Reason::Refused, fault_words(fault))
+}

@@ -1,0 +1,242 @@
+//! Starting, replacing, putting back and stopping the guest.
+
+use std::time::Duration;
+
+use moorline_core::swap::{Failure, Generation};
+use moorline_core::time::Instant;
+
+use super::calls::refused;
+use super::{Body, Control, CutOverResult, Down, Instance, Prepared, Serving, answer};
+use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
+    Fault, HandOver, Setup,
+};
+use crate::plugins::guest::Guest;
+use crate::plugins::status::InstanceState;
+
+impl Instance {
+    pub(super) async fn on_control(&mut self, control: Control) {
+        match control {
+            Control::CutOver { prepared, reply } => {
+                let result = self.cut_over(*prepared).await;
+                answer(reply, result);
+            }
+            Control::RollBack { from, reply } => {
+                let gap = self.roll_back(from).await;
+                answer(reply, gap);
+            }
+            Control::Retire { old } => {
+                if self
+                    .kept
+                    .as_ref()
+                    .is_some_and(|kept| kept.build().generation == old)
+                {
+                    self.kept = None;
+                }
+            }
+            Control::Abandon { generation } => {
+                if self
+                    .serving
+                    .as_ref()
+                    .is_some_and(|serving| serving.build().generation == generation)
+                {
+                    self.serving = None;
+                    self.go_down(None);
+                    self.status.send_modify(|status| {
+                        status.state = InstanceState::Waiting;
+                        status.generation = None;
+                    });
+                }
+            }
+            // Taken care of where the task can end.
+            Control::Stop { reply } => answer(reply, ()),
+        }
+    }
+
+    /// Between two calls: the old guest hands over, the new one takes over. The gap is all that lies between.
+    async fn cut_over(&mut self, prepared: Prepared) -> CutOverResult {
+        let began = self.down_since().unwrap_or_else(|| self.clock.now());
+        let hand_over = self.hand_over().await;
+        self.go_down(None);
+        self.kept = self.serving.take().map(|old| Serving {
+            loaded: old.loaded,
+            hand_over: hand_over.clone(),
+        });
+        self.serving = Some(Serving {
+            loaded: prepared.loaded,
+            hand_over,
+        });
+        self.restart.reset();
+        self.start(prepared.guest).await?;
+        // A first load, or one after a failure, has no generation whose absence could be measured.
+        let now = self.clock.now();
+        Ok(if self.kept.is_some() {
+            now - began
+        } else {
+            Duration::ZERO
+        })
+    }
+
+    fn down_since(&self) -> Option<Instant> {
+        match &self.body {
+            Some(Body::Down(down)) => Some(down.since),
+            Some(Body::Up(_)) | None => None,
+        }
+    }
+
+    /// The bytes of the guest that serves; if it cannot give any, those it was started with.
+    async fn hand_over(&mut self) -> Option<HandOver> {
+        let last = self
+            .serving
+            .as_ref()
+            .and_then(|serving| serving.hand_over.clone());
+        let Some(Body::Up(guest)) = &mut self.body else {
+            return last;
+        };
+        match guest.stop().await {
+            Ok(hand_over) => {
+                self.flush_state().await;
+                self.show();
+                Some(hand_over)
+            }
+            Err(failure) => {
+                tracing::warn!(
+                    instance = &*self.name,
+                    "the old generation hands nothing over: it {failure}"
+                );
+                last
+            }
+        }
+    }
+
+    /// Starts `guest` as what `self.serving` says. On failure the instance stays down; the swapper decides.
+    async fn start(&mut self, guest: Guest) -> Result<(), Failure> {
+        let started = match self.try_start(guest).await {
+            Ok(Err(Fault::HandOver(words))) if self.has_hand_over() => {
+                tracing::warn!(
+                    instance = &*self.name,
+                    "the plugin does not understand the hand-over and starts clean: {words}"
+                );
+                self.start_clean().await
+            }
+            other @ (Ok(Ok(()) | Err(_)) | Err(_)) => other,
+        };
+        let failure = match started {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(fault)) => refused(&fault),
+            Err(failure) => failure,
+        };
+        self.on_failure(failure.clone()).await;
+        Err(failure)
+    }
+
+    fn has_hand_over(&self) -> bool {
+        self.serving
+            .as_ref()
+            .is_some_and(|serving| serving.hand_over.is_some())
+    }
+
+    /// `start` is called once in the life of a guest, so that the second try needs another guest.
+    async fn start_clean(&mut self) -> Result<Result<(), Fault>, Failure> {
+        self.go_down(None);
+        let Some(serving) = &mut self.serving else {
+            return Ok(Ok(()));
+        };
+        serving.hand_over = None;
+        let loaded = serving.loaded.clone();
+        let guest = loaded.instantiate(&self.name, &self.limits).await?;
+        self.try_start(guest).await
+    }
+
+    async fn try_start(&mut self, mut guest: Guest) -> Result<Result<(), Fault>, Failure> {
+        let Some(serving) = self.serving.clone() else {
+            return Ok(Ok(()));
+        };
+        match self.body.take() {
+            Some(Body::Down(down)) => guest.adopt(down.resident),
+            // A guest that serves is never replaced without going down first.
+            other @ (Some(Body::Up(_)) | None) => {
+                self.body = other;
+                return Ok(Ok(()));
+            }
+        }
+        let setup = Setup {
+            instance: self.name.to_string(),
+            configuration: self.configuration.clone(),
+            granted_streams: guest
+                .resident()
+                .map(|resident| resident.streams.names())
+                .unwrap_or_default(),
+            hand_over: serving.hand_over,
+        };
+        let result = guest.start(&setup).await;
+        let now = self.clock.now();
+        self.body = Some(Body::Up(guest));
+        let wake = match result? {
+            Ok(wake) => wake,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        self.flush_state().await;
+        self.wake = wake.map(|after| now + after);
+        self.restart.on_started(now);
+        let generation = serving.loaded.build.generation;
+        self.status.send_modify(|status| {
+            if status.generation != Some(generation) {
+                status.calls = 0;
+            }
+            status.state = InstanceState::Serving;
+            status.generation = Some(generation);
+        });
+        self.show();
+        Ok(Ok(()))
+    }
+
+    /// Puts the kept generation back with the bytes it handed over. An instance that never came to `from` has nothing
+    /// to do.
+    async fn roll_back(&mut self, from: Generation) -> Duration {
+        if self
+            .serving
+            .as_ref()
+            .is_none_or(|serving| serving.build().generation != from)
+        {
+            return Duration::ZERO;
+        }
+        let began = self.down_since().unwrap_or_else(|| self.clock.now());
+        self.go_down(None);
+        self.serving = self.kept.take();
+        self.restart.reset();
+        self.on_retry().await;
+        self.clock.now() - began
+    }
+
+    /// Starts the serving generation anew, with the bytes it was started with.
+    pub(super) async fn on_retry(&mut self) {
+        let Some(serving) = self.serving.clone() else {
+            return self.go_down(None);
+        };
+        self.status.send_modify(|status| status.restarts += 1);
+        match serving.loaded.instantiate(&self.name, &self.limits).await {
+            Ok(guest) => match self.start(guest).await {
+                Ok(()) => {
+                    tracing::info!(instance = &*self.name, generation = %serving.build().generation, "plugin serves again")
+                }
+                // Said and planned where it happened.
+                Err(_failure) => {}
+            },
+            Err(failure) => self.on_failure(failure).await,
+        }
+    }
+
+    /// The end of the instance: a last word for the guest, then everything is closed.
+    pub(super) async fn stop(&mut self) {
+        let hand_over = self.hand_over().await;
+        tracing::debug!(
+            instance = &*self.name,
+            bytes = hand_over.map_or(0, |h| h.bytes.len()),
+            "plugin stopped"
+        );
+        if let Some(Body::Down(Down { .. }) | Body::Up(_)) = self.body.take() {
+            self.status
+                .send_modify(|status| status.state = InstanceState::Waiting);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the configuration says about plugins, resolved.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use moorline_core::swap;
+use thiserror::Error;
+
+/// Everything the plugin host needs to know.
+#[derive(Clone, Debug)]
+pub struct PluginSettings {
+    /// Where compiled components are kept.
+    pub cache_directory: PathBuf,
+    /// Where guests keep their key-value state.
+    pub state_directory: PathBuf,
+    /// The connectors.
+    pub connectors: Vec<ConnectorSettings>,
+    /// The reconnect policy; `None` = the built-in one.
+    pub policy: Option<PolicySettings>,
+    /// How long the parts of a swap may take.
+    pub swap: swap::Settings,
+}
+
+/// One connector: one component, one instance per connection.
+#[derive(Clone, Debug)]
+pub struct ConnectorSettings {
+    /// Its name.
+    pub name: String,
+    /// The component's file.
+    pub component: PathBuf,
+    /// What every instance gets.
+    pub configuration: serde_json::Value,
+    /// One instance each; none = one instance without streams.
+    pub connections: Vec<ConnectionSettings>,
+    /// What an instance may use.
+    pub limits: Limits,
+}
+
+/// One device connection of a connector.
+#[derive(Clone, Debug)]
+pub struct ConnectionSettings {
+    /// Its name: also the name of the granted stream.
+    pub name: String,
+    /// Where the stream leads.
+    pub stream: Option<StreamTarget>,
+    /// Merged over the connector's configuration, key by key.
+    pub configuration: serde_json::Value,
+}
+
+/// The reconnect policy.
+#[derive(Clone, Debug)]
+pub struct PolicySettings {
+    /// The component's file.
+    pub component: PathBuf,
+    /// A decision must be there by then.
+    pub deadline: Duration,
+}
+
+/// What one instance may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// All linear memories together.
+    pub memory_bytes: usize,
+    /// CPU time of one call. Waiting for a device does not count.
+    pub call_cpu: Duration,
+    /// One call altogether, waiting included.
+    pub call_wall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 32 * 1024 * 1024,
+            call_cpu: Duration::from_secs(1),
+            call_wall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The far end of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamTarget {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Why a stream's URL is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum StreamTargetError {
+    /// Another scheme, or none.
+    #[error("must begin with tcp://")]
+    Scheme,
+    /// No host.
+    #[error("names no host")]
+    Host,
+    /// No port, or none that is a number from 1 to 65535.
+    #[error("needs a port from 1 to 65535 after the last colon")]
+    Port,
+}
+
+impl FromStr for StreamTarget {
+    type Err = StreamTargetError;
+
+    fn from_str(url: &str) -> Result<Self, StreamTargetError> {
+        let rest = url
+            .strip_prefix("tcp://")
+            .ok_or(StreamTargetError::Scheme)?;
+        let (host, port) = rest.rsplit_once(':').ok_or(StreamTargetError::Port)?;
+        let port = match port.parse() {
+            Ok(0) | Err(_) => return Err(StreamTargetError::Port),
+            Ok(port) => port,
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(StreamTargetError::Host);
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl std::fmt::Display for StreamTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tcp://{}:{}", self.host, self.port)
+    }
+}
+
+/// `over` laid on `base`, key by key. Anything but two objects: `over` wins unless it is null.
+pub(crate) fn merged(base: &serde_json::Value, over: &serde_json::Value) -> serde_json::Value {
+    match (base.as_object(), over.as_object()) {
+        (Some(base), Some(over)) => {
+            let mut merged = base.clone();
+            merged.extend(over.iter().map(|(key, value)| (key.clone(), value.clone())));
+            merged.into()
+        }
+        (Some(_), None) if over.is_null() => base.clone(),
+        (None | Some(_), None | Some(_)) => over.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_url_names_host_and_port() {
+        let target: StreamTarget = "tcp://[::1]:502".parse().unwrap();
+        assert_eq!((target.host.as_str(), target.port), ("::1", 502));
+        for (url, error) in [
+            ("plc:502", StreamTargetError::Scheme),
+            ("tcp://:502", StreamTargetError::Host),
+            ("tcp://plc", StreamTargetError::Port),
+            ("tcp://plc:0", StreamTargetError::Port),
+            ("tcp://plc:70000", StreamTargetError::Port),
+        ] {
+            assert_eq!(url.parse::<StreamTarget>(), Err(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_connection_overrides_its_connector_key_by_key() {
+        let merged = merged(&json!({"unit": 1, "poll_ms": 100}), &json!({"unit": 7}));
+        assert_eq!(merged, json!({"unit": 7, "poll_ms": 100}));
+    }
+}

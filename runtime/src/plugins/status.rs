@@ -1,0 +1,149 @@
+//! What the plugin host shows of itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::swap::{Build, Digest, Failure, Generation, State, Step};
+use moorline_core::time::Instant;
+
+/// Swaps remembered.
+pub(crate) const SWAPS_KEPT: usize = 64;
+
+/// Everything, as of now.
+#[derive(Clone, Debug, Default)]
+pub struct PluginsStatus {
+    /// One per connector, in the order of the configuration.
+    pub connectors: Vec<ConnectorStatus>,
+    /// The reconnect policy, if one is configured.
+    pub policy: Option<PolicyStatus>,
+    /// The last swaps, oldest first.
+    pub swaps: VecDeque<Arc<SwapRecord>>,
+    /// Swaps since the start, loads and refusals not counted.
+    pub swaps_total: u64,
+}
+
+/// One component, whatever its world.
+#[derive(Clone, Debug)]
+pub struct ComponentStatus {
+    /// Its file.
+    pub path: Arc<std::path::Path>,
+    /// What is under way.
+    pub state: State,
+    /// What serves.
+    pub active: Option<Build>,
+    /// The name the plugin gives itself.
+    pub plugin: Arc<str>,
+    /// The version it gives itself.
+    pub version: Arc<str>,
+    /// The last candidate that was refused or rolled back, until one succeeds.
+    pub refused: Option<Arc<(Digest, Failure)>>,
+}
+
+/// One connector.
+#[derive(Clone, Debug)]
+pub struct ConnectorStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its component.
+    pub component: ComponentStatus,
+    /// Its instances.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// What an instance does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum InstanceState {
+    /// No component is there for it yet.
+    #[default]
+    Waiting,
+    /// It serves.
+    Serving,
+    /// It failed and will be started again.
+    Restarting,
+    /// It failed so often that it is tried only now and then.
+    CircuitOpen,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceStatus {
+    /// Connector, or connector and connection.
+    pub name: Arc<str>,
+    /// What it does.
+    pub state: InstanceState,
+    /// The generation it belongs to.
+    pub generation: Option<Generation>,
+    /// Calls that ended well since that generation took over.
+    pub calls: u64,
+    /// Traps, missed deadlines and exceeded limits since the start of the gateway.
+    pub traps: u64,
+    /// Starts after a failure.
+    pub restarts: u64,
+    /// Readings the spool has taken from it.
+    pub readings: u64,
+    /// Batches the spool has turned back for now.
+    pub back_pressure: u64,
+    /// Bytes of its linear memories.
+    pub memory_bytes: usize,
+    /// The last thing that went wrong.
+    pub last_error: Option<Arc<str>>,
+}
+
+/// The reconnect policy.
+#[derive(Clone, Debug)]
+pub struct PolicyStatus {
+    /// Its component.
+    pub component: ComponentStatus,
+    /// Questions answered.
+    pub answered: u64,
+    /// Questions on which it trapped.
+    pub trapped: u64,
+    /// Questions it did not answer in time or within its fuel.
+    pub stalled: u64,
+}
+
+/// How one candidate fared.
+#[derive(Clone, Debug)]
+pub struct SwapRecord {
+    /// The connector, or `policy`.
+    pub component: Arc<str>,
+    /// What served before.
+    pub from: Option<Build>,
+    /// What serves afterwards, or was to.
+    pub to: Build,
+    /// How it ended.
+    pub outcome: SwapOutcome,
+    /// The longest time in which an instance could take no call. Zero if nothing was touched.
+    pub gap: Duration,
+    /// From the change of the file being settled to this end.
+    pub took: Duration,
+    /// When it ended.
+    pub at: Instant,
+}
+
+/// How a candidate ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SwapOutcome {
+    /// The first generation.
+    Loaded,
+    /// It took over.
+    Swapped,
+    /// It never served.
+    Refused(Step, Failure),
+    /// The generation before is back; `to` failed.
+    RolledBack(Step, Failure),
+}
+
+impl SwapOutcome {
+    /// One word for reports.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Swapped => "swapped",
+            Self::Refused(..) => "refused",
+            Self::RolledBack(..) => "rolled back",
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! What takes time: reading, compiling, instantiating, and waiting for instances. Each job answers with one input.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::swap::{Build, Digest, Failure, Generation, Input, Reason};
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::Target;
+use crate::plugins::bindings::connector::ConnectorPre;
+use crate::plugins::bindings::policy::ReconnectPolicyPre;
+use crate::plugins::cache::{Cache, digest_of};
+use crate::plugins::engine::{Engines, Kind};
+use crate::plugins::guest::{self, Loaded};
+use crate::plugins::instance::{Control, CutOverResult, Prepared};
+use crate::plugins::policy::{self, PolicyGuest, Work};
+use crate::plugins::settings::Limits;
+use crate::plugins::store::{HostState, Memory};
+use crate::plugins::world::{self, COMPONENT_BYTES_MAX, Interfaces};
+
+/// The answer of a job.
+pub(super) struct Done {
+    pub(super) slot: usize,
+    /// The candidate the product belongs to.
+    pub(super) build: Option<Build>,
+    pub(super) input: Input,
+    pub(super) product: Product,
+}
+
+/// What a job has made.
+pub(super) enum Product {
+    Nothing,
+    Component(Component),
+    Connector {
+        loaded: Arc<Loaded>,
+        prepared: Vec<Prepared>,
+    },
+    Policy(Box<PolicyGuest>),
+    Gap(Duration),
+}
+
+/// A component whose imports are satisfied.
+pub(super) enum Linked {
+    Connector(ConnectorPre<HostState>),
+    Policy(ReconnectPolicyPre<Memory>),
+}
+
+/// What the machine waits for is not there: a defect of ours, not of the candidate.
+pub(super) fn lost() -> Failure {
+    Failure::new(Reason::Host, "the candidate was lost on the way")
+}
+
+#[expect(clippy::unused_async, reason = "takes the place of a job")]
+pub(super) async fn answer(slot: usize, input: Input) -> Option<Done> {
+    Some(Done {
+        slot,
+        build: None,
+        input,
+        product: Product::Nothing,
+    })
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::new(Reason::Host, error.to_string()))
+}
+
+/// Reads a component's file, but no more than a component may have.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unreadable =
+        |words: String| Failure::new(Reason::Unreadable, format!("{}: {words}", path.display()));
+    let length = std::fs::metadata(path)
+        .map_err(|error| unreadable(error.to_string()))?
+        .len();
+    if length > COMPONENT_BYTES_MAX {
+        return Err(unreadable(format!(
+            "{length} bytes are more than {COMPONENT_BYTES_MAX}"
+        )));
+    }
+    std::fs::read(path).map_err(|error| unreadable(error.to_string()))
+}
+
+pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Done> {
+    let digest: Option<Digest> = blocking(move || read(&path).ok().map(|bytes| digest_of(&bytes)))
+        .await
+        .ok()
+        .flatten();
+    Some(Done {
+        slot,
+        build: None,
+        input: Input::Probed { probe, digest },
+        product: Product::Nothing,
+    })
+}
+
+pub(super) async fn compile(
+    slot: usize,
+    build: Build,
+    engines: Engines,
+    cache: Cache,
+    kind: Kind,
+    path: Arc<Path>,
+) -> Option<Done> {
+    let (result, product) = match try_compile(build, &engines, cache, kind, path).await {
+        Ok(component) => (Ok(()), Product::Component(component)),
+        Err(failure) => (Err(failure), Product::Nothing),
+    };
+    Some(Done {
+        slot,
+        build: Some(build),
+        input: Input::Compiled(build.generation, result),
+        product,
+    })
+}
+
+async fn try_compile(
+    build: Build,
+    engines: &Engines,
+    cache: Cache,
+    kind: Kind,
+    path: Arc<Path>,
+) -> Result<Component, Failure> {
+    let engine = engines.of(kind).clone();
+    let digest = build.digest;
+    let (bytes, cached) = {
+        let (engine, cache) = (engine.clone(), cache.clone());
+        blocking(move || {
+            let bytes = read(&path)?;
+            if digest_of(&bytes) != digest {
+                return Err(Failure::new(
+                    Reason::Unreadable,
+                    "the file changed while it was read",
+                ));
+            }
+            world::check_header(&bytes)?;
+            let cached = cache.load(&engine, digest);
+            Ok((Arc::new(bytes), cached))
+        })
+        .await??
+    };
+    if let Some(component) = cached {
+        return Ok(component);
+    }
+    let component = engines
+        .compile(kind, bytes)
+        .await
+        .map_err(world::explain_compile_error)?;
+    let kept = component.clone();
+    // Nobody waits for it: the component is there.
+    drop(tokio::task::spawn_blocking(move || {
+        cache.store(&engine, digest, &kept)
+    }));
+    Ok(component)
+}
+
+/// Compares names, then types, with the world.
+pub(super) fn check(engine: &Engine, kind: Kind, component: &Component) -> Result<Linked, Failure> {
+    world::check(&Interfaces::of(component, engine), kind)?;
+    match kind {
+        Kind::Connector => guest::link(engine, component).map(Linked::Connector),
+        Kind::Policy => policy::link(engine, component).map(Linked::Policy),
+    }
+}
+
+pub(super) async fn warm_connector(
+    slot: usize,
+    build: Build,
+    engine: Engine,
+    pre: ConnectorPre<HostState>,
+    names: Vec<Arc<str>>,
+    limits: Limits,
+) -> Option<Done> {
+    let (result, product) = match try_warm(build, &engine, pre, names, limits).await {
+        Ok((loaded, prepared)) => (Ok(()), Product::Connector { loaded, prepared }),
+        Err(failure) => (Err(failure), Product::Nothing),
+    };
+    Some(Done {
+        slot,
+        build: Some(build),
+        input: Input::Warmed(build.generation, result),
+        product,
+    })
+}
+
+async fn try_warm(
+    build: Build,
+    engine: &Engine,
+    pre: ConnectorPre<HostState>,
+    names: Vec<Arc<str>>,
+    limits: Limits,
+) -> Result<(Arc<Loaded>, Vec<Prepared>), Failure> {
+    let sandbox: Arc<str> = "describe".into();
+    let loaded = Arc::new(Loaded::describe(engine, pre, build, &sandbox, &limits).await?);
+    let mut prepared = Vec::with_capacity(names.len());
+    for name in names {
+        let guest = loaded.instantiate(&name, &limits).await?;
+        prepared.push(Prepared {
+            loaded: loaded.clone(),
+            guest,
+        });
+    }
+    Ok((loaded, prepared))
+}
+
+pub(super) async fn warm_policy(
+    slot: usize,
+    build: Build,
+    engine: Engine,
+    pre: ReconnectPolicyPre<Memory>,
+) -> Option<Done> {
+    let prepared = blocking(move || PolicyGuest::prepare(&engine, pre, build))
+        .await
+        .and_then(|result| result);
+    let (result, product) = match prepared {
+        Ok(guest) => (Ok(()), Product::Policy(Box::new(guest))),
+        Err(failure) => (Err(failure), Product::Nothing),
+    };
+    Some(Done {
+        slot,
+        build: Some(build),
+        input: Input::Warmed(build.generation, result),
+        product,
+    })
+}
+
+pub(super) async fn cut_over_connector(
+    slot: usize,
+    build: Build,
+    controls: Vec<mpsc::Sender<Control>>,
+    prepared: Vec<Prepared>,
+    first: bool,
+) -> Option<Done> {
+    let mut replies = Vec::with_capacity(controls.len());
+    for (controls, prepared) in controls.iter().zip(prepared) {
+        let (reply, replied) = oneshot::channel();
+        let prepared = Box::new(prepared);
+        if controls
+            .send(Control::CutOver { prepared, reply })
+            .await
+            .is_err()
+        {
+            tracing::debug!(%build, "an instance ended before its cut-over");
+        }
+        replies.push(replied);
+    }
+    let mut results = Vec::with_capacity(replies.len());
+    for replied in replies {
+        let ended = Err(Failure::new(Reason::Host, "the instance has ended"));
+        results.push(replied.await.unwrap_or(ended));
+    }
+    let (result, gap) = judge(&results, first);
+    Some(Done {
+        slot,
+        build: Some(build),
+        input: Input::CutOver(build.generation, result),
+        product: Product::Gap(gap),
+    })
+}
+
+/// A swap succeeds when every instance made it. A first load has nothing to go back to: it fails only when every
+/// instance failed by the component's own doing; an instance that merely refused (its device, its configuration) is
+/// tried again by itself.
+fn judge(results: &[CutOverResult], first: bool) -> (Result<(), Failure>, Duration) {
+    let gap = results
+        .iter()
+        .filter_map(|result| result.as_ref().ok())
+        .max()
+        .copied()
+        .unwrap_or_default();
+    let tolerable = |result: &CutOverResult| match result {
+        Ok(_) => true,
+        Err(failure) => first && failure.reason == Reason::Refused,
+    };
+    if first && results.iter().any(tolerable) {
+        return (Ok(()), gap);
+    }
+    let failed = results.iter().find_map(|result| result.as_ref().err());
+    (failed.map_or(Ok(()), |failure| Err(failure.clone())), gap)
+}
+
+pub(super) async fn cut_over_policy(
+    slot: usize,
+    build: Build,
+    work: mpsc::Sender<Work>,
+    guest: Box<PolicyGuest>,
+) -> Option<Done> {
+    let (reply, replied) = oneshot::channel();
+    let sent = work.send(Work::Replace { guest, reply }).await.is_ok();
+    let replied = replied.await.ok().filter(|_| sent);
+    let result = replied
+        .map(|_gap| ())
+        .ok_or_else(|| Failure::new(Reason::Host, "the policy's thread has ended"));
+    Some(Done {
+        slot,
+        build: Some(build),
+        input: Input::CutOver(build.generation, result),
+        product: Product::Gap(replied.unwrap_or_default()),
+    })
+}
+
+pub(super) fn roll_back(
+    slot: usize,
+    from: Build,
+    target: &Target,
+) -> impl Future<Output = Option<Done>> + Send + use<> {
+    let mut instances = Vec::new();
+    let mut policy = None;
+    match target {
+        Target::Connector {
+            instances: handles, ..
+        } => {
+            instances = handles
+                .iter()
+                .map(|instance| instance.controls.clone())
+                .collect();
+        }
+        Target::Policy { work, .. } => policy = Some(work.clone()),
+    }
+    async move {
+        let mut replies = Vec::with_capacity(instances.len());
+        for controls in instances {
+            let (reply, replied) = oneshot::channel();
+            if controls
+                .send(Control::RollBack {
+                    from: from.generation,
+                    reply,
+                })
+                .await
+                .is_ok()
+            {
+                replies.push(replied);
+            }
+        }
+        if let Some(work) = policy {
+            let (reply, replied) = oneshot::channel();
+            if work
+                .send(Work::RollBack {
+                    from: from.generation,
+                    reply,
+                })
+                .await
+                .is_ok()
+            {
+                replies.push(replied);
+            }
+        }
+        let mut gap = Duration::ZERO;
+        for replied in replies {
+            gap = gap.max(replied.await.unwrap_or_default());
+        }
+        let input = Input::RolledBack(from.generation);
+        Some(Done {
+            slot,
+            build: Some(from),
+            input,
+            product: Product::Gap(gap),
+        })
+    }
+}
+
+pub(super) fn retire(
+    target: &Target,
+    old: Generation,
+) -> impl Future<Output = Option<Done>> + Send + use<> {
+    tell(
+        target,
+        move || Control::Retire { old },
+        move || Some(Work::Retire { old }),
+    )
+}
+
+pub(super) fn abandon(
+    target: &Target,
+    generation: Generation,
+) -> impl Future<Output = Option<Done>> + Send + use<> {
+    tell(target, move || Control::Abandon { generation }, || None)
+}
+
+/// Tells every instance, or the policy's thread. There is nothing to answer.
+fn tell<C, W>(
+    target: &Target,
+    control: C,
+    work: W,
+) -> impl Future<Output = Option<Done>> + Send + use<C, W>
+where
+    C: Fn() -> Control + Send + Sync + 'static,
+    W: FnOnce() -> Option<Work> + Send + 'static,
+{
+    let mut instances = Vec::new();
+    let mut policy = None;
+    match target {
+        Target::Connector {
+            instances: handles, ..
+        } => {
+            instances = handles
+                .iter()
+                .map(|instance| instance.controls.clone())
+                .collect();
+        }
+        Target::Policy { work, .. } => policy = Some(work.clone()),
+    }
+    async move {
+        for controls in instances {
+            match controls.send(control()).await {
+                // An instance that has ended keeps nothing.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if let (Some(policy), Some(work)) = (policy, work()) {
+            match policy.send(work).await {
+                // A thread that has ended keeps nothing.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_needs_every_instance_and_a_first_load_only_one() {
+        let good = || Ok(Duration::from_millis(3));
+        let trap = || Err(Failure::new(Reason::Trapped, "unreachable"));
+        let refused = || Err(Failure::new(Reason::Refused, "device: away"));
+        let ok = |results: &[CutOverResult], first| judge(results, first).0.is_ok();
+        assert!(ok(&[good(), good()], false));
+        assert!(!ok(&[good(), trap()], false));
+        assert!(!ok(&[good(), refused()], false));
+        assert!(ok(&[good(), trap()], true));
+        assert!(ok(&[refused()], true));
+        assert!(!ok(&[trap(), trap()], true));
+        assert_eq!(
+            judge(&[good(), Ok(Duration::ZERO)], false).1,
+            Duration::from_millis(3)
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! Telling people: the log, the list of swaps, the status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::swap::{Build, Failure, Report, Step};
+use moorline_core::time::Instant;
+
+use super::{Candidate, Running, Slot, Target};
+use crate::plugins::status::{
+    ComponentStatus, ConnectorStatus, PluginsStatus, PolicyStatus, SWAPS_KEPT, SwapOutcome,
+    SwapRecord,
+};
+
+impl Running {
+    pub(super) fn record(&mut self, slot: usize, now: Instant, report: Report) {
+        let Some(found) = self.swapper.slots.get_mut(slot) else {
+            return;
+        };
+        let (from, to, outcome) = match report {
+            Report::Missing => {
+                if !std::mem::replace(&mut found.missing_said, true) {
+                    let (name, path) = (&*found.name, found.path.display());
+                    tracing::error!(component = name, %path, "the plugin's file is not there; it is loaded when it appears");
+                }
+                return;
+            }
+            Report::Proved(build) => {
+                tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
+                return;
+            }
+            Report::Loaded(to) => (None, to, SwapOutcome::Loaded),
+            Report::Swapped { from, to } => (Some(from), to, SwapOutcome::Swapped),
+            Report::Refused {
+                candidate,
+                step,
+                failure,
+            } => (
+                found.machine.active(),
+                candidate,
+                SwapOutcome::Refused(step, failure),
+            ),
+            Report::RolledBack {
+                from,
+                to,
+                step,
+                failure,
+            } => (Some(to), from, SwapOutcome::RolledBack(step, failure)),
+        };
+        let record = found.conclude(now, from, to, outcome);
+        self.swapper.status.send_modify(|status| {
+            if status.swaps.len() >= SWAPS_KEPT {
+                status.swaps.pop_front();
+            }
+            if record.outcome == SwapOutcome::Swapped {
+                status.swaps_total += 1;
+            }
+            status.swaps.push_back(Arc::new(record));
+        });
+    }
+
+    pub(super) fn publish(&self) {
+        let mut connectors = Vec::new();
+        let mut policy = None;
+        for slot in &self.swapper.slots {
+            match &slot.target {
+                Target::Connector { instances, .. } => connectors.push(ConnectorStatus {
+                    name: slot.name.clone(),
+                    component: slot.component(),
+                    instances: instances
+                        .iter()
+                        .map(|instance| instance.status.borrow().clone())
+                        .collect(),
+                }),
+                Target::Policy { figures, .. } => {
+                    let figures = *figures.borrow();
+                    policy = Some(PolicyStatus {
+                        component: slot.component(),
+                        answered: figures.answered,
+                        trapped: figures.trapped,
+                        stalled: figures.stalled,
+                    });
+                }
+            }
+        }
+        self.swapper
+            .status
+            .send_modify(|status: &mut PluginsStatus| {
+                status.connectors = connectors;
+                status.policy = policy;
+            });
+    }
+}
+
+impl Slot {
+    fn component(&self) -> ComponentStatus {
+        ComponentStatus {
+            path: self.path.clone(),
+            state: self.machine.state(),
+            active: self.machine.active(),
+            plugin: self.card.0.clone(),
+            version: self.card.1.clone(),
+            refused: self.refused.clone(),
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        now: Instant,
+        from: Option<Build>,
+        to: Build,
+        outcome: SwapOutcome,
+    ) -> SwapRecord {
+        self.missing_said = false;
+        let candidate = self
+            .candidate
+            .take()
+            .filter(|candidate| candidate.build == to);
+        let (took, gap) = candidate
+            .as_ref()
+            .map_or((Duration::ZERO, Duration::ZERO), |c| (now - c.began, c.gap));
+        match &outcome {
+            SwapOutcome::Loaded | SwapOutcome::Swapped => self.serves(candidate, to, gap, took),
+            SwapOutcome::Refused(step, failure) => self.refuses(to, *step, failure, false),
+            SwapOutcome::RolledBack(step, failure) => {
+                if *step == Step::Probation {
+                    self.card = self.card_before.clone();
+                }
+                self.refuses(to, *step, failure, true);
+            }
+        }
+        SwapRecord {
+            component: self.name.clone(),
+            from,
+            to,
+            outcome,
+            gap,
+            took,
+            at: now,
+        }
+    }
+
+    fn serves(
+        &mut self,
+        candidate: Option<Candidate>,
+        build: Build,
+        gap: Duration,
+        took: Duration,
+    ) {
+        if let Some(candidate) = candidate {
+            self.card_before = std::mem::replace(&mut self.card, candidate.card);
+        }
+        self.refused = None;
+        let (plugin, version) = (&*self.card.0, &*self.card.1);
+        tracing::info!(
+            component = &*self.name,
+            generation = %build.generation,
+            digest = %build.digest,
+            plugin,
+            version,
+            gap_ms = gap.as_secs_f64() * 1000.0,
+            took_ms = took.as_secs_f64() * 1000.0,
+            "plugin serves"
+        );
+    }
+
+    fn refuses(&mut self, build: Build, step: Step, failure: &Failure, rolled_back: bool) {
+        let serving = self
+            .machine
+            .active()
+            .map_or_else(|| "none".to_owned(), |active| active.to_string());
+        let end = if rolled_back {
+            "rolled back"
+        } else {
+            "refused"
+        };
+        tracing::error!(
+            component = &*self.name,
+            candidate = %build,
+            %step,
+            serving,
+            "plugin {end}: it {failure}"
+        );
+        self.refused = Some(Arc::new((build.digest, failure.clone())));
+    }
+}

@@ -1,0 +1,1 @@
+//! Real guests in a real host: see `tests/guests`.
