@@ -273,16 +273,19 @@ impl<S: Storage> Spool<S> {
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
-        if let Err(error) = self.storage.sync(&mut writer.file) {
+        let mut outcome = self.storage.sync(&mut writer.file);
+        if outcome.is_ok() && writer.names_pending {
+            outcome = self.storage.sync_names();
+        }
+        if outcome.is_err() {
             writer.poisoned = true;
-            return Err(error);
+            self.cursor.state.poisoned_epoch = writer.header.epoch;
+            // For the case that the process ends before the records are elsewhere; if even that fails, so be it.
+            return match self.cursor.write(&mut self.storage) {
+                Ok(()) | Err(_) => outcome,
+            };
         }
-        if writer.names_pending {
-            self.storage
-                .sync_names()
-                .inspect_err(|_| writer.poisoned = true)?;
-            writer.names_pending = false;
-        }
+        writer.names_pending = false;
         writer.synced = self.last;
         writer.synced_offset = writer.offset;
         Ok(())

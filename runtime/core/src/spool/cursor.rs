@@ -1,12 +1,13 @@
 //! The cursor: how far the platform acknowledged, what was given up, and which numbers may be in use.
 //!
 //! ```text
-//! file `cursor`:  0 ──── slot A (92 bytes) ──── 4096 ──── slot B (108 bytes) ──── 8192
+//! file `cursor`:  0 ──── slot A (100 bytes) ──── 4096 ──── slot B (108 bytes) ──── 8192
 //! slot:  magic u32 | version u32 | generation u64
 //!        acked: sequence u64, records u64, readings u64
 //!        evicted: records u64, readings u64
 //!        damaged: records u64, readings u64
 //!        reserved: sequence u64, epoch u64
+//!        poisoned epoch u64
 //!        crc32c u32 over all before it                                     (little endian)
 //! ```
 //!
@@ -16,12 +17,12 @@
 //! acknowledgement of a segment about to be recycled) is synced first.
 
 use super::record::{u32_at, u64_at};
-use super::storage::{Storage, StorageError};
+use super::storage::{Storage, StorageError, read_patiently};
 use super::{Position, Totals};
 use crate::message::Sequence;
 
 /// Bytes of a slot.
-pub const SLOT_BYTES: usize = 92;
+pub const SLOT_BYTES: usize = 100;
 
 const CURSOR_NAME: &str = "cursor";
 const SLOT_STRIDE: usize = 4096;
@@ -41,6 +42,8 @@ pub struct Cursor {
     pub reserved_sequence: u64,
     /// Epochs through this one may have been used.
     pub reserved_epoch: u64,
+    /// A sync of this segment failed: what a page cache says about it must not be synced again.
+    pub poisoned_epoch: u64,
 }
 
 /// What a slot holds.
@@ -72,6 +75,7 @@ impl Cursor {
             self.damaged.readings,
             self.reserved_sequence,
             self.reserved_epoch,
+            self.poisoned_epoch,
         ];
         for (slot, number) in bytes[8..].chunks_exact_mut(8).zip(numbers) {
             slot.copy_from_slice(&number.to_le_bytes());
@@ -108,6 +112,7 @@ impl Cursor {
             damaged: totals(6),
             reserved_sequence: number(8),
             reserved_epoch: number(9),
+            poisoned_epoch: number(10),
         };
         SlotRead::Whole(number(0), cursor)
     }
@@ -153,13 +158,17 @@ impl<F> CursorFile<F> {
             Err(error) => return Err(error),
         };
         let mut bytes = vec![0; 2 * SLOT_STRIDE];
-        let read = storage.read_at(&mut file, 0, &mut bytes).unwrap_or(0);
-        bytes.truncate(read);
+        let read = read_patiently(storage, &mut file, 0, &mut bytes);
+        bytes.truncate(*read.as_ref().unwrap_or(&0));
         let slots =
             [0, 1].map(|slot| Cursor::decode(bytes.get(slot * SLOT_STRIDE..).unwrap_or_default()));
         let mut cursor = Self::unwritten(Some(file));
         cursor.names_synced = true;
-        let found = cursor.choose(slots);
+        let found = if read.is_err() {
+            CursorFound::Lost
+        } else {
+            cursor.choose(slots)
+        };
         Ok((cursor, found))
     }
 

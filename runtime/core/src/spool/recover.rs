@@ -9,10 +9,13 @@ use super::retention::Pool;
 use super::segment::{
     Condition, DATA_START, Frames, HEADER_BYTES, Header, HeaderRead, Segment, number_in,
 };
-use super::storage::{Listed, Storage, StorageError};
+use super::storage::{Listed, Storage, StorageError, read_patiently};
 use super::tail::Tail;
 use super::{EPOCHS_RESERVED, Limits, Position, SEQUENCES_RESERVED, Spool, append};
 use crate::message::Sequence;
+
+/// Skipped when no reservation is known: more than any spool used since its newest readable record.
+const SEQUENCES_SKIPPED_BLIND: u64 = 1 << 32;
 
 /// What a start found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,8 @@ impl<S: Storage> Spool<S> {
             .map_or(state.acked, |segment| segment.end.latest(state.acked));
         let skipped = match found {
             CursorFound::Fresh | CursorFound::Whole => (0, 0),
-            CursorFound::OneSlot | CursorFound::Lost => (SEQUENCES_RESERVED, EPOCHS_RESERVED),
+            CursorFound::OneSlot => (SEQUENCES_RESERVED, EPOCHS_RESERVED),
+            CursorFound::Lost => (SEQUENCES_SKIPPED_BLIND, EPOCHS_RESERVED),
         };
         state.reserved_sequence = state
             .reserved_sequence
@@ -100,8 +104,8 @@ impl<S: Storage> Spool<S> {
             .saturating_add(skipped.1);
         let acked = state.acked;
         let mut spool = Self {
-            next_sequence: state.reserved_sequence + 1,
-            next_epoch: state.reserved_epoch + 1,
+            next_sequence: state.reserved_sequence.saturating_add(1),
+            next_epoch: state.reserved_epoch.saturating_add(1),
             storage,
             limits,
             cursor,
@@ -145,18 +149,20 @@ impl<S: Storage> Spool<S> {
     }
 
     /// Goes on writing the newest segment. What was found there may be in the page cache only, so it is synced once; if
-    /// that fails it is copied to a new segment with the first append.
+    /// that fails, or failed before the process ended, it is copied to a new segment with the first append or commit.
     fn continue_newest(&mut self) -> Result<(), StorageError> {
         let last = self.last;
         let Some(newest) = self.segments.back_mut() else {
             return Ok(());
         };
         let mut file = self.storage.open(&newest.name())?;
-        let synced = self
-            .storage
-            .sync(&mut file)
-            .and_then(|()| self.storage.sync_names())
-            .is_ok();
+        let known_poisoned = newest.header.epoch == self.cursor.state.poisoned_epoch;
+        let synced = !known_poisoned
+            && self
+                .storage
+                .sync(&mut file)
+                .and_then(|()| self.storage.sync_names())
+                .is_ok();
         newest.end = last;
         self.writer = Some(append::Writer::recovered(file, newest, synced));
         Ok(())
@@ -218,7 +224,7 @@ fn read_header<S: Storage>(storage: &mut S, file: &Listed, epoch: u64) -> Header
     let mut bytes = [0; HEADER_BYTES];
     let read = storage
         .open(&file.name)
-        .and_then(|mut open| storage.read_at(&mut open, 0, &mut bytes))
+        .and_then(|mut open| read_patiently(storage, &mut open, 0, &mut bytes))
         .unwrap_or(0);
     Header::decode(bytes.get(..read).unwrap_or_default(), epoch)
 }

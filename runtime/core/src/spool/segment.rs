@@ -1,7 +1,7 @@
 //! A segment: its header, its name, and reading frames out of it.
 
 use super::record::{self, FRAME_ALIGNMENT, FRAME_HEADER, FrameRead, u32_at, u64_at};
-use super::storage::{Storage, StorageError};
+use super::storage::{Storage, StorageError, read_patiently};
 use super::{Position, Totals};
 use crate::message::Sequence;
 
@@ -166,8 +166,8 @@ pub(crate) struct Frames<F> {
     pub(crate) limit: u64,
     buffer: Vec<u8>,
     buffer_at: u64,
-    /// Bytes read from the storage.
-    fetched: u64,
+    /// Bytes read from the storage, and bytes verified in searches.
+    pub(crate) work: u64,
 }
 
 impl<F> Frames<F> {
@@ -179,7 +179,7 @@ impl<F> Frames<F> {
             limit,
             buffer: Vec::new(),
             buffer_at: 0,
-            fetched: 0,
+            work: 0,
         }
     }
 
@@ -208,23 +208,25 @@ impl<F> Frames<F> {
         through: Sequence,
     ) -> Result<bool, StorageError> {
         let damage_at = self.offset;
-        let mut budget = self.limit.saturating_mul(RESYNC_BUDGET_SEGMENTS);
-        while self.offset + ((FRAME_ALIGNMENT + FRAME_HEADER) as u64) <= self.limit && budget > 0 {
+        let work_max = self
+            .work
+            .saturating_add(self.limit.saturating_mul(RESYNC_BUDGET_SEGMENTS));
+        while self.offset + ((FRAME_ALIGNMENT + FRAME_HEADER) as u64) <= self.limit
+            && self.work < work_max
+        {
             self.advance(FRAME_ALIGNMENT);
-            let fetched = self.fetched;
             let header = self.bytes(storage, FRAME_HEADER)?;
             let plausible =
                 record::claimed_sequence(header).is_some_and(|s| s > after && s <= through);
             let wanted =
                 record::wanted(header).filter(|wanted| self.offset + *wanted as u64 <= self.limit);
             if plausible && let Some(wanted) = wanted {
-                budget = budget.saturating_sub(wanted as u64);
+                self.work += wanted as u64;
                 let seed = self.seed;
                 if let FrameRead::Frame(_) = record::decode(seed, self.bytes(storage, wanted)?) {
                     return Ok(true);
                 }
             }
-            budget = budget.saturating_sub(self.fetched - fetched);
         }
         self.offset = damage_at;
         Ok(false)
@@ -249,18 +251,16 @@ impl<F> Frames<F> {
             let skip = skip.unwrap_or(0).min(self.buffer.len());
             return Ok(self.buffer.get(skip..).unwrap_or_default());
         }
-        self.buffer.resize(wanted.max(CHUNK).min(left), 0);
         self.buffer_at = self.offset;
-        match storage.read_at(&mut self.file, self.offset, &mut self.buffer) {
-            Ok(read) => {
-                self.buffer.truncate(read);
-                self.fetched += read as u64;
-                Ok(&self.buffer)
-            }
-            Err(error) => {
-                self.buffer.clear();
-                Err(error)
-            }
+        self.buffer.resize(wanted.max(CHUNK).min(left), 0);
+        let mut read = storage.read_at(&mut self.file, self.offset, &mut self.buffer);
+        if read.is_err() {
+            // What cannot be read may lie further on.
+            self.buffer.truncate(wanted);
+            read = read_patiently(storage, &mut self.file, self.offset, &mut self.buffer);
         }
+        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+        self.work += read? as u64;
+        Ok(&self.buffer)
     }
 }

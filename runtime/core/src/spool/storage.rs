@@ -102,3 +102,23 @@ pub trait Storage {
     /// When the storage refuses.
     fn remove(&mut self, name: &str) -> Result<(), StorageError>;
 }
+
+/// Tries before a read error is believed.
+const READ_TRIES: usize = 3;
+
+/// Reads at `offset`, more than once if need be: a start must not put data aside for an error that passes.
+pub(crate) fn read_patiently<S: Storage>(
+    storage: &mut S,
+    file: &mut S::File,
+    offset: u64,
+    bytes: &mut [u8],
+) -> Result<usize, StorageError> {
+    let mut outcome = storage.read_at(file, offset, bytes);
+    for _ in 1..READ_TRIES {
+        if outcome.is_ok() {
+            break;
+        }
+        outcome = storage.read_at(file, offset, bytes);
+    }
+    outcome
+}

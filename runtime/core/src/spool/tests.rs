@@ -1,5 +1,8 @@
 //! Units: every state of a frame, a slot and a header, and the spool step by step on the simulated storage.
 
+mod bytes;
+mod model;
+
 use super::record::{FRAME_HEADER, Frame, FrameRead};
 use super::sim_storage::{Operation, SimStorage};
 use super::storage::StorageError;

@@ -1,0 +1,454 @@
+//! The spool against a model: random work, random faults, crashes and power cuts on the simulated storage. The oracle:
+//! every accepted and synced record is read back in order, nothing is invented, and every reading is accounted for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::sim_storage::{Operation, SimStorage};
+use super::super::storage::StorageError;
+use super::super::{Limits, Record, Refused, Spool, Totals};
+use super::{telemetry, text};
+use crate::message::{Sequence, Uplink, Value};
+
+const STEPS: u64 = 300;
+const CAPACITY: u64 = 1 << 24;
+const BYTES_MAX: u64 = 96 * 1024;
+
+/// What a seed is run with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    /// Crashes and power cuts only.
+    Crashes,
+    /// And a storage that fails or is full.
+    Faults,
+    /// And bits that flip, for which only what is read can be checked.
+    Rot,
+}
+
+fn uplink(id: u64) -> Uplink {
+    match id % 7 {
+        0 => text(id, (id % 3000) as usize),
+        readings => telemetry(id as i64, readings as usize),
+    }
+}
+
+fn id_of(uplink: &Uplink) -> u64 {
+    match uplink {
+        Uplink::Telemetry(devices) => match devices[0].readings[0].value {
+            Value::Integer(id) => id as u64,
+            Value::Boolean(_) | Value::Double(_) | Value::Text(_) | Value::Json(_) => {
+                panic!("{uplink:?}")
+            }
+        },
+        Uplink::RpcReply { request_id, .. } => *request_id,
+        Uplink::Attributes { .. }
+        | Uplink::DeviceConnected { .. }
+        | Uplink::DeviceDisconnected { .. } => {
+            panic!("never appended: {uplink:?}")
+        }
+    }
+}
+
+struct Model {
+    storage: SimStorage,
+    spool: Spool<SimStorage>,
+    weather: Weather,
+    random: u64,
+    next_id: u64,
+    /// What was accepted, by sequence.
+    accepted: BTreeMap<Sequence, u64>,
+    /// Refused by the storage: may be found after a crash, or not.
+    refused: BTreeSet<u64>,
+    /// Accepted, not synced, and gone with a power cut while later ones stayed. The counts know them.
+    lost: BTreeSet<Sequence>,
+    /// Refusals happened, so a hole may hold records nobody was promised.
+    holes: bool,
+    highest: Sequence,
+    /// Handed out in this life, not settled.
+    handed: BTreeMap<Sequence, Totals>,
+    after: Sequence,
+    /// Settled by acknowledgement in this life, and before it.
+    acknowledged: Totals,
+}
+
+fn open(storage: &SimStorage) -> Spool<SimStorage> {
+    let limits = Limits::new(16 * 1024, BYTES_MAX, 3000).unwrap();
+    loop {
+        // A failing storage may refuse the start, but not for ever.
+        match Spool::open(storage.clone(), limits) {
+            Ok((spool, _)) => return spool,
+            Err(_) => storage.heal(),
+        }
+    }
+}
+
+impl Model {
+    fn new(seed: u64, weather: Weather) -> Self {
+        let storage = SimStorage::new(seed, CAPACITY);
+        let spool = open(&storage);
+        Self {
+            storage,
+            spool,
+            weather,
+            random: seed ^ 0x5eed,
+            next_id: 1,
+            accepted: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            holes: false,
+            highest: Sequence(0),
+            handed: BTreeMap::new(),
+            after: Sequence(0),
+            acknowledged: Totals::default(),
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % below
+    }
+
+    fn step(&mut self) {
+        match self.random(100) {
+            0..=39 => self.append(),
+            40..=49 => match self.spool.commit() {
+                Ok(()) => assert!(!self.spool.wants_commit()),
+                Err(_) => assert!(self.weather != Weather::Crashes),
+            },
+            50..=69 => self.read(),
+            70..=79 => self.ack(),
+            80..=84 => {
+                let durable = self.random(2) == 0;
+                let written = self.spool.checkpoint(durable);
+                assert!(written.is_ok() || self.weather != Weather::Crashes);
+            }
+            85..=88 => {
+                let prepared = self.spool.prepare();
+                assert!(prepared.is_ok() || self.weather != Weather::Crashes);
+            }
+            89 => {
+                let from = self.random(self.after.0 + 1);
+                self.after = Sequence(from).max(self.spool.status().acked);
+                self.handed.retain(|sequence, _| *sequence <= self.after);
+                self.after = self
+                    .handed
+                    .keys()
+                    .last()
+                    .copied()
+                    .unwrap_or(self.spool.status().acked);
+            }
+            90..=94 if self.weather != Weather::Crashes => self.misfortune(),
+            95..=96 => self.crash(),
+            97 if self.weather == Weather::Rot => self.rot(),
+            _ => {}
+        }
+        self.check();
+    }
+
+    fn append(&mut self) {
+        let count = 1 + self.random(20);
+        let ids: Vec<_> = (self.next_id..self.next_id + count).collect();
+        self.next_id += count;
+        let before = self.spool.status();
+        let mut outcomes = Vec::new();
+        self.spool
+            .append(ids.iter().map(|id| uplink(*id)), &mut outcomes);
+        assert_eq!(outcomes.len(), ids.len());
+        for (id, outcome) in ids.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(sequence) => {
+                    // Rot may take all memory of the highest number along.
+                    let rotten = self.weather == Weather::Rot;
+                    assert!(
+                        sequence > self.highest || rotten,
+                        "{sequence:?} was given out before"
+                    );
+                    self.highest = sequence;
+                    self.accepted.insert(sequence, id);
+                }
+                Err(Refused::Storage(_)) => {
+                    assert!(self.weather != Weather::Crashes, "refused without a reason");
+                    self.refused.insert(id);
+                    self.holes = true;
+                }
+                Err(Refused::TooLarge) => panic!("{id} is not large"),
+            }
+        }
+        let after = self.spool.status();
+        let evicted = after.evicted.since(before.evicted);
+        let gone = self.accepted.range((
+            std::ops::Bound::Excluded(before.acked),
+            std::ops::Bound::Included(after.acked),
+        ));
+        let expected = gone.fold(Totals::default(), |sum, (_, id)| sum.plus(one(*id)));
+        if self.weather != Weather::Rot && !self.holes {
+            assert_eq!(
+                evicted, expected,
+                "every evicted reading is counted, and no other"
+            );
+        }
+        self.handed.retain(|sequence, _| *sequence > after.acked);
+        self.after = self.after.max(after.acked);
+    }
+
+    fn read(&mut self) {
+        let (bytes, records) = (self.random(3000) as usize, 1 + self.random(40) as usize);
+        let mut found = Vec::new();
+        if self
+            .spool
+            .read(self.after, bytes, records, &mut found)
+            .is_err()
+        {
+            assert!(self.weather != Weather::Crashes);
+            return;
+        }
+        assert!(found.len() <= records);
+        self.verify(&found, self.after);
+        for record in &found {
+            self.handed
+                .insert(record.sequence, one(id_of(&record.uplink)));
+            self.after = record.sequence;
+        }
+    }
+
+    /// Strictly in order, and nothing that was not appended.
+    fn verify(&self, found: &[Record], mut after: Sequence) {
+        for record in found {
+            assert!(
+                record.sequence > after,
+                "{:?} after {after:?}",
+                record.sequence
+            );
+            after = record.sequence;
+            let id = id_of(&record.uplink);
+            assert_eq!(record.uplink, uplink(id));
+            if self.weather == Weather::Rot {
+                assert!(id < self.next_id, "{record:?} was never appended");
+                continue;
+            }
+            match self.accepted.get(&record.sequence) {
+                Some(accepted) => assert_eq!(*accepted, id),
+                None => assert!(self.refused.contains(&id), "{record:?} was never appended"),
+            }
+        }
+    }
+
+    fn ack(&mut self) {
+        let nth = self.random(30) as usize;
+        let Some(through) = self.handed.keys().nth(nth).copied() else {
+            return;
+        };
+        self.spool.ack(through);
+        let open = self.handed.split_off(&through.next());
+        let settled = std::mem::replace(&mut self.handed, open);
+        self.acknowledged = settled
+            .values()
+            .fold(self.acknowledged, |sum, one| sum.plus(*one));
+    }
+
+    fn misfortune(&mut self) {
+        let times = 1 + self.random(3) as u32;
+        let error = StorageError::Fault(5);
+        match self.random(6) {
+            0 => self.storage.fail(Operation::Write, times, error),
+            // Reads that stay broken cost records: that is for the rotten runs.
+            1 if self.weather == Weather::Rot => {
+                self.storage.fail(Operation::Read, 10 * times, error)
+            }
+            1 => self.storage.fail(Operation::Read, 1, error),
+            2 => self.storage.fail(Operation::Sync, times, error),
+            3 => self.storage.fail(Operation::Names, times, error),
+            4 => {
+                let capacity = self.random(BYTES_MAX);
+                self.storage.set_capacity(capacity);
+            }
+            _ => {
+                self.storage.heal();
+                self.storage.set_capacity(CAPACITY);
+            }
+        }
+    }
+
+    fn rot(&mut self) {
+        let files = self.storage.files();
+        if files.is_empty() {
+            return;
+        }
+        let file = &files[self.random(files.len() as u64) as usize];
+        let offset = self.random(file.bytes + 1) as usize;
+        let bit = self.random(8) as u8;
+        self.storage.rot(&file.name, offset, bit);
+    }
+
+    /// The process ends, with or without a word, and with or without power.
+    fn crash(&mut self) {
+        let before = self.spool.status();
+        let how = self.random(5);
+        let storage = self.storage.clone();
+        if how == 0 {
+            let (spare, _) = Spool::open(
+                SimStorage::new(0, CAPACITY),
+                Limits::new(0, BYTES_MAX, 0).unwrap(),
+            )
+            .unwrap();
+            let closed = std::mem::replace(&mut self.spool, spare).close();
+            assert!(closed.is_ok() || self.weather != Weather::Crashes);
+        } else if how <= 2 {
+            storage.cut_power();
+        }
+        self.spool = open(&storage);
+        storage.heal();
+        let status = self.spool.status();
+        self.handed.clear();
+        self.after = status.acked;
+        self.acknowledged = settled(&status).since(status.evicted).since(status.damaged);
+        if self.weather == Weather::Rot {
+            return;
+        }
+        assert!(
+            status.evicted.readings >= before.evicted.readings,
+            "evictions are not forgotten"
+        );
+        let promised = if how == 1 || how == 2 {
+            before.synced
+        } else {
+            before.last
+        };
+        let found = self.read_everything();
+        eprintln!(
+            "how {how} before {before:?}\n after {status:?}\n then {:?} found {:?}..{:?} n {} files {:?}\n segs {:?}",
+            self.spool.status(),
+            found.first().map(|r| r.sequence),
+            found.last().map(|r| r.sequence),
+            found.len(),
+            storage.files(),
+            self.spool.segments
+        );
+        self.verify(&found, status.acked);
+        let sequences: BTreeSet<_> = found.iter().map(|record| record.sequence).collect();
+        for (sequence, id) in self.accepted.range(before.acked.next()..) {
+            let promised = *sequence <= promised && !self.lost.contains(sequence);
+            let found = sequences.contains(sequence);
+            assert!(
+                found || !promised,
+                "{sequence:?} (id {id}) was promised and is gone, how {how}"
+            );
+            if !found {
+                self.lost.insert(*sequence);
+            }
+        }
+        for record in found {
+            self.accepted.insert(record.sequence, id_of(&record.uplink));
+        }
+        // What was cut off at the end is not part of the spool any more; what is missing in the middle is a hole.
+        self.accepted.retain(|sequence, _| *sequence <= status.last);
+    }
+
+    fn read_everything(&mut self) -> Vec<Record> {
+        let mut found: Vec<Record> = Vec::new();
+        loop {
+            let after = found.last().map_or(Sequence(0), |record| record.sequence);
+            let already = found.len();
+            self.spool.read(after, 5000, 50, &mut found).unwrap();
+            if found.len() == already {
+                break;
+            }
+        }
+        // Again from the start, as a link does after a new session.
+        self.spool.read(self.after, 0, 1, &mut Vec::new()).unwrap();
+        self.spool.read(Sequence(0), 0, 1, &mut Vec::new()).unwrap();
+        self.handed.clear();
+        if let Some(first) = found.first() {
+            self.handed
+                .insert(first.sequence, one(id_of(&first.uplink)));
+            self.after = first.sequence;
+        }
+        found
+    }
+
+    fn check(&self) {
+        let status = self.spool.status();
+        assert!(status.acked <= status.last && status.synced <= status.last);
+        let files: u64 = self.storage.files().iter().map(|file| file.bytes).sum();
+        if self.weather == Weather::Crashes {
+            assert!(
+                files <= BYTES_MAX + 2 * 8192,
+                "{files} bytes in {:?}",
+                self.storage.files()
+            );
+        }
+        assert!(status.bytes <= BYTES_MAX);
+        let expected = self.acknowledged.plus(status.evicted).plus(status.damaged);
+        assert_eq!(
+            settled(&status),
+            expected,
+            "acknowledged, evicted or damaged: {status:?}"
+        );
+    }
+}
+
+fn one(id: u64) -> Totals {
+    Totals {
+        records: 1,
+        readings: uplink(id).readings(),
+    }
+}
+
+fn settled(status: &super::super::Status) -> Totals {
+    status.appended.since(Totals {
+        records: status.depth_records,
+        readings: status.depth_readings,
+    })
+}
+
+fn run(seed: u64, weather: Weather) {
+    let mut model = Model::new(seed, weather);
+    for _ in 0..STEPS {
+        model.step();
+    }
+    // Heal, and everything flows again.
+    model.storage.heal();
+    model.storage.set_capacity(CAPACITY);
+    model.spool.prepare().unwrap();
+    model.append();
+    model.spool.commit().unwrap();
+    while {
+        let before = model.after;
+        model.read();
+        model.after > before
+    } {}
+    while !model.handed.is_empty() {
+        model.ack();
+    }
+    model.spool.checkpoint(true).unwrap();
+    model.check();
+    let status = model.spool.status();
+    assert_eq!((status.depth_records, status.depth_readings), (0, 0));
+    if weather == Weather::Crashes {
+        assert_eq!(model.storage.syncs_after_failure(), 0);
+    }
+}
+
+fn run_all(seeds: std::ops::Range<u64>, weather: Weather) {
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(|| run(seed, weather));
+        assert!(outcome.is_ok(), "seed {seed} fails");
+    }
+}
+
+#[test]
+fn nothing_is_lost_by_crashes_and_power_cuts() {
+    run(97, Weather::Crashes);
+}
+
+#[test]
+fn nothing_is_lost_on_a_failing_or_full_storage() {
+    run(2, Weather::Faults);
+}
+
+#[test]
+fn rot_invents_nothing_and_is_accounted_for() {
+    run_all(0..300, Weather::Rot);
+}
