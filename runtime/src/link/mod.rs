@@ -1,16 +1,145 @@
-//! The link: the driver of the core's link machine, and everything it drives. No protocol opinions live here.
+//! The link: one managed relation to one broker, across connects.
+//!
+//! ```text
+//!  spool ─► feeder ─► driver ─► active ─► session ─► tap ─► dialer's stream ─► broker
+//!                       │                    (client crate)  └─► wire: what was really seen
+//!                       ├─► moorline_core::link: what it means and what to do
+//!                       ├─► policy handle: when to try again
+//!                       └─► status, downlinks
+//! ```
+//!
+//! The spool is the only store: at the end of a session everything the client crate holds is forgotten and sent again from
+//! the oldest unacknowledged message.
 
-#![allow(dead_code, reason = "the driver lands next")]
-
+mod active;
+mod boot_marker;
 mod dialer;
+mod driver;
+mod feeder;
+mod liveness;
+mod observe;
 mod session;
 mod settings;
+mod status;
 mod tap;
 mod tls;
 mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use moorline_core::message::{Downlink, Sequence};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use crate::clock::Clock;
+use crate::policy_handle::PolicyHandle;
+use crate::spool::Outlet;
+use dialer::Dialer;
+use driver::{Driver, Ends};
+use feeder::{BATCHES, Order};
 
 pub use settings::{
     ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts, Secret,
     TlsSettings, Versions,
 };
+pub use status::{DisconnectRecord, LinkStatus};
 pub use tls::TlsSetupError;
+
+/// Orders that wait for the driver.
+const COMMANDS: usize = 16;
+
+/// What the link can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkCommand {
+    /// Try again now: somebody acted.
+    Unpark,
+    /// Wait this long for what is in flight, send DISCONNECT, and end.
+    Stop {
+        /// For what is in flight.
+        grace: Duration,
+    },
+}
+
+/// The running link. Dropping it ends the link at once.
+#[derive(Debug)]
+pub struct LinkHandle {
+    status: watch::Receiver<LinkStatus>,
+    commands: mpsc::Sender<LinkCommand>,
+    driver: JoinHandle<()>,
+}
+
+impl LinkHandle {
+    /// The link as it is.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+
+    /// Where orders go.
+    #[must_use]
+    pub fn commands(&self) -> mpsc::Sender<LinkCommand> {
+        self.commands.clone()
+    }
+
+    /// Ends the link in good order and waits until it has.
+    pub async fn stop(self, grace: Duration) {
+        if self
+            .commands
+            .send(LinkCommand::Stop { grace })
+            .await
+            .is_err()
+        {
+            debug!("the link had ended before");
+        }
+        drop(self.commands);
+        if let Err(error) = self.driver.await {
+            tracing::error!(%error, "the link's driver did not end in good order");
+        }
+    }
+}
+
+/// Starts the link: it connects at once and for ever.
+///
+/// # Errors
+/// When TLS cannot be set up from the settings.
+pub fn spawn(
+    settings: LinkSettings,
+    outlet: Outlet,
+    policy: PolicyHandle,
+    downlink: mpsc::Sender<Downlink>,
+    clock: Clock,
+) -> Result<LinkHandle, TlsSetupError> {
+    let dialer = Dialer::new(&settings)?;
+    let spool = outlet.status();
+    let acked: Sequence = spool.borrow().acked;
+    let first_order = Order {
+        generation: 0,
+        after: acked,
+        packet_bytes_max: settings.packet_bytes_max,
+        running: false,
+        acked,
+    };
+    let (orders, order_feed) = watch::channel(first_order);
+    let (batch_feed, batches) = mpsc::channel(BATCHES);
+    let (commands, command_feed) = mpsc::channel(COMMANDS);
+    let (status_feed, status) = watch::channel(LinkStatus::new());
+    tokio::spawn(feeder::feed(outlet, order_feed, batch_feed));
+    let ends = Ends {
+        commands: command_feed,
+        status: status_feed,
+        downlink,
+        orders,
+        batches,
+        spool,
+    };
+    let driver = tokio::spawn(Driver::new(settings, dialer, policy, ends, clock).run());
+    Ok(LinkHandle {
+        status,
+        commands,
+        driver,
+    })
+}

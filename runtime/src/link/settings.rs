@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use moorline_core::link::Versions;
+
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -26,18 +28,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
-}
-
-/// Which protocol versions may be spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Versions {
-    /// 5.0 first; 3.1.1 when the broker refuses it.
-    #[default]
-    Auto,
-    /// 5.0 only.
-    V5,
-    /// 3.1.1 only.
-    V311,
 }
 
 /// What we prove ourselves with.

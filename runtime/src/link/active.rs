@@ -1,0 +1,318 @@
+//! One session under the driver: feeds it, hears it, watches whether it lives.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moorline_core::link::cause::{Intent, MqttVersion};
+use moorline_core::link::classify::{Observation, Observed, PubackVerdict, puback_verdict};
+use moorline_core::link::window::{Token, Window};
+use moorline_core::message::Sequence;
+use moorline_core::mqtt_frame::Connack;
+use moorline_core::thingsboard::{Publish, SUBSCRIPTIONS};
+use moorline_core::time::Instant;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::dialer::Stream;
+use super::feeder::Batch;
+use super::liveness::{self, Facts, Verdict};
+use super::observe;
+use super::session::{Session, SessionEvent};
+use super::settings::LinkSettings;
+use super::wire::Wire;
+use crate::clock::Clock;
+
+/// How long our own DISCONNECT may take to leave.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// The client crate pings and blocks without telling: the wire is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A publish the broker refused for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: u8,
+    pub(super) first: Option<Sequence>,
+    pub(super) readings: u32,
+}
+
+/// What one step brought.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The broker accepted us.
+    pub(super) up: Option<Connack>,
+    /// Publishes acknowledged, and the readings in them.
+    pub(super) delivered_publishes: u64,
+    pub(super) delivered_readings: u64,
+    /// The spool may forget everything through this one.
+    pub(super) cursor: Option<Sequence>,
+    /// Refused for good.
+    pub(super) refused: Vec<Refusal>,
+    /// Messages from the broker.
+    pub(super) received: Vec<(Bytes, Bytes)>,
+    /// A batch for the driver to look at, before its publishes are taken in.
+    pub(super) batch: Option<Batch>,
+    /// It is over.
+    pub(super) over: Option<Observation>,
+}
+
+/// A session from CONNECT to its end.
+pub(super) struct Active {
+    session: Session,
+    wire: Arc<Wire>,
+    settings: Arc<LinkSettings>,
+    clock: Clock,
+    version: MqttVersion,
+    connect_at: Instant,
+    up_at: Option<Instant>,
+    keep_alive: Duration,
+    queue: VecDeque<Publish>,
+    taking_in: bool,
+    closing: Option<(Intent, Instant)>,
+}
+
+impl Active {
+    pub(super) fn open(
+        stream: Stream,
+        version: MqttVersion,
+        settings: Arc<LinkSettings>,
+        clock: Clock,
+    ) -> Self {
+        let wire = Arc::new(Wire::new(clock));
+        let session = Session::open(stream, version, &settings, Arc::clone(&wire));
+        Self {
+            session,
+            wire,
+            clock,
+            version,
+            connect_at: clock.now(),
+            up_at: None,
+            keep_alive: settings.keep_alive,
+            settings,
+            queue: VecDeque::new(),
+            taking_in: true,
+            closing: None,
+        }
+    }
+
+    /// Takes these publishes; they go as the window admits them.
+    pub(super) fn queue(&mut self, publishes: Vec<Publish>) {
+        self.queue.extend(publishes);
+    }
+
+    /// Takes nothing new; what is in flight may still be acknowledged.
+    pub(super) fn drain(&mut self) {
+        self.taking_in = false;
+        self.queue.clear();
+    }
+
+    /// Sends DISCONNECT, if there is a session to end; either way the next steps end it.
+    pub(super) fn close(&mut self, intent: Intent) {
+        let now = self.clock.now();
+        let sent = self.up_at.is_some() && self.session.close().is_ok();
+        self.closing = Some((intent, if sent { now + CLOSE_GRACE } else { now }));
+    }
+
+    /// What happens next. May be cancelled.
+    pub(super) async fn step(
+        &mut self,
+        window: &mut Window,
+        batches: &mut mpsc::Receiver<Batch>,
+    ) -> Progress {
+        let mut progress = Progress::default();
+        loop {
+            self.send(window);
+            let hungry = self.up_at.is_some()
+                && self.taking_in
+                && self.queue.is_empty()
+                && window.has_room();
+            let verdict = self.judge(window);
+            let Verdict::Alive(deadline) = verdict else {
+                // The host may have slept: what the peer said meanwhile is heard before it is declared dead.
+                tokio::select! {
+                    biased;
+                    event = self.session.next() => self.hear(event, window, &mut progress),
+                    () = std::future::ready(()) => self.act_on(verdict, window, &mut progress),
+                }
+                if progress.is_something() {
+                    return progress;
+                }
+                continue;
+            };
+            let look_at = self.clock.now() + LOOK_EVERY;
+            let look_again = deadline.map_or(look_at, |at| at.min(look_at));
+            tokio::select! {
+                biased;
+                event = self.session.next() => self.hear(event, window, &mut progress),
+                Some(batch) = batches.recv(), if hungry => progress.batch = Some(batch),
+                () = tokio::time::sleep_until(self.clock.deadline(look_again)) => {}
+            }
+            if progress.is_something() {
+                return progress;
+            }
+        }
+    }
+
+    fn send(&mut self, window: &mut Window) {
+        while window.has_room() {
+            let Some(publish) = self.queue.pop_front() else {
+                return;
+            };
+            let now = self.clock.now();
+            let Some(token) = window.admit(publish.range, publish.readings, now) else {
+                return;
+            };
+            if let Err(error) = self
+                .session
+                .publish(token.0, publish.topic, publish.payload)
+            {
+                // The window never exceeds the session's room, so the session is over; its end is on the way.
+                debug!(%error, "a publish found no session");
+                return;
+            }
+        }
+    }
+
+    fn judge(&self, window: &Window) -> Verdict {
+        let now = self.clock.now();
+        if let Some((_, deadline)) = self.closing {
+            return if deadline <= now {
+                Verdict::Dead(Observed::Fin)
+            } else {
+                Verdict::Alive(Some(deadline))
+            };
+        }
+        let facts = Facts {
+            awaiting_connack_since: self.up_at.is_none().then_some(self.connect_at),
+            pingreq_at: self.wire.pingreq_at(),
+            blocked_at: self.wire.blocked_at(),
+            oldest_publish_at: window.oldest_sent_at(),
+            received_at: self.wire.received_at(),
+            probing: self.wire.probe_wanted(),
+        };
+        liveness::judge(
+            &self.settings.liveness,
+            self.settings.timeouts.connack,
+            &facts,
+            now,
+        )
+    }
+
+    fn act_on(&mut self, verdict: Verdict, window: &Window, progress: &mut Progress) {
+        match verdict {
+            Verdict::Alive(_) => {}
+            Verdict::Probe => self.wire.ask_probe(),
+            Verdict::Dead(observed) => progress.over = Some(self.observation(observed, window)),
+        }
+    }
+
+    /// One event, and all that are there already: acknowledgements come in bursts.
+    fn hear(&mut self, event: SessionEvent, window: &mut Window, progress: &mut Progress) {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            self.take(event, window, progress);
+            next = if progress.over.is_some() {
+                None
+            } else {
+                self.session.try_next()
+            };
+        }
+    }
+
+    fn take(&mut self, event: SessionEvent, window: &mut Window, progress: &mut Progress) {
+        match event {
+            SessionEvent::Up(connack) => self.take_up(connack, window, progress),
+            SessionEvent::Acked { token, code } => {
+                self.take_ack(Token(token), code, window, progress)
+            }
+            SessionEvent::Received { topic, payload } => progress.received.push((topic, payload)),
+            SessionEvent::Subscribed { refused: 0 } => debug!("subscribed"),
+            SessionEvent::Subscribed { refused } => {
+                warn!(
+                    refused,
+                    "the broker refused subscriptions: RPC and shared attributes will not arrive"
+                );
+            }
+            SessionEvent::Ended { detail } => {
+                let mut observation = self.observation(Observed::Fin, window);
+                if self.closing.is_none() {
+                    observation.observed = observe::wire_end(
+                        &self.wire,
+                        self.version,
+                        detail,
+                        &mut observation.evidence,
+                    );
+                }
+                progress.over = Some(observation);
+            }
+        }
+    }
+
+    fn take_up(&mut self, connack: Connack, window: &mut Window, progress: &mut Progress) {
+        self.up_at = Some(self.clock.now());
+        if let Some(seconds) = connack.properties.server_keep_alive_s {
+            self.keep_alive = Duration::from_secs(u64::from(seconds));
+        }
+        let offered = connack.properties.receive_maximum.unwrap_or(u16::MAX);
+        window.resize(self.settings.inflight_max.min(offered));
+        if let Err(error) = self.session.subscribe(&SUBSCRIPTIONS) {
+            warn!(%error, "the subscriptions could not be asked for");
+        }
+        progress.up = Some(connack);
+    }
+
+    fn take_ack(&mut self, token: Token, code: u8, window: &mut Window, progress: &mut Progress) {
+        let verdict = puback_verdict(code);
+        if verdict == PubackVerdict::Deferred {
+            // Not acknowledged in the window: the next session sends it again.
+            progress.over = Some(self.observation(Observed::PublishDeferred(code), window));
+            return;
+        }
+        let Some(acknowledged) = window.acknowledge(token) else {
+            return;
+        };
+        progress.cursor = acknowledged.cursor.or(progress.cursor);
+        match verdict {
+            PubackVerdict::Delivered => {
+                progress.delivered_publishes += 1;
+                progress.delivered_readings += u64::from(acknowledged.readings);
+            }
+            PubackVerdict::Refused => progress.refused.push(Refusal {
+                code,
+                first: acknowledged.range.map(|range| range.first),
+                readings: acknowledged.readings,
+            }),
+            PubackVerdict::Deferred => {}
+        }
+    }
+
+    fn observation(&self, observed: Observed, window: &Window) -> Observation {
+        let now = self.clock.now();
+        let mut evidence = observe::evidence(&self.wire, now);
+        evidence.session = self.up_at.map(|at| now.saturating_since(at));
+        evidence.ack_age = window.oldest_age(now);
+        evidence.keep_alive = Some(self.keep_alive);
+        Observation {
+            phase: observe::phase(&self.wire),
+            version: self.version,
+            observed: self
+                .closing
+                .map_or(observed, |(intent, _)| Observed::Local(intent)),
+            evidence,
+            suspect: window.oldest(),
+        }
+    }
+}
+
+impl Progress {
+    fn is_something(&self) -> bool {
+        self.up.is_some()
+            || self.over.is_some()
+            || self.batch.is_some()
+            || self.delivered_publishes > 0
+            || !self.refused.is_empty()
+            || !self.received.is_empty()
+    }
+}

@@ -1,0 +1,454 @@
+//! Moves bytes and time for the core's link machine: dials, runs sessions, asks the policy, tells the status.
+//!
+//! One input, one drain. What an input means is decided in `moorline_core::link`; here it is only carried out.
+
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
+use moorline_core::link::classify::{Classifier, Observation, Observed};
+use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
+use moorline_core::link::window::Window;
+use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, Settings, State};
+use moorline_core::message::{Downlink, Sequence};
+use moorline_core::mqtt_frame::Connack;
+use moorline_core::thingsboard;
+use moorline_core::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::active::{Active, Progress};
+use super::boot_marker::BootMarker;
+use super::dialer::{DialFailure, Dialer, Dialled};
+use super::feeder::{Batch, Order};
+use super::settings::LinkSettings;
+use super::status::LinkStatus;
+use super::{LinkCommand, observe};
+use crate::clock::Clock;
+use crate::policy_handle::PolicyHandle;
+use crate::spool::SpoolStatus;
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, DialFailure>> + Send>>;
+type Consulting = Pin<Box<dyn Future<Output = Result<Decision, PolicyFault>> + Send>>;
+
+/// What the driver is doing about the broker.
+enum Work {
+    Idle,
+    Dialling {
+        version: MqttVersion,
+        dialling: Dialling,
+    },
+    Session(Box<Active>),
+}
+
+/// What came of it.
+enum Happened {
+    Dialled(MqttVersion, Result<Dialled, DialFailure>),
+    Progress(Progress),
+}
+
+/// The ends of the channels the driver holds.
+pub(super) struct Ends {
+    pub(super) commands: mpsc::Receiver<LinkCommand>,
+    pub(super) status: watch::Sender<LinkStatus>,
+    pub(super) downlink: mpsc::Sender<Downlink>,
+    pub(super) orders: watch::Sender<Order>,
+    pub(super) batches: mpsc::Receiver<Batch>,
+    pub(super) spool: watch::Receiver<SpoolStatus>,
+}
+
+/// The one owner of the link.
+pub(super) struct Driver {
+    settings: Arc<LinkSettings>,
+    clock: Clock,
+    dialer: Dialer,
+    policy: PolicyHandle,
+    ends: Ends,
+    link: Link,
+    classifier: Classifier,
+    window: Window,
+    work: Work,
+    consulting: Option<Consulting>,
+    /// A stop was asked for.
+    stopping: bool,
+    /// When it no longer waits for what is in flight.
+    drain_until: Option<Instant>,
+    /// Messages too large for any packet were counted up to here: a new session meets them again.
+    oversize_counted: Sequence,
+}
+
+impl Driver {
+    pub(super) fn new(
+        settings: LinkSettings,
+        dialer: Dialer,
+        policy: PolicyHandle,
+        ends: Ends,
+        clock: Clock,
+    ) -> Self {
+        let link_settings = Settings {
+            floor: settings.pace.floor,
+            ceiling: settings.pace.ceiling,
+            stable_after: settings.pace.stable_after,
+            policy_deadline: settings.pace.policy_deadline,
+            versions: settings.versions,
+        };
+        let acked = ends.orders.borrow().acked;
+        Self {
+            link: Link::new(
+                link_settings,
+                RandomState::new().hash_one(std::process::id()),
+            ),
+            classifier: Classifier::default(),
+            window: Window::new(settings.inflight_max, acked),
+            settings: Arc::new(settings),
+            clock,
+            dialer,
+            policy,
+            ends,
+            work: Work::Idle,
+            consulting: None,
+            stopping: false,
+            drain_until: None,
+            oversize_counted: Sequence::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let (marker, unclean) = BootMarker::lay(&self.settings.state_directory);
+        if unclean {
+            self.tell_restart();
+        }
+        self.input(Input::Start);
+        while !(self.stopping && *self.link.state() == State::Stopped) {
+            self.turn().await;
+        }
+        marker.remove();
+    }
+
+    async fn turn(&mut self) {
+        let deadline = self.deadline();
+        tokio::select! {
+            command = self.ends.commands.recv(), if !self.stopping => self.command(command),
+            happened = happens(&mut self.work, &mut self.window, &mut self.ends.batches) => match happened {
+                Happened::Dialled(version, result) => self.dialled(version, result),
+                Happened::Progress(progress) => self.progress(progress),
+            },
+            advice = answer(&mut self.consulting) => {
+                self.consulting = None;
+                self.input(Input::Decided(advice));
+            }
+            () = sleep_until(self.clock, deadline) => self.time(),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.link
+            .poll_timeout()
+            .map(|(at, _why)| at)
+            .into_iter()
+            .chain(self.drain_until)
+            .min()
+    }
+
+    fn time(&mut self) {
+        let now = self.clock.now();
+        self.link.handle_timeout(now);
+        self.drain();
+        if self.drain_until.is_some_and(|until| until <= now) {
+            self.stop_now();
+        }
+    }
+
+    fn command(&mut self, command: Option<LinkCommand>) {
+        match command {
+            Some(LinkCommand::Unpark) => self.input(Input::Unpark),
+            Some(LinkCommand::Stop { grace }) => self.stop(grace),
+            // Nobody holds the link any more.
+            None => self.stop(Duration::ZERO),
+        }
+    }
+
+    fn stop(&mut self, grace: Duration) {
+        self.stopping = true;
+        self.order(|order| order.running = false);
+        match &mut self.work {
+            Work::Session(active) if !self.window.is_empty() => {
+                active.drain();
+                self.drain_until = Some(self.clock.now() + grace);
+            }
+            Work::Session(_) | Work::Idle | Work::Dialling { .. } => self.stop_now(),
+        }
+    }
+
+    fn stop_now(&mut self) {
+        self.drain_until = None;
+        self.input(Input::Stop(Intent::Shutdown));
+    }
+
+    /// One input, one drain.
+    fn input(&mut self, input: Input) {
+        let spool_depth = self.ends.spool.borrow().depth_readings;
+        self.link.note(Facts {
+            spool_depth,
+            network: Network::Unknown,
+        });
+        self.link.handle(self.clock.now(), input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.link.poll_output() {
+            match output {
+                Output::Open { version, attempt } => self.open(version, attempt),
+                Output::Close(intent) => self.close(intent),
+                Output::Consult(question) => self.consult(*question),
+                Output::Report(record) => self.report(*record),
+            }
+        }
+        if !matches!(self.link.state(), State::Consulting { .. }) {
+            self.consulting = None;
+        }
+        self.tell_state();
+    }
+
+    fn open(&mut self, version: MqttVersion, attempt: u32) {
+        info!(host = self.settings.host, port = self.settings.port, %version, attempt, "connecting");
+        let dialer = self.dialer.clone();
+        let dialling: Dialling = Box::pin(async move { dialer.dial().await });
+        self.work = Work::Dialling { version, dialling };
+    }
+
+    fn close(&mut self, intent: Intent) {
+        match &mut self.work {
+            Work::Session(active) => active.close(intent),
+            Work::Dialling { version, .. } => {
+                let observation = Observation {
+                    phase: Phase::Tcp,
+                    version: *version,
+                    observed: Observed::Local(intent),
+                    evidence: Evidence::default(),
+                    suspect: None,
+                };
+                self.over(observation);
+            }
+            Work::Idle => {}
+        }
+    }
+
+    fn consult(&mut self, question: Question) {
+        let policy = self.policy.clone();
+        self.consulting = Some(Box::pin(async move { policy.consult(question).await }));
+    }
+
+    fn dialled(&mut self, version: MqttVersion, result: Result<Dialled, DialFailure>) {
+        match result {
+            Ok(dialled) => {
+                let took = dialled.took;
+                info!(peer = %dialled.peer, dns = ?took.dns, tcp = ?took.tcp, tls = ?took.tls, "connected");
+                let active = Active::open(
+                    dialled.stream,
+                    version,
+                    Arc::clone(&self.settings),
+                    self.clock,
+                );
+                self.work = Work::Session(Box::new(active));
+            }
+            Err(failure) => self.over(observe::dial_failure(version, failure)),
+        }
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        if let Some(connack) = progress.up {
+            self.up(&connack);
+        }
+        if progress.delivered_publishes > 0 {
+            self.input(Input::Acknowledged);
+        }
+        if let Some(cursor) = progress.cursor {
+            self.order(|order| order.acked = cursor);
+        }
+        self.count(|status| {
+            status.delivered_publishes += progress.delivered_publishes;
+            status.delivered_readings += progress.delivered_readings;
+        });
+        for refusal in progress.refused {
+            self.dead_letter(
+                refusal.first,
+                refusal.readings,
+                &format!("the broker refused it: 0x{:02x}", refusal.code),
+            );
+        }
+        for (topic, payload) in progress.received {
+            self.received(&topic, &payload);
+        }
+        if let Some(batch) = progress.batch {
+            self.batch(batch);
+        }
+        if let Some(observation) = progress.over {
+            self.over(observation);
+        } else if self.drain_until.is_some() && self.window.is_empty() {
+            self.stop_now();
+        }
+    }
+
+    fn up(&mut self, connack: &Connack) {
+        let offered = connack
+            .properties
+            .packet_bytes_max
+            .and_then(|bytes| usize::try_from(bytes).ok());
+        let packet_bytes_max = offered.map_or(self.settings.packet_bytes_max, |bytes| {
+            bytes.min(self.settings.packet_bytes_max)
+        });
+        let after = self.window.cursor();
+        info!(
+            version = %self.link.version(),
+            session_present = connack.session_present,
+            receive_maximum = connack.properties.receive_maximum,
+            packet_bytes_max,
+            resume_after = after.0,
+            "the link is up"
+        );
+        self.input(Input::Opened);
+        self.order(|order| {
+            order.generation += 1;
+            order.after = after;
+            order.packet_bytes_max = packet_bytes_max;
+            order.running = true;
+        });
+    }
+
+    fn batch(&mut self, batch: Batch) {
+        if batch.generation != self.ends.orders.borrow().generation {
+            return;
+        }
+        for oversize in batch.oversize {
+            if oversize.sequence > self.oversize_counted {
+                self.dead_letter(
+                    Some(oversize.sequence),
+                    oversize.readings,
+                    "no packet the broker takes can carry it",
+                );
+            }
+        }
+        if let Work::Session(active) = &mut self.work {
+            active.queue(batch.publishes);
+        }
+    }
+
+    fn dead_letter(&mut self, sequence: Option<Sequence>, readings: u32, why: &str) {
+        warn!(
+            sequence = sequence.map(|sequence| sequence.0),
+            readings, "a message is set aside: {why}"
+        );
+        if let Some(sequence) = sequence {
+            self.oversize_counted = self.oversize_counted.max(sequence);
+        }
+        self.count(|status| {
+            status.dead_letters += 1;
+            status.dead_letter_readings += u64::from(readings);
+        });
+    }
+
+    fn received(&mut self, topic: &Bytes, payload: &Bytes) {
+        let topic = String::from_utf8_lossy(topic);
+        let dropped = match thingsboard::decode(&topic, payload) {
+            Ok(downlink) => self
+                .ends
+                .downlink
+                .try_send(downlink)
+                .err()
+                .map(|full| full.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = dropped {
+            warn!(%topic, why, "a message from the platform is dropped");
+            self.count(|status| status.downlinks_dropped += 1);
+        }
+    }
+
+    /// The attempt or session is over: what was in flight goes again from the spool.
+    fn over(&mut self, observation: Observation) {
+        self.work = Work::Idle;
+        self.order(|order| order.running = false);
+        let in_flight = self.window.in_flight() as u64;
+        self.window.lost();
+        self.count(|status| status.duplicates_possible += in_flight);
+        let disconnect = self.classifier.classify(observation);
+        self.input(Input::Ended(Box::new(disconnect)));
+    }
+
+    fn tell_restart(&mut self) {
+        let observation = Observation {
+            phase: Phase::Session,
+            version: self.link.version(),
+            observed: Observed::HostRestarted,
+            evidence: Evidence::default(),
+            suspect: None,
+        };
+        let record = Record {
+            disconnect: self.classifier.classify(observation),
+            at: self.clock.now(),
+            attempt: 0,
+            next: Next::Retry(Duration::ZERO),
+            decided_by: DecidedBy::Host,
+            clamped: false,
+        };
+        self.report(record);
+    }
+
+    /// State and record in one step, so that nobody sees a disconnect without what follows from it.
+    fn report(&mut self, record: Record) {
+        let at = self.clock.wall();
+        let Self { link, ends, .. } = self;
+        ends.status.send_modify(|status| {
+            status.follow(link);
+            status.keep(record, at);
+        });
+    }
+
+    fn tell_state(&mut self) {
+        let Self { link, ends, .. } = self;
+        ends.status.send_if_modified(|status| status.follow(link));
+    }
+
+    fn count(&mut self, change: impl FnOnce(&mut LinkStatus)) {
+        self.ends.status.send_if_modified(|status| {
+            change(status);
+            false
+        });
+    }
+
+    fn order(&mut self, change: impl FnOnce(&mut Order)) {
+        self.ends.orders.send_modify(change);
+    }
+}
+
+async fn happens(
+    work: &mut Work,
+    window: &mut Window,
+    batches: &mut mpsc::Receiver<Batch>,
+) -> Happened {
+    match work {
+        Work::Idle => std::future::pending().await,
+        Work::Dialling { version, dialling } => Happened::Dialled(*version, dialling.await),
+        Work::Session(active) => Happened::Progress(active.step(window, batches).await),
+    }
+}
+
+async fn answer(consulting: &mut Option<Consulting>) -> Result<Decision, PolicyFault> {
+    match consulting {
+        Some(consulting) => consulting.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(clock: Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(clock.deadline(at)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,148 @@
+//! Between spool and session: reads ahead, packs messages into publishes, and passes acknowledgements back.
+//!
+//! It runs beside the driver, so that reading and encoding overlap with the wire. What it holds is a copy: the spool
+//! forgets a message only when the driver's window says that the broker has it.
+
+use std::time::Duration;
+
+use moorline_core::message::Sequence;
+use moorline_core::thingsboard::{Announced, Encoder, Oversize, Publish};
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use crate::spool::{Outlet, ReadError, SpoolStatus};
+
+/// Batches that wait encoded while the window is full.
+pub(super) const BATCHES: usize = 2;
+/// One read: enough to fill a few of the largest publishes.
+const READ_BYTES_MAX: usize = 256 * 1024;
+const READ_RECORDS_MAX: usize = 1024;
+/// After a failed read.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
+/// What the driver wants; only the latest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    /// Names the session; a new one starts again after `after`.
+    pub(super) generation: u64,
+    /// Everything through this one is delivered: where a new session starts.
+    pub(super) after: Sequence,
+    /// The smaller of our limit and the broker's.
+    pub(super) packet_bytes_max: usize,
+    /// Whether there is a session to feed.
+    pub(super) running: bool,
+    /// Everything through this one is acknowledged by the broker.
+    pub(super) acked: Sequence,
+}
+
+/// Publishes in the order in which they must go.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) generation: u64,
+    pub(super) publishes: Vec<Publish>,
+    pub(super) oversize: Vec<Oversize>,
+}
+
+/// Ends when the driver or the spool is gone.
+pub(super) async fn feed(
+    outlet: Outlet,
+    mut orders: watch::Receiver<Order>,
+    batches: mpsc::Sender<Batch>,
+) {
+    let mut spool = outlet.status();
+    let order = *orders.borrow_and_update();
+    let mut feeder = Feeder {
+        outlet,
+        order,
+        position: order.after,
+        ready: None,
+        announced: Announced::default(),
+    };
+    loop {
+        let retry = match feeder.read_ahead(&mut spool).await {
+            Ok(()) => None,
+            Err(ReadError::Closed) => return,
+            Err(ReadError::Storage(error)) => {
+                warn!(%error, "the spool cannot be read; the link waits and tries again");
+                Some(READ_RETRY)
+            }
+        };
+        tokio::select! {
+            changed = orders.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let order = *orders.borrow_and_update();
+                feeder.follow(order).await;
+            }
+            permit = batches.reserve(), if feeder.ready.is_some() => {
+                let Ok(permit) = permit else { return };
+                permit.send(feeder.ready.take().unwrap_or_default());
+            }
+            changed = spool.changed(), if feeder.ready.is_none() && retry.is_none() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+        }
+    }
+}
+
+struct Feeder {
+    outlet: Outlet,
+    order: Order,
+    /// Everything through this one was read for this session.
+    position: Sequence,
+    ready: Option<Batch>,
+    announced: Announced,
+}
+
+impl Feeder {
+    async fn follow(&mut self, order: Order) {
+        if order.acked > self.order.acked {
+            self.outlet.ack(order.acked).await;
+        }
+        if order.generation != self.order.generation {
+            self.position = order.after;
+            // Devices the platform knew on the session before: without this, RPC to a quiet device stops.
+            let publishes: Vec<_> = self.announced.announcements().collect();
+            self.ready = (order.running && !publishes.is_empty()).then(|| Batch {
+                generation: order.generation,
+                publishes,
+                oversize: Vec::new(),
+            });
+        }
+        self.order = order;
+    }
+
+    async fn read_ahead(
+        &mut self,
+        spool: &mut watch::Receiver<SpoolStatus>,
+    ) -> Result<(), ReadError> {
+        let last = spool.borrow_and_update().last;
+        if !self.order.running || self.ready.is_some() || self.position >= last {
+            return Ok(());
+        }
+        let records = self
+            .outlet
+            .read(self.position, READ_BYTES_MAX, READ_RECORDS_MAX)
+            .await?;
+        let Some(newest) = records.last().map(|record| record.sequence) else {
+            return Ok(());
+        };
+        let mut encoder = Encoder::new(self.order.packet_bytes_max);
+        for record in &records {
+            self.announced.observe(&record.uplink);
+            encoder.push(record.sequence, &record.uplink);
+        }
+        let encoded = encoder.finish();
+        self.position = newest;
+        self.ready = Some(Batch {
+            generation: self.order.generation,
+            publishes: encoded.publishes,
+            oversize: encoded.oversize,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! When an established session counts as dead although the kernel still says nothing. Pure: facts in, verdict out.
+
+use std::time::Duration;
+
+use moorline_core::link::classify::Observed;
+use moorline_core::time::Instant;
+
+use super::settings::LivenessLimits;
+
+/// What is known about a session right now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facts {
+    /// CONNECT went at this time and no CONNACK came yet.
+    pub(super) awaiting_connack_since: Option<Instant>,
+    /// The oldest PINGREQ that nothing has answered.
+    pub(super) pingreq_at: Option<Instant>,
+    /// Since when the socket takes no bytes.
+    pub(super) blocked_at: Option<Instant>,
+    /// When the oldest unacknowledged publish was sent.
+    pub(super) oldest_publish_at: Option<Instant>,
+    /// The last byte from the peer.
+    pub(super) received_at: Option<Instant>,
+    /// A PINGREQ of ours is asked for and not yet sent.
+    pub(super) probing: bool,
+}
+
+/// What follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again at this time; none: nothing is awaited.
+    Alive(Option<Instant>),
+    /// Ask the peer by a PINGREQ whether it lives.
+    Probe,
+    /// Give it up.
+    Dead(Observed),
+}
+
+/// Judges. `connack` is the deadline of the handshake.
+pub(super) fn judge(
+    limits: &LivenessLimits,
+    connack: Duration,
+    facts: &Facts,
+    now: Instant,
+) -> Verdict {
+    // The earliest deadline names the cause when several have passed: it is the one that would have fired.
+    let deadlines = [
+        (facts.awaiting_connack_since, connack, Observed::Timeout),
+        (facts.pingreq_at, limits.pingresp, Observed::PingrespMissing),
+        (facts.blocked_at, limits.write_stall, Observed::WriteStalled),
+        (facts.oldest_publish_at, limits.ack, Observed::AckOverdue),
+    ];
+    let due = deadlines
+        .iter()
+        .filter_map(|&(since, limit, observed)| Some((since? + limit, observed)));
+    let first = due.min_by_key(|&(at, _)| at);
+    if let Some((at, observed)) = first
+        && at <= now
+    {
+        return Verdict::Dead(observed);
+    }
+    let probe_at = probe_at(limits, facts);
+    if probe_at.is_some_and(|at| at <= now) {
+        return Verdict::Probe;
+    }
+    Verdict::Alive(first.map(|(at, _)| at).into_iter().chain(probe_at).min())
+}
+
+/// A publish waits, the peer is silent, and no PINGREQ is under way: the next word is ours. Without this a peer that
+/// vanished under load is found only by the acknowledgement's much longer deadline, because the client crate pings an
+/// idle connection only.
+fn probe_at(limits: &LivenessLimits, facts: &Facts) -> Option<Instant> {
+    if facts.pingreq_at.is_some() || facts.blocked_at.is_some() || facts.probing {
+        return None;
+    }
+    let waiting_since = facts.oldest_publish_at?.max(facts.received_at?);
+    Some(waiting_since + limits.probe_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LivenessLimits = LivenessLimits {
+        pingresp: Duration::from_secs(5),
+        probe_after: Duration::from_secs(4),
+        ack: Duration::from_secs(30),
+        write_stall: Duration::from_secs(15),
+        tcp_user: Duration::from_secs(10),
+    };
+    const CONNACK: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_start(Duration::from_secs(seconds))
+    }
+
+    fn judge_at(seconds: u64, facts: &Facts) -> Verdict {
+        judge(&LIMITS, CONNACK, facts, at(seconds))
+    }
+
+    #[test]
+    fn an_idle_session_is_never_dead() {
+        let idle = Facts {
+            received_at: Some(at(1)),
+            ..Facts::default()
+        };
+        assert_eq!(judge_at(10_000, &idle), Verdict::Alive(None));
+    }
+
+    #[test]
+    fn each_deadline_has_its_own_cause() {
+        let cases = [
+            (
+                Facts {
+                    awaiting_connack_since: Some(at(0)),
+                    ..Facts::default()
+                },
+                10,
+                Observed::Timeout,
+            ),
+            (
+                Facts {
+                    pingreq_at: Some(at(0)),
+                    ..Facts::default()
+                },
+                5,
+                Observed::PingrespMissing,
+            ),
+            (
+                Facts {
+                    blocked_at: Some(at(0)),
+                    ..Facts::default()
+                },
+                15,
+                Observed::WriteStalled,
+            ),
+            (
+                Facts {
+                    oldest_publish_at: Some(at(0)),
+                    pingreq_at: Some(at(29)),
+                    ..Facts::default()
+                },
+                30,
+                Observed::AckOverdue,
+            ),
+        ];
+        for (facts, deadline, observed) in cases {
+            assert_eq!(
+                judge_at(deadline - 1, &facts),
+                Verdict::Alive(Some(at(deadline))),
+                "{observed:?}"
+            );
+            assert_eq!(judge_at(deadline, &facts), Verdict::Dead(observed));
+        }
+    }
+
+    #[test]
+    fn the_deadline_that_came_first_names_the_cause() {
+        let facts = Facts {
+            oldest_publish_at: Some(at(0)),
+            pingreq_at: Some(at(8)),
+            ..Facts::default()
+        };
+        assert_eq!(
+            judge_at(100, &facts),
+            Verdict::Dead(Observed::PingrespMissing)
+        );
+    }
+
+    #[test]
+    fn silence_under_load_is_probed_once_and_any_byte_starts_it_over() {
+        let mut facts = Facts {
+            oldest_publish_at: Some(at(10)),
+            received_at: Some(at(2)),
+            ..Facts::default()
+        };
+        assert_eq!(judge_at(13, &facts), Verdict::Alive(Some(at(14))));
+        assert_eq!(judge_at(14, &facts), Verdict::Probe);
+        facts.probing = true;
+        assert_eq!(judge_at(14, &facts), Verdict::Alive(Some(at(40))));
+        facts.probing = false;
+        facts.received_at = Some(at(13));
+        assert_eq!(judge_at(14, &facts), Verdict::Alive(Some(at(17))));
+        facts.pingreq_at = Some(at(17));
+        assert_eq!(judge_at(18, &facts), Verdict::Alive(Some(at(22))));
+        assert_eq!(
+            judge_at(22, &facts),
+            Verdict::Dead(Observed::PingrespMissing)
+        );
+    }
+}

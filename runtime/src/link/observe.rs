@@ -1,0 +1,98 @@
+//! From what the dialer and the tap saw to the core's observation. Nothing is decided here.
+
+use moorline_core::link::cause::{Evidence, MqttVersion, Phase};
+use moorline_core::link::classify::{Observation, Observed};
+use moorline_core::mqtt_frame::{Connack, Properties};
+use moorline_core::time::Instant;
+
+use super::dialer::{DialError, DialFailure};
+use super::wire::{Wire, WireEnd};
+
+/// An attempt that got no stream.
+pub(super) fn dial_failure(version: MqttVersion, failure: DialFailure) -> Observation {
+    let observed = match failure.error {
+        DialError::Unresolved => Observed::Unresolved,
+        DialError::Errno(errno) => Observed::Errno(errno),
+        DialError::Timeout => Observed::Timeout,
+        DialError::Tls(reject) => Observed::Tls(reject),
+        DialError::Closed => Observed::Fin,
+    };
+    let evidence = Evidence {
+        detail: Some(failure.detail),
+        ..Evidence::default()
+    };
+    Observation {
+        phase: failure.phase,
+        version,
+        observed,
+        evidence,
+        suspect: None,
+    }
+}
+
+/// What the wire shows at `now`, for an end that was noticed elsewhere (a deadline, an order).
+pub(super) fn evidence(wire: &Wire, now: Instant) -> Evidence {
+    let age = |at: Option<Instant>| at.map(|at| now.saturating_since(at));
+    Evidence {
+        last_received: wire.last_received().map(|kind| kind.name()),
+        last_sent: wire.last_sent().map(|kind| kind.name()),
+        silence: age(wire.received_at()),
+        since_sent: age(wire.sent_at()),
+        ..Evidence::default()
+    }
+}
+
+/// What ended the wire, with the words that belong to it. The crate's own words count only where the wire saw nothing:
+/// then the crate itself gave up on what the peer sent.
+pub(super) fn wire_end(
+    wire: &Wire,
+    version: MqttVersion,
+    crate_words: String,
+    evidence: &mut Evidence,
+) -> Observed {
+    let Some(end) = wire.end() else {
+        evidence.detail = Some(crate_words);
+        return Observed::Garbage;
+    };
+    match end {
+        WireEnd::Disconnect(disconnect) => {
+            take_words(disconnect.properties, evidence);
+            Observed::ServerDisconnect(disconnect.code)
+        }
+        WireEnd::Refused(connack) => refused(connack, version, evidence),
+        WireEnd::Garbage(words) => {
+            evidence.detail = Some(words);
+            Observed::Garbage
+        }
+        WireEnd::Fin => Observed::Fin,
+        WireEnd::Errno(errno) => Observed::Errno(errno),
+        WireEnd::Tls(reject, words) => {
+            evidence.detail = Some(words);
+            Observed::Tls(reject)
+        }
+    }
+}
+
+fn refused(connack: Connack, offered: MqttVersion, evidence: &mut Evidence) -> Observed {
+    take_words(connack.properties, evidence);
+    match (offered, connack.form) {
+        (MqttVersion::V5, MqttVersion::V311) => Observed::RefusedInOtherVersion,
+        (MqttVersion::V5, MqttVersion::V5) | (MqttVersion::V311, _) => {
+            Observed::Refused(connack.code)
+        }
+    }
+}
+
+fn take_words(properties: Properties, evidence: &mut Evidence) {
+    evidence.reason_string = properties.reason_string;
+    evidence.server_reference = properties.server_reference;
+}
+
+/// How far a session had come.
+pub(super) fn phase(wire: &Wire) -> Phase {
+    if wire.connack().is_some() {
+        Phase::Session
+    } else {
+        Phase::Connect
+    }
+}

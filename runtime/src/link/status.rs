@@ -1,0 +1,209 @@
+//! What others may know about the link, and the one line each disconnect gets in the log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use moorline_core::link::cause::{Intent, MqttVersion};
+use moorline_core::link::{DecidedBy, Link, Next, Record, State};
+use moorline_core::time::{Instant, TimestampMs, saturating_ms};
+use tracing::{info, warn};
+
+/// Disconnects that are kept for the status.
+const DISCONNECTS_KEPT: usize = 64;
+
+/// One disconnect or failed attempt, with everything that followed from it.
+#[derive(Clone, Debug)]
+pub struct DisconnectRecord {
+    /// Counts up from 1 in this process.
+    pub id: u64,
+    /// When it was noticed.
+    pub at: TimestampMs,
+    /// The core's record.
+    pub record: Record,
+    /// One sentence for people.
+    pub text: String,
+}
+
+/// The link as others see it. Changes of `state` wake those who wait; counters are silently kept current.
+#[derive(Clone, Debug)]
+pub struct LinkStatus {
+    /// Where the link is.
+    pub state: State,
+    /// The version of the last session; none before the first.
+    pub version: Option<MqttVersion>,
+    /// Sessions the broker accepted.
+    pub sessions: u64,
+    /// Attempts made.
+    pub attempts: u64,
+    /// Since when the present session is up.
+    pub session_since: Option<Instant>,
+    /// When the next attempt is made, while the link waits for it.
+    pub next_try_at: Option<Instant>,
+    /// The last disconnects and failed attempts, oldest first.
+    pub disconnects: VecDeque<Arc<DisconnectRecord>>,
+    /// Publishes the broker acknowledged.
+    pub delivered_publishes: u64,
+    /// Readings in them.
+    pub delivered_readings: u64,
+    /// Publishes that were in flight when a session ended: the broker may get them twice.
+    pub duplicates_possible: u64,
+    /// Messages set aside: the broker refused them for good, or no packet can carry them.
+    pub dead_letters: u64,
+    /// Readings in them.
+    pub dead_letter_readings: u64,
+    /// Messages from the broker that were not understood, or that nobody took in time.
+    pub downlinks_dropped: u64,
+    /// Times the built-in policy stood in for one that failed.
+    pub policy_faults: u64,
+    /// Times a policy's advice was changed.
+    pub policy_clamped: u64,
+}
+
+impl LinkStatus {
+    pub(super) const fn new() -> Self {
+        Self {
+            state: State::Stopped,
+            version: None,
+            sessions: 0,
+            attempts: 0,
+            session_since: None,
+            next_try_at: None,
+            disconnects: VecDeque::new(),
+            delivered_publishes: 0,
+            delivered_readings: 0,
+            duplicates_possible: 0,
+            dead_letters: 0,
+            dead_letter_readings: 0,
+            downlinks_dropped: 0,
+            policy_faults: 0,
+            policy_clamped: 0,
+        }
+    }
+
+    /// Whether a session is up.
+    #[must_use]
+    pub const fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// The last disconnect or failed attempt.
+    #[must_use]
+    pub fn last_disconnect(&self) -> Option<&Arc<DisconnectRecord>> {
+        self.disconnects.back()
+    }
+
+    /// Takes over what the link says of itself; true when its state changed.
+    pub(super) fn follow(&mut self, link: &Link) -> bool {
+        let counters = link.counters();
+        self.sessions = counters.sessions;
+        self.attempts = counters.attempts;
+        self.policy_faults = counters.policy_faults;
+        self.policy_clamped = counters.policy_clamped;
+        if self.state == *link.state() {
+            return false;
+        }
+        self.state = link.state().clone();
+        (self.session_since, self.next_try_at) = match self.state {
+            State::Up { since, .. } => (Some(since), None),
+            State::Waiting { until } => (None, Some(until)),
+            State::Stopped
+            | State::Opening { .. }
+            | State::Consulting { .. }
+            | State::Closing { .. }
+            | State::Parked { .. } => (None, None),
+        };
+        if self.is_up() {
+            self.version = Some(link.version());
+        }
+        true
+    }
+
+    pub(super) fn keep(&mut self, record: Record, at: TimestampMs) {
+        let id = self.last_disconnect().map_or(0, |last| last.id) + 1;
+        let text = sentence(&record);
+        log(&record, &text);
+        if self.disconnects.len() == DISCONNECTS_KEPT {
+            self.disconnects.pop_front();
+        }
+        self.disconnects.push_back(Arc::new(DisconnectRecord {
+            id,
+            at,
+            record,
+            text,
+        }));
+    }
+}
+
+fn sentence(record: &Record) -> String {
+    let Record {
+        disconnect,
+        next,
+        decided_by,
+        clamped,
+        attempt,
+        ..
+    } = record;
+    let by = match decided_by {
+        DecidedBy::Policy if *clamped => "the policy, clamped",
+        DecidedBy::Policy => "the policy",
+        DecidedBy::Fallback(_) => "the built-in policy",
+        DecidedBy::Host => "the host",
+    };
+    match next {
+        Next::Retry(wait) => format!(
+            "{disconnect}; attempt {} in {:.1} s, decided by {by}",
+            attempt + 1,
+            wait.as_secs_f64()
+        ),
+        Next::Parked(reason) => {
+            format!("{disconnect}; parked ({reason:?}) until an operator acts, decided by {by}")
+        }
+        Next::Stopped => format!("{disconnect}; stopped"),
+    }
+}
+
+fn log(record: &Record, text: &str) {
+    let Record {
+        disconnect,
+        next,
+        decided_by,
+        clamped,
+        attempt,
+        ..
+    } = record;
+    let cause = disconnect.cause;
+    let retry_in_ms = match next {
+        Next::Retry(wait) => Some(saturating_ms(*wait)),
+        Next::Parked(_) | Next::Stopped => None,
+    };
+    macro_rules! tell {
+        ($level:ident) => {
+            $level!(
+                cause = cause.name(),
+                class = ?cause.class(),
+                fault = cause.fault().name(),
+                certainty = ?disconnect.certainty,
+                phase = disconnect.phase.name(),
+                version = %disconnect.version,
+                code = disconnect.evidence.reason_code,
+                errno = disconnect.evidence.errno,
+                detail = disconnect.evidence.detail,
+                attempt,
+                retry_in_ms,
+                decided_by = ?decided_by,
+                clamped,
+                "{text}"
+            )
+        };
+    }
+    if matches!(
+        cause,
+        moorline_core::link::cause::Cause::Local(
+            Intent::Shutdown | Intent::Reload | Intent::Operator
+        )
+    ) {
+        tell!(info);
+    } else {
+        tell!(warn);
+    }
+}

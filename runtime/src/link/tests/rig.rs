@@ -1,0 +1,175 @@
+//! A link over a real spool, with deadlines short enough for tests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::link::cause::Disconnect;
+use moorline_core::message::{
+    DeviceName, DeviceReadings, Downlink, Key, Quality, Reading, Uplink, Value,
+};
+use moorline_core::time::TimestampMs;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+
+use super::super::{DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, spawn};
+use crate::clock::Clock;
+use crate::policy_handle::PolicyHandle;
+use crate::spool::{self, Appender, Durability, Spool, SpoolSettings, SpoolStatus};
+
+/// Nothing in these tests takes this long.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+const DOWNLINKS: usize = 16;
+
+pub(super) struct Rig {
+    pub(super) link: LinkHandle,
+    pub(super) status: watch::Receiver<LinkStatus>,
+    pub(super) spool_status: watch::Receiver<SpoolStatus>,
+    pub(super) appender: Appender,
+    pub(super) downlinks: mpsc::Receiver<Downlink>,
+    pub(super) spool: Spool,
+    pub(super) directory: TempDir,
+}
+
+pub(super) fn settings(address: SocketAddr, directory: &TempDir) -> LinkSettings {
+    let mut settings = LinkSettings::new(
+        address.ip().to_string(),
+        address.port(),
+        "line-7",
+        directory.path().join("link"),
+    );
+    settings.timeouts.dns = Duration::from_secs(5);
+    settings.timeouts.tcp = Duration::from_secs(1);
+    settings.timeouts.tls = Duration::from_secs(2);
+    settings.timeouts.connack = Duration::from_millis(800);
+    settings.keep_alive = Duration::from_secs(1);
+    settings.liveness.pingresp = Duration::from_millis(800);
+    settings.liveness.probe_after = Duration::from_millis(500);
+    settings.liveness.ack = Duration::from_secs(4);
+    settings.liveness.write_stall = Duration::from_secs(3);
+    settings.pace.floor = Duration::from_millis(10);
+    settings.pace.ceiling = Duration::from_millis(200);
+    settings
+}
+
+pub(super) fn start(address: SocketAddr, change: impl FnOnce(&mut LinkSettings)) -> Rig {
+    restart(address, tempfile::tempdir().expect("a directory"), change)
+}
+
+/// A link over the spool that an earlier one left in `directory`.
+pub(super) fn restart(
+    address: SocketAddr,
+    directory: TempDir,
+    change: impl FnOnce(&mut LinkSettings),
+) -> Rig {
+    let mut settings = settings(address, &directory);
+    change(&mut settings);
+    let spool_settings = SpoolSettings {
+        directory: directory.path().join("spool"),
+        segment_bytes: 4 << 20,
+        bytes_max: 256 << 20,
+        commit_interval: Duration::from_millis(20),
+        commit_bytes: 1 << 20,
+        sync: Durability::Batched,
+    };
+    let (spool, appender, outlet, _) = spool::open(spool_settings).expect("a usable spool");
+    // Nobody answers: the built-in policy decides.
+    let (policy, _) = PolicyHandle::channel();
+    let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+    let spool_status = outlet.status();
+    let link = spawn(settings, outlet, policy, downlink, Clock::start()).expect("usable settings");
+    Rig {
+        status: link.status(),
+        link,
+        spool_status,
+        appender,
+        downlinks,
+        spool,
+        directory,
+    }
+}
+
+impl Rig {
+    /// The disconnect with this number, from 0.
+    pub(super) async fn disconnect(&mut self, number: usize) -> Arc<DisconnectRecord> {
+        let record = self
+            .until(|status| status.disconnects.get(number).cloned())
+            .await;
+        assert!(!record.text.contains("None"), "{}", record.text);
+        record
+    }
+
+    pub(super) async fn first_disconnect(&mut self) -> Disconnect {
+        self.disconnect(0).await.record.disconnect.clone()
+    }
+
+    pub(super) async fn up(&mut self) {
+        self.until(|status| status.is_up().then_some(())).await;
+    }
+
+    async fn until<T>(&mut self, mut found: impl FnMut(&LinkStatus) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                if let Some(found) = found(&self.status.borrow_and_update()) {
+                    return found;
+                }
+                self.status.changed().await.expect("the link lives");
+            }
+        };
+        let found = tokio::time::timeout(DEADLINE, waiting).await;
+        found.unwrap_or_else(|_| panic!("nothing came of it: {:?}", self.link.status().borrow()))
+    }
+
+    /// Waits until the broker has everything that was appended.
+    pub(super) async fn delivered(&mut self) {
+        let waiting = self
+            .spool_status
+            .wait_for(|status| status.acked == status.last);
+        let settled = tokio::time::timeout(DEADLINE, waiting).await;
+        assert!(
+            settled.is_ok(),
+            "not delivered: {:?}",
+            self.link.status().borrow()
+        );
+    }
+
+    pub(super) async fn append(&self, uplink: Uplink) {
+        loop {
+            match self.appender.append(uplink.clone()).await {
+                Ok(_) => return,
+                Err(spool::AppendRefused::Behind { .. }) => tokio::task::yield_now().await,
+                Err(refused) => panic!("{refused}"),
+            }
+        }
+    }
+}
+
+/// One reading: `n` of device `d`.
+pub(super) fn reading(number: u64) -> Uplink {
+    Uplink::Telemetry(vec![DeviceReadings {
+        device: DeviceName::try_new("d").expect("a name"),
+        readings: vec![Reading {
+            key: Key::try_new("n").expect("a key"),
+            value: Value::Integer(i64::try_from(number).expect("small")),
+            quality: Quality::Good,
+            timestamp: TimestampMs(number),
+        }],
+    }])
+}
+
+/// A message that always takes a publish of its own.
+pub(super) fn attribute(number: u64, text_bytes: usize) -> Uplink {
+    Uplink::Attributes {
+        device: DeviceName::try_new("d").expect("a name"),
+        values: vec![
+            (
+                Key::try_new("n").expect("a key"),
+                Value::Integer(i64::try_from(number).expect("small")),
+            ),
+            (
+                Key::try_new("t").expect("a key"),
+                Value::Text("x".repeat(text_bytes)),
+            ),
+        ],
+    }
+}

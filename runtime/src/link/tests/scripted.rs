@@ -1,0 +1,249 @@
+//! A broker that does exactly what a script says, one script for each connection in turn.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use moorline_core::mqtt_frame::{FrameScanner, PacketKind, body};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// No step of a script waits longer.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Debug)]
+pub(super) enum Act {
+    /// Read until a packet of this kind came; PINGREQs on the way stay unanswered.
+    Expect(PacketKind),
+    Send(Vec<u8>),
+    /// Close with FIN.
+    Fin,
+    /// Close with RST.
+    Reset,
+    /// Read, answer nothing, until the client goes.
+    Silence,
+    /// Do not even read, until the client goes.
+    Deaf,
+    /// Answer PINGREQ and SUBSCRIBE, nothing else, until the client goes.
+    OnlyPings,
+    /// Be a good broker: so many publishes are acknowledged with this code, then the script goes on.
+    Acknowledge {
+        publishes: usize,
+        code: u8,
+    },
+    /// Be a good broker until the client goes.
+    Serve,
+}
+
+/// What the broker saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) connection: usize,
+    pub(super) kind: PacketKind,
+    pub(super) frame: Vec<u8>,
+}
+
+pub(super) struct Broker {
+    pub(super) address: SocketAddr,
+    pub(super) seen: mpsc::UnboundedReceiver<Seen>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(super) fn connack_v5(code: u8) -> Act {
+    Act::Send(vec![0x20, 3, 0, code, 0])
+}
+
+pub(super) fn connack_v311(code: u8) -> Act {
+    Act::Send(vec![0x20, 2, 0, code])
+}
+
+/// Plays the scripts one after the other; the last one again for every further connection.
+pub(super) async fn play(scripts: Vec<Vec<Act>>) -> Broker {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a loopback port");
+    let address = listener.local_addr().expect("an address");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test that stops looking must not stop the broker"
+    )]
+    let (seen_tx, seen) = mpsc::unbounded_channel();
+    let task = tokio::spawn(async move {
+        for connection in 0.. {
+            let Ok((stream, _)) = listener.accept().await else {
+                return;
+            };
+            let script = scripts
+                .get(connection)
+                .or(scripts.last())
+                .cloned()
+                .unwrap_or_default();
+            tokio::spawn(serve(stream, script, connection, seen_tx.clone()));
+        }
+    });
+    Broker {
+        address,
+        seen,
+        task,
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    script: Vec<Act>,
+    connection: usize,
+    seen: mpsc::UnboundedSender<Seen>,
+) {
+    let mut peer = Peer {
+        stream,
+        scanner: FrameScanner::default(),
+        pending: Vec::new(),
+        frame: Vec::new(),
+        connection,
+        seen,
+    };
+    for act in script {
+        match act {
+            Act::Reset => {
+                let socket = socket2::SockRef::from(&peer.stream);
+                socket
+                    .set_linger(Some(Duration::ZERO))
+                    .expect("a live socket");
+                return;
+            }
+            Act::Fin => return,
+            Act::Deaf => {
+                tokio::time::sleep(DEADLINE).await;
+                return;
+            }
+            other => {
+                let played = tokio::time::timeout(DEADLINE, peer.play(other)).await;
+                if !matches!(played, Ok(true)) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One connection, over TCP or TLS.
+pub(super) struct Peer<S> {
+    pub(super) stream: S,
+    pub(super) scanner: FrameScanner,
+    pub(super) pending: Vec<u8>,
+    pub(super) frame: Vec<u8>,
+    pub(super) connection: usize,
+    pub(super) seen: mpsc::UnboundedSender<Seen>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// False when the client is gone.
+    pub(super) async fn play(&mut self, act: Act) -> bool {
+        match act {
+            Act::Send(bytes) => self.stream.write_all(&bytes).await.is_ok(),
+            Act::Expect(kind) => loop {
+                match self.next_frame().await {
+                    Some((found, _)) if found == kind => return true,
+                    Some(_) => {}
+                    None => return false,
+                }
+            },
+            Act::Silence => loop {
+                if self.next_frame().await.is_none() {
+                    return false;
+                }
+            },
+            Act::OnlyPings => self.serve(0, 0).await,
+            Act::Acknowledge { publishes, code } => self.serve(publishes, code).await,
+            Act::Serve => self.serve(usize::MAX, 0).await,
+            Act::Fin | Act::Reset | Act::Deaf => false,
+        }
+    }
+
+    async fn serve(&mut self, mut publishes: usize, code: u8) -> bool {
+        let counted = publishes > 0;
+        while let Some((kind, frame)) = self.next_frame().await {
+            let answer = match kind {
+                PacketKind::Pingreq => vec![0xd0, 0],
+                // Both SUBACK forms take one byte for each filter here; 5.0 has an empty property length before them.
+                PacketKind::Subscribe => subscribe_answer(&frame),
+                PacketKind::Publish if publishes > 0 => {
+                    publishes -= 1;
+                    puback(&frame, code)
+                }
+                _ => continue,
+            };
+            if self.stream.write_all(&answer).await.is_err() {
+                return false;
+            }
+            if counted && publishes == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn next_frame(&mut self) -> Option<(PacketKind, Vec<u8>)> {
+        loop {
+            while let Some(piece) = self.scanner.next_piece(&self.pending) {
+                let piece = piece.expect("the client speaks MQTT");
+                self.frame.extend(self.pending.drain(..piece.len));
+                if piece.ends {
+                    let frame = std::mem::take(&mut self.frame);
+                    let seen = Seen {
+                        connection: self.connection,
+                        kind: piece.kind,
+                        frame: frame.clone(),
+                    };
+                    if self.seen.send(seen).is_err() {
+                        tracing::trace!("the test looks no more");
+                    }
+                    return Some((piece.kind, frame));
+                }
+            }
+            let mut buffer = [0; 64 * 1024];
+            match self.stream.read(&mut buffer).await {
+                Ok(count) if count > 0 => self.pending.extend_from_slice(&buffer[..count]),
+                Ok(_) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+pub(super) fn puback(publish: &[u8], code: u8) -> Vec<u8> {
+    let body = body(publish);
+    let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
+    let id = &body[2 + topic..4 + topic];
+    if code == 0 {
+        vec![0x40, 2, id[0], id[1]]
+    } else {
+        vec![0x40, 3, id[0], id[1], code]
+    }
+}
+
+pub(super) fn payload_v5(publish: &[u8]) -> &[u8] {
+    let body = body(publish);
+    let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
+    // Packet id, and an empty property length.
+    &body[2 + topic + 2 + 1..]
+}
+
+fn subscribe_answer(frame: &[u8]) -> Vec<u8> {
+    let body = body(frame);
+    // 5.0 sends an empty property length, 3.1.1 goes on with the topic's length: both begin with a zero byte, but a topic
+    // here is longer than 255 bytes never, so that the byte after tells them apart.
+    let v5 = body[3] == 0;
+    let mut answer = vec![0x90, if v5 { 5 } else { 4 }, body[0], body[1]];
+    if v5 {
+        answer.push(0);
+    }
+    answer.extend_from_slice(&[1, 1]);
+    answer
+}
