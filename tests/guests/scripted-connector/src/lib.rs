@@ -1,0 +1,238 @@
+//! A connector that misbehaves on demand. What it does stands in [`SCRIPT`], which a test overwrites in the finished
+//! component: each script is another build with another digest, and nothing need be compiled again.
+//!
+//! Left alone it counts: every 2 ms it emits its next number as reading `n` of device `dev-<instance>`, hands the count
+//! over, answers every RPC with it, and keeps it in its state every tenth time. With a stream it also asks the device
+//! for one byte before each number.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use moorline_plugin_sdk::{
+    Connector, Description, DeviceReadings, Event, Fault, FrameRule, HandOver, Host, Level,
+    Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake, export_connector,
+};
+
+/// `SCRIPT:` and words, separated and filled up by spaces.
+#[used]
+static SCRIPT: [u8; 128] = *b"SCRIPT:                                                                                                                         ";
+
+const PERIOD: Duration = Duration::from_millis(2);
+const SCHEMA: u32 = 1;
+const EXCHANGE_DEADLINE_MS: u32 = 2_000;
+
+fn scripted(word: &str) -> bool {
+    let script = black_box(&SCRIPT);
+    String::from_utf8_lossy(script)
+        .strip_prefix("SCRIPT:")
+        .unwrap_or_default()
+        .split_whitespace()
+        .any(|w| w == word)
+}
+
+struct Scripted {
+    device: String,
+    count: i64,
+    timers: u32,
+    stream: Option<StreamId>,
+    waiting: Option<u32>,
+}
+
+fn hang() -> ! {
+    let mut n = 0_u64;
+    loop {
+        n = black_box(n.wrapping_add(1));
+    }
+}
+
+fn trap(words: &str) -> ! {
+    panic!("{words}")
+}
+
+fn eat() {
+    let mut eaten = Vec::new();
+    loop {
+        eaten.push(black_box(vec![1_u8; 1024 * 1024]));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "that is the point")]
+fn recurse(n: u64) -> u64 {
+    black_box(recurse(black_box(n + 1)) + 1)
+}
+
+impl Connector for Scripted {
+    fn describe() -> Description {
+        if scripted("describe:trap") {
+            trap("describe");
+        }
+        Description {
+            name: "scripted".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            configuration_schema: "{}".into(),
+            hand_over_schema: SCHEMA,
+        }
+    }
+
+    fn start(setup: Setup, host: &mut dyn Host) -> Result<(Self, Wake), Fault> {
+        if scripted("start:trap") || (scripted("start:trap-b") && setup.instance.ends_with("/b")) {
+            trap("start");
+        }
+        if scripted("start:hang") {
+            hang();
+        }
+        if scripted("start:configuration") {
+            return Err(Fault::Configuration("unit is missing".into()));
+        }
+        let count = match &setup.hand_over {
+            Some(_) if scripted("start:refuse-hand-over") => {
+                return Err(Fault::HandOver("from another time".into()));
+            }
+            Some(hand_over) => hand_over
+                .bytes
+                .as_slice()
+                .try_into()
+                .map_or(0, i64::from_le_bytes),
+            None => 0,
+        };
+        let stream = match setup.granted_streams.first() {
+            Some(name) => Some(
+                host.open(name)
+                    .map_err(|error| Fault::Device(format!("{error:?}")))?,
+            ),
+            None => None,
+        };
+        let device = format!("dev-{}", setup.instance.replace('/', "-"));
+        Ok((
+            Self {
+                device,
+                count,
+                timers: 0,
+                stream,
+                waiting: None,
+            },
+            Some(PERIOD),
+        ))
+    }
+
+    fn handle(&mut self, event: Event, host: &mut dyn Host) -> Result<Wake, Fault> {
+        match event {
+            Event::Timer => self.timer(host),
+            Event::Rpc(request) => self.rpc(&request, host),
+            Event::StreamConnected(_)
+            | Event::StreamData(_)
+            | Event::StreamClosed(_)
+            | Event::AttributesChanged(_)
+            | Event::LinkChanged(_) => Ok(Some(PERIOD)),
+        }
+    }
+
+    fn stop(&mut self, _host: &mut dyn Host) -> HandOver {
+        if scripted("stop:trap") {
+            trap("stop");
+        }
+        HandOver {
+            schema: SCHEMA,
+            bytes: self.count.to_le_bytes().to_vec(),
+        }
+    }
+}
+
+impl Scripted {
+    fn timer(&mut self, host: &mut dyn Host) -> Result<Wake, Fault> {
+        self.timers += 1;
+        self.misbehave(host)?;
+        if let Some(stream) = self.stream {
+            match host.exchange(stream, b"?", &FrameRule::Fixed(1), EXCHANGE_DEADLINE_MS) {
+                Ok(_byte) => {}
+                Err(error) => {
+                    host.log(Level::Debug, &format!("device: {error:?}"));
+                    return Ok(Some(PERIOD));
+                }
+            }
+        }
+        let value = if scripted("timer:nan") {
+            Value::Double(f64::NAN)
+        } else {
+            Value::Integer(self.count + 1)
+        };
+        let reading = Reading {
+            key: "n".into(),
+            value,
+            quality: Quality::Good,
+            timestamp: None,
+        };
+        let batch = [DeviceReadings {
+            device: self.device.clone(),
+            readings: vec![reading],
+        }];
+        match host.emit(&batch) {
+            Ok(()) => self.count += 1,
+            Err(refusal) => {
+                let Some(wait) = refusal.retry_after() else {
+                    return Err(Fault::Internal(format!("{refusal:?}")));
+                };
+                return Ok(Some(wait));
+            }
+        }
+        if self.count % 10 == 0 {
+            host.state_set("n", &self.count.to_le_bytes())
+                .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+        }
+        Ok(Some(PERIOD))
+    }
+
+    fn misbehave(&self, host: &mut dyn Host) -> Result<(), Fault> {
+        if scripted("timer:trap") || (self.timers == 3 && scripted("timer:trap-3")) {
+            trap("timer");
+        }
+        if scripted("timer:hang") {
+            hang();
+        }
+        if scripted("timer:eat") {
+            eat();
+        }
+        if scripted("timer:recurse") {
+            black_box(recurse(0));
+        }
+        if scripted("timer:flood-log") {
+            for _ in 0..10_000 {
+                host.log(Level::Info, "flood");
+            }
+        }
+        if scripted("timer:fault") && self.timers == 1 {
+            return Err(Fault::Device("asleep".into()));
+        }
+        if scripted("timer:huge-string") {
+            host.log(Level::Info, &"x".repeat(16 * 1024 * 1024));
+        }
+        Ok(())
+    }
+
+    fn rpc(&mut self, request: &RpcRequest, host: &mut dyn Host) -> Result<Wake, Fault> {
+        match request.method.as_str() {
+            "trap" => trap("rpc"),
+            "later" => self.waiting = Some(request.id),
+            "now" => {
+                let waiting = self.waiting.take().unwrap_or(request.id);
+                for id in [waiting, request.id] {
+                    // The second answer to one request is refused, which is no fault here.
+                    drop(host.reply(id, &self.count.to_string()));
+                }
+            }
+            "kept" => {
+                let kept = host
+                    .state_get("n")
+                    .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+                let n = kept
+                    .and_then(|bytes| bytes.try_into().ok())
+                    .map_or(0, i64::from_le_bytes);
+                drop(host.reply(request.id, &n.to_string()));
+            }
+            other => return Err(Fault::Configuration(format!("no method {other}"))),
+        }
+        Ok(Some(PERIOD))
+    }
+}
+
+export_connector!(Scripted);
