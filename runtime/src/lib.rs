@@ -1,10 +1,15 @@
 //! Moorline: the host process. The pure machines are in `moorline_core`; here is what moves bytes for them.
 
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod demo;
 pub mod fault_proxy;
+pub mod gateway;
 pub mod link;
 pub mod plugin_build;
 pub mod plugins;
 pub mod policy_handle;
+pub mod shutdown;
 pub mod spool;
+pub mod status;

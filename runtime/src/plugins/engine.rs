@@ -33,6 +33,17 @@ pub enum Kind {
     Policy,
 }
 
+impl Kind {
+    /// The world's name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connector => "connector",
+            Self::Policy => "reconnect-policy",
+        }
+    }
+}
+
 /// The engines. Cheap to clone; the ticking ends when the last clone is gone.
 #[derive(Clone)]
 pub(crate) struct Engines {

@@ -414,6 +414,45 @@ const fn tls_words(reject: TlsReject) -> &'static str {
     }
 }
 
+impl CauseClass {
+    /// The stable name, the same as in `reconnect-policy.wit`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NameResolution => "name-resolution",
+            Self::ConnectRefused => "connect-refused",
+            Self::Unreachable => "unreachable",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::Tls => "tls",
+            Self::Proxy => "proxy",
+            Self::ConnackTimeout => "connack-timeout",
+            Self::ClosedBeforeConnack => "closed-before-connack",
+            Self::VersionRefused => "version-refused",
+            Self::IdentityRefused => "identity-refused",
+            Self::CredentialsRefused => "credentials-refused",
+            Self::ServerUnavailable => "server-unavailable",
+            Self::Quota => "quota",
+            Self::ServerMoved => "server-moved",
+            Self::OptionUnsupported => "option-unsupported",
+            Self::ClosedByServer => "closed-by-server",
+            Self::Reset => "reset",
+            Self::TakenOver => "taken-over",
+            Self::ShuttingDown => "shutting-down",
+            Self::KeepAlive => "keep-alive",
+            Self::Administrative => "administrative",
+            Self::Protocol => "protocol",
+            Self::PacketRefused => "packet-refused",
+            Self::PeerGarbage => "peer-garbage",
+            Self::PingrespTimeout => "pingresp-timeout",
+            Self::WriteStalled => "write-stalled",
+            Self::BlackHole => "black-hole",
+            Self::AckTimeout => "ack-timeout",
+            Self::Local => "local",
+            Self::HostRestart => "host-restart",
+        }
+    }
+}
+
 impl Fault {
     /// The stable name.
     #[must_use]

@@ -1,0 +1,128 @@
+//! The command line: arguments in, exit code out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::demo::part::{DemoOptions, Part};
+
+mod check;
+pub mod exit;
+mod log;
+mod plugin;
+mod run;
+
+/// An edge gateway that never drops its link: device connectors are WebAssembly components, swapped while it runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "moorline",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub struct Arguments {
+    /// How to write the log (to standard error): human on a terminal, JSON otherwise.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Auto)]
+    log: LogFormat,
+    /// What to log, as in RUST_LOG: a level, or target=level pairs.
+    #[arg(
+        long,
+        global = true,
+        env = "MOORLINE_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log_level: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Auto,
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "/etc/moorline/gateway.toml"
+    )]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGINT or SIGTERM.
+    #[command(
+        after_help = "Example:\n  moorline check --config gateway.toml && moorline run --config gateway.toml"
+    )]
+    Run(ConfigFile),
+    /// Tell the whole story in about two minutes: broker, devices, faults, swaps, audit.
+    #[command(
+        after_help = "Examples:\n  moorline demo\n  moorline demo --seconds 60 --report report.json"
+    )]
+    Demo(DemoOptions),
+    /// Validate a configuration and its plugins without connecting.
+    #[command(after_help = "Example:\n  moorline check --config gateway.toml --format json")]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How to print the findings.
+        #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
+        format: OutputFormat,
+    },
+    /// Build and inspect plugins.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// One process of the demo.
+    #[command(subcommand, hide = true)]
+    DemoPart(Part),
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Build plugin crates into components and install what that needs.
+    #[command(
+        after_help = "Examples:\n  moorline plugin build plugins/modbus-tcp\n  moorline plugin build plugins/* --out /var/lib/moorline/plugins"
+    )]
+    Build(plugin::BuildOptions),
+    /// Show what a component is: world, version, imports, size, configuration schema.
+    #[command(after_help = "Example:\n  moorline plugin inspect modbus_tcp.wasm --format json")]
+    Inspect {
+        /// The component.
+        file: PathBuf,
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
+        format: OutputFormat,
+    },
+}
+
+/// Does what the arguments say.
+#[must_use]
+pub fn main(arguments: Arguments) -> ExitCode {
+    if let Err(refusal) = log::install(arguments.log, &arguments.log_level) {
+        return exit::fail(exit::USAGE, &refusal);
+    }
+    match arguments.command {
+        Command::Run(file) => run::run(&file.config),
+        Command::Demo(options) => run::demo(options),
+        Command::Check { config, format } => check::check(&config.config, format),
+        Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
+        Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
+        Command::DemoPart(part) => run::demo_part(part),
+    }
+}

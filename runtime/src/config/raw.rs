@@ -1,0 +1,253 @@
+//! The file as it is written. Every type refuses what cannot be right while the parser still knows the line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::Error as _;
+use toml::Spanned;
+
+use crate::plugins::StreamTarget;
+
+/// A whole number between `MIN` and `MAX`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Within<const MIN: u64, const MAX: u64>(pub(crate) u64);
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        match u64::try_from(number) {
+            Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            Ok(_) | Err(_) => Err(D::Error::custom(format!(
+                "{number} is out of range: it must be between {MIN} and {MAX}"
+            ))),
+        }
+    }
+}
+
+/// `mqtt://host:port` or `mqtts://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct BrokerUrl {
+    pub(crate) tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// `tcp://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct StreamUrl(pub(crate) StreamTarget);
+
+fn host_port(authority: &str, default_port: Option<u16>) -> Result<(String, u16), String> {
+    let (host, port) = match authority.rsplit_once(':') {
+        // A bare IPv6 address has colons of its own; with a port it must be in brackets.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            let port = u16::from_str(port)
+                .map_err(|_| format!("port {port:?} is not a number up to 65535"))?;
+            (host, port)
+        }
+        Some(_) | None => {
+            let port =
+                default_port.ok_or_else(|| format!("{authority:?} needs a port: host:port"))?;
+            (authority, port)
+        }
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || port == 0 || host.contains(['/', '@', ' ']) {
+        return Err(format!(
+            "{authority:?} is not host:port; user names belong in `username`"
+        ));
+    }
+    Ok((host.to_owned(), port))
+}
+
+impl TryFrom<String> for BrokerUrl {
+    type Error = String;
+    fn try_from(url: String) -> Result<Self, String> {
+        let (tls, rest) = if let Some(rest) = url.strip_prefix("mqtts://") {
+            (true, rest)
+        } else if let Some(rest) = url.strip_prefix("mqtt://") {
+            (false, rest)
+        } else {
+            return Err(format!("{url:?} must begin with mqtt:// or mqtts://"));
+        };
+        let default_port = if tls { 8883 } else { 1883 };
+        let (host, port) = host_port(rest.trim_end_matches('/'), Some(default_port))?;
+        Ok(Self { tls, host, port })
+    }
+}
+
+impl TryFrom<String> for StreamUrl {
+    type Error = String;
+    fn try_from(url: String) -> Result<Self, String> {
+        url.parse()
+            .map(Self)
+            .map_err(|error| format!("{url:?} {error}"))
+    }
+}
+
+/// A value that may live elsewhere: `env:NAME`, `file:PATH`, or the text itself.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub(crate) enum SecretSource {
+    Env(String),
+    File(PathBuf),
+    Literal(String),
+}
+
+impl From<String> for SecretSource {
+    fn from(text: String) -> Self {
+        if let Some(name) = text.strip_prefix("env:") {
+            Self::Env(name.to_owned())
+        } else if let Some(path) = text.strip_prefix("file:") {
+            Self::File(PathBuf::from(path))
+        } else {
+            Self::Literal(text)
+        }
+    }
+}
+
+impl std::fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Literal(_) => f.write_str("(redacted)"),
+        }
+    }
+}
+
+/// The names operators give: safe in logs, topics and file names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Name(pub(crate) String);
+
+impl TryFrom<String> for Name {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) || name.starts_with('.')
+        {
+            return Err(format!(
+                "{name:?} is not a name: 1 to 64 letters, digits, '-', '_' or '.'"
+            ));
+        }
+        Ok(Self(name))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum Version {
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    #[serde(rename = "5")]
+    V5,
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Durability {
+    #[default]
+    Batched,
+    Sync,
+}
+
+/// Free-form configuration of a guest, handed over as a JSON object.
+pub(crate) type GuestConfiguration = serde_json::Map<String, serde_json::Value>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    pub(crate) gateway: Gateway,
+    pub(crate) link: Link,
+    pub(crate) policy: Option<Policy>,
+    #[serde(default)]
+    pub(crate) spool: Spool,
+    #[serde(default)]
+    pub(crate) connector: Vec<Connector>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Gateway {
+    pub(crate) name: Name,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) status_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Link {
+    pub(crate) url: Spanned<BrokerUrl>,
+    pub(crate) client_id: Option<String>,
+    pub(crate) username: Option<Spanned<SecretSource>>,
+    pub(crate) password: Option<Spanned<SecretSource>>,
+    #[serde(default)]
+    pub(crate) mqtt_version: Version,
+    pub(crate) keep_alive_s: Option<Within<5, 3600>>,
+    pub(crate) dns_timeout_ms: Option<Within<100, 120_000>>,
+    pub(crate) connect_timeout_ms: Option<Within<100, 120_000>>,
+    pub(crate) tls_timeout_ms: Option<Within<100, 120_000>>,
+    pub(crate) connack_timeout_ms: Option<Within<100, 120_000>>,
+    pub(crate) tcp_user_timeout_ms: Option<Within<1000, 600_000>>,
+    pub(crate) ack_timeout_s: Option<Within<1, 3600>>,
+    pub(crate) stable_after_s: Option<Within<1, 3600>>,
+    pub(crate) retry_floor_ms: Option<Within<100, 60_000>>,
+    pub(crate) retry_ceiling_s: Option<Within<1, 3600>>,
+    pub(crate) inflight_max: Option<Within<1, 65_535>>,
+    pub(crate) packet_bytes_max: Option<Within<1024, 16_777_216>>,
+    pub(crate) tls: Option<Tls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    pub(crate) ca_file: Option<Spanned<PathBuf>>,
+    pub(crate) client_cert_file: Option<Spanned<PathBuf>>,
+    pub(crate) client_key_file: Option<Spanned<PathBuf>>,
+    pub(crate) server_name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Policy {
+    pub(crate) component: Spanned<PathBuf>,
+    pub(crate) deadline_ms: Option<Within<1, 1000>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spool {
+    pub(crate) bytes_max: Option<Within<1_048_576, 1_099_511_627_776>>,
+    pub(crate) segment_bytes: Option<Within<262_144, 134_217_728>>,
+    pub(crate) commit_interval_ms: Option<Within<1, 10_000>>,
+    pub(crate) commit_bytes: Option<Within<1024, 16_777_216>>,
+    #[serde(default)]
+    pub(crate) durability: Durability,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Connector {
+    pub(crate) name: Spanned<Name>,
+    pub(crate) component: Spanned<PathBuf>,
+    pub(crate) memory_bytes_max: Option<Within<1_048_576, 1_073_741_824>>,
+    pub(crate) call_deadline_ms: Option<Within<10, 60_000>>,
+    #[serde(default)]
+    pub(crate) config: GuestConfiguration,
+    #[serde(default)]
+    pub(crate) connection: Vec<Connection>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Connection {
+    pub(crate) name: Spanned<Name>,
+    pub(crate) stream: StreamUrl,
+    #[serde(default)]
+    pub(crate) config: GuestConfiguration,
+}

@@ -1,0 +1,299 @@
+//! From the raw file to settings without options, references or defaults left open.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use moorline_core::swap;
+use toml::Spanned;
+
+use super::diagnostic::{Diagnostic, Refused, Source};
+use super::raw;
+use crate::link::{ClientIdentity, Credentials, LinkSettings, Secret, TlsSettings, Versions};
+use crate::plugins::{ConnectionSettings, ConnectorSettings, Limits, PolicySettings};
+use crate::spool::{Durability, SpoolSettings};
+use crate::status::STATUS_FILE;
+
+const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
+const COMMIT_BYTES: usize = 256 * 1024;
+
+/// Everything the gateway is told, resolved.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's name.
+    pub name: String,
+    /// Where everything that must survive lives.
+    pub state_dir: PathBuf,
+    /// Where the status is written.
+    pub status_file: PathBuf,
+    /// The link.
+    pub link: LinkSettings,
+    /// The reconnect policy; none = the built-in one.
+    pub policy: Option<PolicySettings>,
+    /// The spool.
+    pub spool: SpoolSettings,
+    /// The connectors.
+    pub connectors: Vec<ConnectorSettings>,
+    /// How swaps are paced.
+    pub swap: swap::Settings,
+}
+
+/// Collects findings while resolving goes on with placeholders, so that one run reports all of them.
+struct Resolver<'a> {
+    source: &'a Source<'a>,
+    base: &'a Path,
+    findings: Vec<Diagnostic>,
+}
+
+pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, Refused> {
+    let base = source.file.parent().unwrap_or(Path::new("."));
+    let mut resolver = Resolver {
+        source,
+        base,
+        findings: Vec::new(),
+    };
+    let state_dir = base.join(&raw.gateway.state_dir);
+    let status_file = raw
+        .gateway
+        .status_file
+        .map_or_else(|| state_dir.join(STATUS_FILE), |file| base.join(file));
+    let link = resolver.link(raw.link, &raw.gateway.name.0, &state_dir);
+    let policy = raw.policy.map(|policy| PolicySettings {
+        component: resolver.existing(&policy.component),
+        deadline: milliseconds(policy.deadline_ms, link.pace.policy_deadline),
+    });
+    let spool = spool(&raw.spool, &state_dir);
+    let connectors = resolver.connectors(raw.connector);
+    if !resolver.findings.is_empty() {
+        return Err(Refused(resolver.findings));
+    }
+    let swap = swap::Settings::default();
+    Ok(Settings {
+        name: raw.gateway.name.0,
+        state_dir,
+        status_file,
+        link,
+        policy,
+        spool,
+        connectors,
+        swap,
+    })
+}
+
+fn milliseconds<const MIN: u64, const MAX: u64>(
+    raw: Option<raw::Within<MIN, MAX>>,
+    default: Duration,
+) -> Duration {
+    raw.map_or(default, |ms| Duration::from_millis(ms.0))
+}
+
+fn seconds<const MIN: u64, const MAX: u64>(
+    raw: Option<raw::Within<MIN, MAX>>,
+    default: Duration,
+) -> Duration {
+    raw.map_or(default, |s| Duration::from_secs(s.0))
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
+    SpoolSettings {
+        directory: state_dir.join("spool"),
+        bytes_max: raw.bytes_max.map_or(SPOOL_BYTES_MAX, |bytes| bytes.0),
+        segment_bytes: raw.segment_bytes.map_or(SEGMENT_BYTES, |bytes| bytes.0),
+        commit_interval: milliseconds(raw.commit_interval_ms, COMMIT_INTERVAL),
+        commit_bytes: raw.commit_bytes.map_or(COMMIT_BYTES, |bytes| size(bytes.0)),
+        sync: match raw.durability {
+            raw::Durability::Batched => Durability::Batched,
+            raw::Durability::Sync => Durability::Sync,
+        },
+    }
+}
+
+impl Resolver<'_> {
+    fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.findings.push(self.source.at(span, message));
+    }
+
+    /// A path that must lead to a readable file.
+    fn existing(&mut self, path: &Spanned<PathBuf>) -> PathBuf {
+        let resolved = self.base.join(path.get_ref());
+        if let Err(error) = std::fs::File::open(&resolved) {
+            self.find(
+                path.span(),
+                format!("{} cannot be opened: {error}", resolved.display()),
+            );
+        }
+        resolved
+    }
+
+    fn content(&mut self, path: &Spanned<PathBuf>) -> Vec<u8> {
+        let resolved = self.base.join(path.get_ref());
+        std::fs::read(&resolved).unwrap_or_else(|error| {
+            self.find(
+                path.span(),
+                format!("{} cannot be read: {error}", resolved.display()),
+            );
+            Vec::new()
+        })
+    }
+
+    fn secret(&mut self, source: &Spanned<raw::SecretSource>) -> Secret {
+        let text = match source.get_ref() {
+            raw::SecretSource::Literal(text) => text.clone(),
+            raw::SecretSource::Env(name) => std::env::var(name).unwrap_or_else(|error| {
+                self.find(
+                    source.span(),
+                    format!("environment variable {name}: {error}"),
+                );
+                String::new()
+            }),
+            raw::SecretSource::File(path) => {
+                let resolved = self.base.join(path);
+                match std::fs::read_to_string(&resolved) {
+                    Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
+                    Err(error) => {
+                        self.find(
+                            source.span(),
+                            format!("secret file {} cannot be read: {error}", resolved.display()),
+                        );
+                        String::new()
+                    }
+                }
+            }
+        };
+        Secret::new(text)
+    }
+
+    fn link(&mut self, raw: raw::Link, gateway: &str, state_dir: &Path) -> LinkSettings {
+        let url = raw.url.get_ref();
+        if raw.tls.is_some() && !url.tls {
+            self.find(
+                raw.url.span(),
+                "[link.tls] is given but the URL does not begin with mqtts://",
+            );
+        }
+        let client_id = raw.client_id.unwrap_or_else(|| gateway.to_owned());
+        let mut link =
+            LinkSettings::new(url.host.clone(), url.port, client_id, state_dir.to_owned());
+        if url.tls {
+            link.tls = Some(raw.tls.map(|tls| self.tls(tls)).unwrap_or_default());
+        }
+        link.credentials = Credentials {
+            username: raw.username.map(|source| self.secret(&source)),
+            password: raw.password.map(|source| self.secret(&source)),
+        };
+        link.versions = match raw.mqtt_version {
+            raw::Version::Auto => Versions::Auto,
+            raw::Version::V5 => Versions::V5,
+            raw::Version::V311 => Versions::V311,
+        };
+        link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
+        link.timeouts.dns = milliseconds(raw.dns_timeout_ms, link.timeouts.dns);
+        link.timeouts.tcp = milliseconds(raw.connect_timeout_ms, link.timeouts.tcp);
+        link.timeouts.tls = milliseconds(raw.tls_timeout_ms, link.timeouts.tls);
+        link.timeouts.connack = milliseconds(raw.connack_timeout_ms, link.timeouts.connack);
+        link.liveness.tcp_user = milliseconds(raw.tcp_user_timeout_ms, link.liveness.tcp_user);
+        link.liveness.ack = seconds(raw.ack_timeout_s, link.liveness.ack);
+        link.pace.floor = milliseconds(raw.retry_floor_ms, link.pace.floor);
+        link.pace.ceiling = seconds(raw.retry_ceiling_s, link.pace.ceiling);
+        link.pace.stable_after = seconds(raw.stable_after_s, link.pace.stable_after);
+        if link.pace.floor > link.pace.ceiling {
+            self.find(
+                raw.url.span(),
+                "retry_floor_ms is above retry_ceiling_s: nothing lies between them",
+            );
+        }
+        if let Some(publishes) = raw.inflight_max {
+            link.inflight_max = u16::try_from(publishes.0).unwrap_or(u16::MAX);
+        }
+        if let Some(bytes) = raw.packet_bytes_max {
+            link.packet_bytes_max = size(bytes.0);
+        }
+        link
+    }
+
+    fn tls(&mut self, raw: raw::Tls) -> TlsSettings {
+        let client = match (raw.client_cert_file, raw.client_key_file) {
+            (Some(certificates), Some(key)) => Some(ClientIdentity {
+                certificates_pem: self.content(&certificates),
+                key_pem: Secret::new(String::from_utf8_lossy(&self.content(&key)).into_owned()),
+            }),
+            (Some(half), None) => {
+                self.find(
+                    half.span(),
+                    "client_cert_file needs client_key_file beside it",
+                );
+                None
+            }
+            (None, Some(half)) => {
+                self.find(
+                    half.span(),
+                    "client_key_file needs client_cert_file beside it",
+                );
+                None
+            }
+            (None, None) => None,
+        };
+        let ca_pem = raw.ca_file.map(|path| self.content(&path));
+        TlsSettings {
+            ca_pem,
+            client,
+            server_name: raw.server_name,
+        }
+    }
+
+    fn connectors(&mut self, raw: Vec<raw::Connector>) -> Vec<ConnectorSettings> {
+        let mut names = BTreeSet::new();
+        let mut connectors = Vec::with_capacity(raw.len());
+        for connector in raw {
+            let name = connector.name.get_ref().0.clone();
+            if !names.insert(name.clone()) {
+                self.find(
+                    connector.name.span(),
+                    format!("connector {name:?} is there twice"),
+                );
+            }
+            // A component that is missing is not the file's fault alone: the connector waits for it and others go on.
+            let component = self.base.join(connector.component.get_ref());
+            let mut limits = Limits::default();
+            if let Some(bytes) = connector.memory_bytes_max {
+                limits.memory_bytes = size(bytes.0);
+            }
+            limits.call_cpu = milliseconds(connector.call_deadline_ms, limits.call_cpu);
+            connectors.push(ConnectorSettings {
+                component,
+                configuration: serde_json::Value::Object(connector.config),
+                connections: self.connections(connector.connection),
+                limits,
+                name,
+            });
+        }
+        connectors
+    }
+
+    fn connections(&mut self, raw: Vec<raw::Connection>) -> Vec<ConnectionSettings> {
+        let mut names = BTreeSet::new();
+        let mut connections = Vec::with_capacity(raw.len());
+        for connection in raw {
+            let name = connection.name.get_ref().0.clone();
+            if !names.insert(name.clone()) {
+                self.find(
+                    connection.name.span(),
+                    format!("connection {name:?} is there twice"),
+                );
+            }
+            connections.push(ConnectionSettings {
+                name,
+                stream: Some(connection.stream.0),
+                configuration: serde_json::Value::Object(connection.config),
+            });
+        }
+        connections
+    }
+}

@@ -1,0 +1,128 @@
+use super::*;
+
+const MINIMAL: &str = r#"
+[gateway]
+name = "line-7"
+state_dir = "state"
+
+[link]
+url = "mqtt://127.0.0.1"
+"#;
+
+fn findings(text: &str) -> Vec<String> {
+    match parse(Path::new("dir/gateway.toml"), text) {
+        Ok(settings) => panic!("accepted: {settings:?}"),
+        Err(refused) => refused.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn the_smallest_file_resolves_to_the_documented_defaults() {
+    let settings = parse(Path::new("dir/gateway.toml"), MINIMAL).unwrap();
+    assert_eq!(settings.state_dir, Path::new("dir/state"));
+    assert_eq!(
+        (settings.link.host.as_str(), settings.link.port),
+        ("127.0.0.1", 1883)
+    );
+    assert_eq!(settings.link.client_id, "line-7");
+    assert!(settings.connectors.is_empty() && settings.policy.is_none());
+}
+
+#[test]
+fn the_shipped_example_with_every_default_uncommented_means_the_same() {
+    let shipped =
+        include_str!("../../../config/gateway.toml").replace("env:TB_ACCESS_TOKEN", "token");
+    let as_is = parse(Path::new("config/gateway.toml"), &shipped).unwrap();
+    let mut section = String::new();
+    let uncommented: Vec<String> = shipped
+        .lines()
+        .map(|line| {
+            if let Some(header) = line.strip_prefix('[') {
+                section = header.to_owned();
+            }
+            let optional_table = line.starts_with("# [") || section.is_empty();
+            match line.strip_prefix("# ") {
+                Some(rest)
+                    if rest.contains(" = ")
+                        && !optional_table
+                        && !rest.contains("_file")
+                        && !rest.contains("server_name")
+                        && !rest.contains("full_jitter")
+                        && !rest.starts_with("deadline_ms") =>
+                {
+                    rest.to_owned()
+                }
+                _ => line.to_owned(),
+            }
+        })
+        .collect();
+    let explicit = parse(Path::new("config/gateway.toml"), &uncommented.join("\n")).unwrap();
+    assert_ne!(
+        uncommented.join("\n"),
+        shipped,
+        "the test must have uncommented something"
+    );
+    assert_eq!(format!("{as_is:?}"), format!("{explicit:?}"));
+}
+
+#[test]
+fn a_typo_is_named_with_its_line() {
+    let text = MINIMAL.replace("url =", "keep_alive = 5\nurl =");
+    let found = findings(&text);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with(
+            "dir/gateway.toml:7:1: link.keep_alive: unknown field `keep_alive`, expected"
+        ),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_wrong_type_and_a_value_out_of_range_are_named() {
+    let found = findings(&format!("{MINIMAL}keep_alive_s = \"thirty\"\n"));
+    assert!(
+        found[0].contains("gateway.toml:8:16: link.keep_alive_s: invalid type"),
+        "{found:?}"
+    );
+    let found = findings(&format!("{MINIMAL}keep_alive_s = 1\n"));
+    assert!(
+        found[0].contains("link.keep_alive_s: 1 is out of range: it must be between 5 and 3600"),
+        "{found:?}"
+    );
+    let found = findings(&MINIMAL.replace("mqtt://", "http://"));
+    assert!(
+        found[0].contains("must begin with mqtt:// or mqtts://"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once() {
+    let text = format!(
+        "{MINIMAL}username = \"env:MOORLINE_TEST_UNSET\"\npassword = \"file:/nonexistent\"\n\
+         [policy]\ncomponent = \"missing.wasm\"\n\
+         [[connector]]\nname = \"a\"\ncomponent = \"a.wasm\"\n[[connector]]\nname = \"a\"\ncomponent = \"a.wasm\"\n"
+    );
+    let found = findings(&text);
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(
+        found[0].contains(":8:") && found[0].contains("MOORLINE_TEST_UNSET"),
+        "{found:?}"
+    );
+    assert!(
+        found[3].contains("connector \"a\" is there twice"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_missing_file_says_so() {
+    let refused = load(Path::new("/nonexistent/gateway.toml")).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .starts_with("/nonexistent/gateway.toml: cannot be read"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,233 @@
+//! The composition: rooms are opened, tied together, and closed in order.
+//!
+//! ```text
+//!  plugins ──appender──► spool ──outlet──► link ──► broker
+//!     ▲                    ▲                │
+//!     │                    └── replies ── downlinks ◄── RPC, attributes
+//!     └───────── deliveries ────────────────┘
+//!
+//!  stop: plugins (say goodbye) → spool (drain, while the link is up) → link (DISCONNECT) → spool (close)
+//! ```
+
+mod downlinks;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::link::{self, LinkHandle, LinkStatus, TlsSetupError};
+use crate::plugins::{self, PluginSettings, Plugins, StartError};
+use crate::shutdown::{self, Signals};
+use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
+use crate::status::{self, Sources, Tracker};
+
+/// Downlinks between the link and the plugins.
+const DOWNLINKS: usize = 256;
+/// For guests to say goodbye.
+const PLUGINS_GRACE: Duration = Duration::from_secs(5);
+/// For the spool to be delivered while the link is up. What is left waits on disk for the next start.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// For what is in flight when the link is told to end.
+const LINK_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the gateway cannot run.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    /// The state directory.
+    #[error(
+        "the state directory {0} cannot be used: {1}; create it and give it to the user the gateway runs as, \
+         or change gateway.state_dir"
+    )]
+    StateDirectory(PathBuf, #[source] std::io::Error),
+    /// The spool.
+    #[error("the spool cannot be opened: {0}")]
+    Spool(#[from] OpenError),
+    /// The plugin host.
+    #[error(transparent)]
+    Plugins(#[from] StartError),
+    /// TLS.
+    #[error("TLS cannot be set up from [link.tls]: {0}")]
+    Tls(#[from] TlsSetupError),
+    /// The operating system.
+    #[error("signals cannot be received: {0}")]
+    Signals(#[source] std::io::Error),
+    /// A defect of ours.
+    #[error("the link ended by itself, which is a defect of Moorline; nothing accepted is lost")]
+    LinkEnded,
+}
+
+/// Runs the gateway until SIGINT or SIGTERM, then ends it in good order. A second signal cuts the drain short.
+///
+/// # Errors
+/// When a room cannot be opened. Nothing that happens later ends the gateway.
+pub async fn run(settings: Settings) -> Result<(), GatewayError> {
+    let mut signals = Signals::listen().map_err(GatewayError::Signals)?;
+    let gateway = Gateway::open(settings).await?;
+    let ended = tokio::select! {
+        name = signals.next() => {
+            info!(signal = name, "stopping: plugins first, then the spool drains, then the link ends");
+            Ok(())
+        }
+        () = gateway.link_ended() => Err(GatewayError::LinkEnded),
+    };
+    gateway.close(signals).await;
+    ended
+}
+
+struct Gateway {
+    spool: Spool,
+    plugins: Plugins,
+    link: LinkHandle,
+    stop_status: shutdown::Trigger,
+    tasks: JoinSet<()>,
+}
+
+impl Gateway {
+    async fn open(settings: Settings) -> Result<Self, GatewayError> {
+        let clock = Clock::start();
+        let state_dir = settings.state_dir.clone();
+        prepare(&state_dir)
+            .map_err(|error| GatewayError::StateDirectory(state_dir.clone(), error))?;
+        let (spool, appender, outlet, recovery) = spool::open(settings.spool)?;
+        report(
+            &settings.name,
+            &state_dir,
+            &recovery,
+            &spool.status().borrow(),
+        );
+        let (link_up, link_is_up) = watch::channel(false);
+        let plugin_settings = PluginSettings {
+            cache_directory: state_dir.join("compiled"),
+            state_directory: state_dir.join("plugins"),
+            connectors: settings.connectors,
+            policy: settings.policy,
+            swap: settings.swap,
+        };
+        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
+        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        let link = link::spawn(settings.link, outlet, plugins.policy(), downlink, clock)?;
+        let (stop_status, stop_writing) = shutdown::channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(downlinks::pump(downlinks, plugins.deliveries(), appender));
+        tasks.spawn(tell_plugins(link.status(), link_up));
+        let sources = Sources {
+            link: link.status(),
+            spool: spool.status(),
+            plugins: plugins.status(),
+        };
+        let tracker = Tracker::new(clock);
+        tasks.spawn(status::run(
+            settings.status_file,
+            sources,
+            tracker,
+            stop_writing,
+        ));
+        Ok(Self {
+            spool,
+            plugins,
+            link,
+            stop_status,
+            tasks,
+        })
+    }
+
+    async fn link_ended(&self) {
+        let mut status = self.link.status();
+        while status.changed().await.is_ok() {}
+    }
+
+    async fn close(self, mut signals: Signals) {
+        let Self {
+            spool,
+            plugins,
+            link,
+            stop_status,
+            mut tasks,
+        } = self;
+        plugins.stop(PLUGINS_GRACE).await;
+        tokio::select! {
+            () = drained(link.status(), spool.status()) => {}
+            () = tokio::time::sleep(DRAIN_GRACE) => warn!(
+                waiting_readings = spool.status().borrow().depth_readings,
+                "the spool did not drain in time; what is left waits on disk for the next start"
+            ),
+            name = signals.next() => info!(signal = name, "not waiting for the spool to drain"),
+        }
+        link.stop(LINK_GRACE).await;
+        stop_status.fire();
+        // The task of the status file ends now; the others end with their channels.
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task did not end in good order");
+            }
+        }
+        let left = spool.status().borrow().depth_readings;
+        match spool.close().await {
+            Ok(()) => info!(waiting_readings = left, "stopped"),
+            Err(error) => {
+                tracing::error!(%error, waiting_readings = left, "stopped; the spool's last commit failed")
+            }
+        }
+    }
+}
+
+/// The state directory is for the gateway's user alone: it holds plugin state and what was measured.
+fn prepare(state_dir: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+}
+
+fn report(name: &str, state_dir: &std::path::Path, recovery: &Recovery, spool: &SpoolStatus) {
+    info!(
+        gateway = name,
+        version = env!("CARGO_PKG_VERSION"),
+        state_dir = %state_dir.display(),
+        waiting_readings = spool.depth_readings,
+        "starting"
+    );
+    if spool.damaged_readings > 0 || spool.quarantined_segments > 0 {
+        warn!(
+            damaged_readings = spool.damaged_readings,
+            quarantined_segments = spool.quarantined_segments,
+            ?recovery,
+            "the spool found damage from before; it is set aside and counted"
+        );
+    }
+}
+
+/// Tells the plugins when the link comes and goes.
+async fn tell_plugins(mut link: watch::Receiver<LinkStatus>, up: watch::Sender<bool>) {
+    loop {
+        let is_up = link.borrow_and_update().is_up();
+        up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns when nothing waits in the spool, or the link is down and nothing can leave.
+async fn drained(mut link: watch::Receiver<LinkStatus>, mut spool: watch::Receiver<SpoolStatus>) {
+    loop {
+        let empty = spool.borrow_and_update().depth_records == 0;
+        if empty || !link.borrow_and_update().is_up() {
+            return;
+        }
+        let changed = tokio::select! {
+            changed = link.changed() => changed,
+            changed = spool.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What an operator, the demo and the tests can see: the status file, `status.json` in the state directory unless the
+//! configuration names another.
+//!
+//! Written by rename, so a reader never meets half a file: at once after a change of the link or the plugins (at most
+//! ten times a second) and at least every second. It holds no secret.
+
+mod snapshot;
+mod writer;
+
+pub(crate) use snapshot::Tracker;
+pub(crate) use writer::{Sources, run};
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// The file's name in the state directory.
+pub const STATUS_FILE: &str = "status.json";
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's process id.
+    pub pid: u32,
+    /// When the process started, milliseconds since the Unix epoch.
+    pub started_at_ms: u64,
+    /// When the file was written, milliseconds since the Unix epoch.
+    pub written_at_ms: u64,
+    /// The link.
+    pub link: LinkSection,
+    /// The spool.
+    pub spool: SpoolSection,
+    /// The last swaps, oldest first.
+    pub swaps: Vec<SwapEntry>,
+    /// One entry for each connector of the configuration.
+    pub connectors: Vec<ConnectorEntry>,
+    /// The reconnect policy.
+    pub policy: PolicySection,
+}
+
+/// The link.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkSection {
+    /// `up`, `connecting`, `waiting`, `parked` or `stopped`.
+    pub state: String,
+    /// Sessions the broker accepted since the process started.
+    pub sessions: u64,
+    /// `5.0` or `3.1.1`; empty before the first session.
+    pub mqtt_version: String,
+    /// Times the built-in policy stood in for one that failed.
+    pub policy_faults: u64,
+    /// Times a policy's answer was clamped.
+    pub policy_clamped: u64,
+    /// Publishes the broker refused for good, counted and dropped.
+    pub dead_lettered: u64,
+    /// The last disconnects and failed attempts, oldest first.
+    pub disconnects: Vec<DisconnectEntry>,
+}
+
+/// One disconnect or failed attempt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DisconnectEntry {
+    /// Counts up from 1 in this process.
+    pub id: u64,
+    /// When, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The cause's stable name.
+    pub cause: String,
+    /// The coarse class a policy sees.
+    pub class: String,
+    /// `us`, `peer`, `network`, `operator` or `nobody`.
+    pub fault: String,
+    /// `certain` or `inferred`.
+    pub certainty: String,
+    /// How far the attempt or session had come.
+    pub phase: String,
+    /// The MQTT reason or return code, if one was received.
+    pub reason_code: Option<u8>,
+    /// How long the session had lasted.
+    pub session_ms: u64,
+    /// One sentence with the evidence.
+    pub text: String,
+    /// When the next try was set, if one was.
+    pub retry_in_ms: Option<u64>,
+    /// `policy`, `fallback` or `host`.
+    pub decided_by: String,
+    /// Whether the host changed what was advised.
+    pub clamped: bool,
+}
+
+/// The spool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpoolSection {
+    /// Readings ever accepted into this spool, over all processes.
+    pub accepted_readings: u64,
+    /// Readings of it that the broker acknowledged.
+    pub delivered_readings: u64,
+    /// Readings of it that still wait.
+    pub depth_readings: u64,
+    /// Readings of it that were evicted because the spool was full.
+    pub evicted_readings: u64,
+    /// Readings of it that the disk gave back damaged; their segments are set aside.
+    pub damaged_readings: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Why nothing can be written now.
+    pub fault: Option<String>,
+}
+
+/// One swap, finished or refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SwapEntry {
+    /// Counts up from 1 in this process.
+    pub id: u64,
+    /// When it ended, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The connector's name, or `policy`.
+    pub connector: String,
+    /// SHA-256 of the component that served before.
+    pub from: String,
+    /// SHA-256 of the candidate.
+    pub to: String,
+    /// `swapped`, `rolled-back` or `refused`.
+    pub outcome: String,
+    /// Why it was refused or rolled back.
+    pub reason: Option<String>,
+    /// How long no generation could take a call.
+    pub gap_ms: f64,
+    /// Link sessions that began while the swap was under way; 0 is the promise.
+    pub new_sessions: u64,
+}
+
+/// One connector.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConnectorEntry {
+    /// Its name in the configuration.
+    pub name: String,
+    /// SHA-256 of the component that serves.
+    pub digest: String,
+    /// The name the plugin gives itself.
+    pub plugin: String,
+    /// The version it gives itself.
+    pub version: String,
+    /// `running`, `starting` (no component yet), `restarting` or `failed` (tried only now and then); of its instances
+    /// the one that is worst off.
+    pub state: String,
+    /// Readings accepted from it since the process started.
+    pub readings: u64,
+    /// Traps and missed deadlines since the process started.
+    pub traps: u64,
+    /// Starts after a failure.
+    pub restarts: u64,
+    /// Batches the spool turned back for now.
+    pub back_pressure: u64,
+    /// Bytes of the instances' linear memories.
+    pub memory_bytes: u64,
+    /// What is wrong now.
+    pub error: Option<String>,
+}
+
+/// The reconnect policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicySection {
+    /// SHA-256 of the component that serves; empty with the built-in one.
+    pub digest: String,
+    /// The name the plugin gives itself.
+    pub plugin: String,
+    /// The version it gives itself.
+    pub version: String,
+    /// `running` or `built-in`.
+    pub state: String,
+    /// Questions answered.
+    pub answered: u64,
+    /// Questions on which it trapped.
+    pub trapped: u64,
+    /// Questions it did not answer in time.
+    pub stalled: u64,
+    /// What is wrong now.
+    pub error: Option<String>,
+}
+
+impl Status {
+    /// Reads a status file.
+    ///
+    /// # Errors
+    /// When it is not there or not a status file.
+    pub fn read(state_dir: &Path) -> std::io::Result<Self> {
+        let bytes = std::fs::read(state_dir.join(STATUS_FILE))?;
+        serde_json::from_slice(&bytes).map_err(std::io::Error::from)
+    }
+
+    /// Replaces the status file in one step.
+    ///
+    /// # Errors
+    /// When its directory cannot be written.
+    pub fn write(&self, file: &Path) -> std::io::Result<()> {
+        let draft = file.with_extension("json.new");
+        std::fs::write(&draft, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(draft, file)
+    }
+}

@@ -1,0 +1,319 @@
+//! From what the rooms show of themselves to the one status everybody reads.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use moorline_core::link::cause::Certainty;
+use moorline_core::link::{DecidedBy, Next, State};
+use moorline_core::swap;
+use moorline_core::time::{Instant, TimestampMs, saturating_ms};
+
+use super::{
+    ConnectorEntry, DisconnectEntry, LinkSection, PolicySection, SpoolSection, Status, SwapEntry,
+};
+use crate::clock::Clock;
+use crate::link::{DisconnectRecord, LinkStatus};
+use crate::plugins::{
+    ComponentStatus, ConnectorStatus, InstanceState, PluginsStatus, PolicyStatus, SwapOutcome,
+    SwapRecord,
+};
+use crate::spool::SpoolStatus;
+
+/// Swaps that are kept for the status.
+const SWAPS_KEPT: usize = 128;
+/// Beginnings of sessions that are remembered, to tell whether a swap cost one.
+const SESSIONS_KEPT: usize = 64;
+
+/// What the status needs beyond the rooms' present words: numbers for swaps, and when sessions began.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    clock: Clock,
+    pid: u32,
+    started_at: TimestampMs,
+    session_starts: VecDeque<Instant>,
+    swaps: VecDeque<SwapEntry>,
+    swaps_seen: u64,
+    last_swap: Option<Arc<SwapRecord>>,
+}
+
+impl Tracker {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            pid: std::process::id(),
+            started_at: clock.wall(),
+            session_starts: VecDeque::new(),
+            swaps: VecDeque::new(),
+            swaps_seen: 0,
+            last_swap: None,
+        }
+    }
+
+    /// Remembers when the session that is up began.
+    pub(crate) fn follow_link(&mut self, link: &LinkStatus) {
+        let Some(since) = link.session_since else {
+            return;
+        };
+        if self.session_starts.back() != Some(&since) {
+            if self.session_starts.len() == SESSIONS_KEPT {
+                self.session_starts.pop_front();
+            }
+            self.session_starts.push_back(since);
+        }
+    }
+
+    /// Numbers the swaps that ended since the last look.
+    pub(crate) fn follow_plugins(&mut self, plugins: &PluginsStatus) {
+        let last = self.last_swap.take();
+        let known = last.as_ref().and_then(|last| {
+            plugins
+                .swaps
+                .iter()
+                .rposition(|record| Arc::ptr_eq(record, last))
+        });
+        for record in plugins
+            .swaps
+            .iter()
+            .skip(known.map_or(0, |index| index + 1))
+        {
+            let Some(outcome) = outcome(&record.outcome) else {
+                continue;
+            };
+            self.swaps_seen += 1;
+            if self.swaps.len() == SWAPS_KEPT {
+                self.swaps.pop_front();
+            }
+            let entry = self.swap(record, outcome);
+            self.swaps.push_back(entry);
+        }
+        self.last_swap = plugins.swaps.back().cloned().or(last);
+    }
+
+    fn swap(&self, record: &SwapRecord, outcome: &str) -> SwapEntry {
+        let reason = match &record.outcome {
+            SwapOutcome::Refused(step, failure) | SwapOutcome::RolledBack(step, failure) => {
+                Some(format!("{step}: {failure}"))
+            }
+            SwapOutcome::Loaded | SwapOutcome::Swapped => None,
+        };
+        let began = record.at.since_start().saturating_sub(record.took);
+        let under_way = began..=record.at.since_start();
+        let new_sessions = self
+            .session_starts
+            .iter()
+            .filter(|start| under_way.contains(&start.since_start()))
+            .count();
+        SwapEntry {
+            id: self.swaps_seen,
+            at_ms: self.wall(record.at).0,
+            connector: record.component.to_string(),
+            from: record
+                .from
+                .map(|build| build.digest.to_string())
+                .unwrap_or_default(),
+            to: record.to.digest.to_string(),
+            outcome: outcome.to_owned(),
+            reason,
+            gap_ms: record.gap.as_secs_f64() * 1_000.0,
+            new_sessions: new_sessions as u64,
+        }
+    }
+
+    /// The wall-clock time of a monotonic one, as the wall clock stands now.
+    fn wall(&self, at: Instant) -> TimestampMs {
+        let age = self.clock.now().saturating_since(at);
+        TimestampMs(
+            self.clock
+                .wall()
+                .0
+                .saturating_sub(u64::from(saturating_ms(age))),
+        )
+    }
+
+    pub(crate) fn snapshot(
+        &self,
+        link: &LinkStatus,
+        spool: &SpoolStatus,
+        plugins: &PluginsStatus,
+    ) -> Status {
+        Status {
+            pid: self.pid,
+            started_at_ms: self.started_at.0,
+            written_at_ms: self.clock.wall().0,
+            link: link_section(link),
+            spool: spool_section(spool),
+            swaps: self.swaps.iter().cloned().collect(),
+            connectors: plugins.connectors.iter().map(connector).collect(),
+            policy: policy(plugins.policy.as_ref()),
+        }
+    }
+}
+
+/// The first load of a component is no swap.
+fn outcome(outcome: &SwapOutcome) -> Option<&'static str> {
+    match outcome {
+        SwapOutcome::Loaded => None,
+        SwapOutcome::Swapped => Some("swapped"),
+        SwapOutcome::Refused(..) => Some("refused"),
+        SwapOutcome::RolledBack(..) => Some("rolled-back"),
+    }
+}
+
+fn link_section(link: &LinkStatus) -> LinkSection {
+    let state = match &link.state {
+        State::Up { .. } => "up",
+        State::Opening { .. } => "connecting",
+        State::Consulting { .. } | State::Waiting { .. } => "waiting",
+        State::Closing { .. } => "closing",
+        State::Parked { .. } => "parked",
+        State::Stopped => "stopped",
+    };
+    LinkSection {
+        state: state.to_owned(),
+        sessions: link.sessions,
+        mqtt_version: link
+            .version
+            .map(|version| version.to_string())
+            .unwrap_or_default(),
+        policy_faults: link.policy_faults,
+        policy_clamped: link.policy_clamped,
+        dead_lettered: link.dead_letters,
+        disconnects: link
+            .disconnects
+            .iter()
+            .map(|record| disconnect(record))
+            .collect(),
+    }
+}
+
+fn disconnect(entry: &DisconnectRecord) -> DisconnectEntry {
+    let record = &entry.record;
+    let disconnect = &record.disconnect;
+    DisconnectEntry {
+        id: entry.id,
+        at_ms: entry.at.0,
+        cause: disconnect.cause.name().to_owned(),
+        class: disconnect.cause.class().name().to_owned(),
+        fault: disconnect.cause.fault().name().to_owned(),
+        certainty: match disconnect.certainty {
+            Certainty::Certain => "certain",
+            Certainty::Inferred => "inferred",
+        }
+        .to_owned(),
+        phase: disconnect.phase.name().to_owned(),
+        reason_code: disconnect.evidence.reason_code,
+        session_ms: disconnect
+            .evidence
+            .session
+            .map_or(0, |session| saturating_ms(session).into()),
+        text: entry.text.clone(),
+        retry_in_ms: match record.next {
+            Next::Retry(wait) => Some(saturating_ms(wait).into()),
+            Next::Parked(_) | Next::Stopped => None,
+        },
+        decided_by: match record.decided_by {
+            DecidedBy::Policy => "policy",
+            DecidedBy::Fallback(_) => "fallback",
+            DecidedBy::Host => "host",
+        }
+        .to_owned(),
+        clamped: record.clamped,
+    }
+}
+
+fn spool_section(spool: &SpoolStatus) -> SpoolSection {
+    let gone = spool.depth_readings + spool.evicted_readings + spool.damaged_readings;
+    SpoolSection {
+        accepted_readings: spool.appended_readings_total,
+        delivered_readings: spool.appended_readings_total.saturating_sub(gone),
+        depth_readings: spool.depth_readings,
+        evicted_readings: spool.evicted_readings,
+        damaged_readings: spool.damaged_readings,
+        bytes: spool.bytes,
+        fault: spool.fault.map(|fault| fault.to_string()),
+    }
+}
+
+fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
+    let instances = &connector.instances;
+    let worst = instances
+        .iter()
+        .map(|instance| instance.state)
+        .max_by_key(|state| match state {
+            InstanceState::Serving => 0,
+            InstanceState::Waiting => 1,
+            InstanceState::Restarting => 2,
+            InstanceState::CircuitOpen => 3,
+        });
+    let state = match worst {
+        Some(InstanceState::Serving) => "running",
+        Some(InstanceState::Waiting) | None => "starting",
+        Some(InstanceState::Restarting) => "restarting",
+        Some(InstanceState::CircuitOpen) => "failed",
+    };
+    let instance_error = instances
+        .iter()
+        .filter(|instance| instance.state != InstanceState::Serving)
+        .find_map(|instance| {
+            let error = instance.last_error.as_deref()?;
+            Some(format!("{}: {error}", instance.name))
+        });
+    ConnectorEntry {
+        name: connector.name.to_string(),
+        digest: digest(&connector.component),
+        plugin: connector.component.plugin.to_string(),
+        version: connector.component.version.to_string(),
+        state: state.to_owned(),
+        readings: instances.iter().map(|instance| instance.readings).sum(),
+        traps: instances.iter().map(|instance| instance.traps).sum(),
+        restarts: instances.iter().map(|instance| instance.restarts).sum(),
+        back_pressure: instances
+            .iter()
+            .map(|instance| instance.back_pressure)
+            .sum(),
+        memory_bytes: instances
+            .iter()
+            .map(|instance| instance.memory_bytes as u64)
+            .sum(),
+        error: instance_error.or_else(|| refused(&connector.component)),
+    }
+}
+
+fn policy(policy: Option<&PolicyStatus>) -> PolicySection {
+    let Some(policy) = policy else {
+        return PolicySection {
+            state: "built-in".to_owned(),
+            ..PolicySection::default()
+        };
+    };
+    let state = if policy.component.active.is_some() {
+        "running"
+    } else {
+        "built-in"
+    };
+    PolicySection {
+        digest: digest(&policy.component),
+        plugin: policy.component.plugin.to_string(),
+        version: policy.component.version.to_string(),
+        state: state.to_owned(),
+        answered: policy.answered,
+        trapped: policy.trapped,
+        stalled: policy.stalled,
+        error: refused(&policy.component),
+    }
+}
+
+fn digest(component: &ComponentStatus) -> String {
+    component
+        .active
+        .map(|build| build.digest.to_string())
+        .unwrap_or_default()
+}
+
+fn refused(component: &ComponentStatus) -> Option<String> {
+    if let Some((digest, failure)) = component.refused.as_deref() {
+        return Some(format!("build {digest} {failure}"));
+    }
+    let missing = component.active.is_none() && component.state == swap::State::Empty;
+    missing.then(|| format!("{} is not there", component.path.display()))
+}

@@ -1,0 +1,84 @@
+//! The task that keeps the status file current.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::warn;
+
+use super::snapshot::Tracker;
+use crate::link::LinkStatus;
+use crate::plugins::PluginsStatus;
+use crate::shutdown::Shutdown;
+use crate::spool::SpoolStatus;
+
+/// The least time between two writes, and so the most a change waits.
+const WRITE_EVERY_MIN: Duration = Duration::from_millis(100);
+/// The most time between two writes.
+const WRITE_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// What the status is made of.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) link: watch::Receiver<LinkStatus>,
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) plugins: watch::Receiver<PluginsStatus>,
+}
+
+/// Writes until told to stop, and once more then.
+pub(crate) async fn run(
+    file: PathBuf,
+    mut sources: Sources,
+    mut tracker: Tracker,
+    mut shutdown: Shutdown,
+) {
+    let mut tick = tokio::time::interval(WRITE_EVERY_MIN);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut written: Option<Instant> = None;
+    let mut failing = false;
+    loop {
+        let last = tokio::select! {
+            _at = tick.tick() => false,
+            () = shutdown.wait() => true,
+        };
+        if sources.link.has_changed().unwrap_or(false) {
+            tracker.follow_link(&sources.link.borrow());
+        }
+        if sources.plugins.has_changed().unwrap_or(false) {
+            tracker.follow_plugins(&sources.plugins.borrow());
+        }
+        let due = last
+            || sources.changed()
+            || written.is_none_or(|written| written.elapsed() >= WRITE_EVERY_MAX);
+        if due {
+            let status = {
+                let link = sources.link.borrow_and_update();
+                let plugins = sources.plugins.borrow_and_update();
+                tracker.snapshot(&link, &sources.spool.borrow_and_update(), &plugins)
+            };
+            written = Some(Instant::now());
+            let target = file.clone();
+            let result = tokio::task::spawn_blocking(move || status.write(&target)).await;
+            let result = result.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+            match result {
+                Ok(()) => failing = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(file = %file.display(), %error, "the status file cannot be written; the gateway goes on without");
+                    }
+                }
+            }
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+impl Sources {
+    /// Whether something happened that somebody may wait for: figures alone wait for the next second.
+    fn changed(&self) -> bool {
+        self.link.has_changed().unwrap_or(false) || self.plugins.has_changed().unwrap_or(false)
+    }
+}
