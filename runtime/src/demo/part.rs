@@ -1,4 +1,4 @@
-//! The parts of the demo that are processes of their own: hidden subcommands.
+//! The demo's command line: its options, and the parts that are processes of their own (hidden subcommands).
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,6 +6,35 @@ use std::path::PathBuf;
 
 use super::device::Device;
 use super::embedded;
+
+/// Which broker the demo uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum BrokerChoice {
+    /// Mosquitto if it is installed, else the embedded one.
+    #[default]
+    Auto,
+    /// Mosquitto.
+    Mosquitto,
+    /// The embedded one.
+    Embedded,
+}
+
+/// The options of `moorline demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoOptions {
+    /// About how long the story takes, after set-up.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(30..=3_600))]
+    pub seconds: u64,
+    /// Write the report to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Which broker to use.
+    #[arg(long, value_enum, default_value_t = BrokerChoice::Auto)]
+    pub broker: BrokerChoice,
+    /// Keep state, logs and plugins here. Without it they go to a temporary directory, removed when all is well.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
 
 /// `moorline demo-part …`
 #[derive(Debug, clap::Subcommand)]
