@@ -1,0 +1,202 @@
+//! Bad configuration and absent peers: a clear message or a clean wait.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use moorline::demo::broker::Broker;
+use moorline_tests::configuration::Configuration;
+use moorline_tests::plugins::{Guest, Place};
+use moorline_tests::rig::{Rig, Running};
+use moorline_tests::{binary, mosquitto};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn vacant() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// Runs `moorline COMMAND --config FILE`, which must end by itself.
+fn moorline(command: &str, text: &str) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    std::fs::write(&file, text).unwrap();
+    Command::new(binary())
+        .args([command, "--config"])
+        .arg(file)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn assert_refused(text: &str, words: &[&str]) {
+    for command in ["check", "run"] {
+        let output = moorline(command, text);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success(), "{command} takes it: {said}");
+        assert!(!said.contains("panicked"), "{command}: {said}");
+        for word in words {
+            assert!(
+                said.contains(word),
+                "{command} does not say {word:?}: {said}"
+            );
+        }
+    }
+}
+
+fn minimal() -> Configuration {
+    Configuration::new(
+        &std::env::temp_dir().join("moorline-e2e-never-used"),
+        vacant(),
+    )
+}
+
+#[test]
+fn a_typo_is_refused_with_file_line_and_field() {
+    let text = minimal().with("keep_alife_s = 5");
+    assert_refused(text.text(), &["gateway.toml", "keep_alife_s"]);
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_file_line_and_field() {
+    let text = minimal()
+        .text()
+        .replace("keep_alive_s = 5", "keep_alive_s = \"often\"");
+    assert_refused(&text, &["gateway.toml:7", "keep_alive_s"]);
+}
+
+#[test]
+fn a_missing_configuration_is_named() {
+    let output = Command::new(binary())
+        .args(["run", "--config", "/nowhere/gateway.toml"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("/nowhere/gateway.toml") && !said.contains("panicked"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_missing_secret_file_is_named() {
+    let text = minimal().with("password = \"file:/nowhere/secret\"");
+    assert_refused(text.text(), &["/nowhere/secret"]);
+}
+
+#[tokio::test]
+async fn an_unknown_plugin_stops_nobody_else() {
+    let Some(kind) = mosquitto() else { return };
+    let rig = Rig::start(kind).await;
+    let place = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
+    let absent = rig.path("absent.wasm");
+    let configuration = rig
+        .configuration()
+        .simulated("lost", &absent, None)
+        .simulated("sim", place.path(), Some(rig.audit.witness()));
+    let mut running = rig.gateway(&configuration);
+    running.flows().await;
+    let named = |history: &moorline::demo::gateway::History| {
+        history
+            .now
+            .connectors
+            .iter()
+            .any(|entry| entry.name == "lost" && entry.error.is_some())
+    };
+    running
+        .wait("the missing plugin is named", DEADLINE, named)
+        .await;
+    // It comes up when the file appears.
+    let _there_now = Place::stock(absent, Guest::SIMULATED);
+    let reads = |history: &moorline::demo::gateway::History| {
+        history
+            .now
+            .connectors
+            .iter()
+            .any(|entry| entry.name == "lost" && entry.readings > 0)
+    };
+    running.wait("the late plugin reads", DEADLINE, reads).await;
+    let (_history, balance) = rig.settle(running).await;
+    assert_eq!(balance.missing, 0, "{balance:?}");
+}
+
+#[tokio::test]
+async fn bad_credentials_are_told_and_readings_kept() {
+    let Some(kind) = mosquitto() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    // A password file with nobody in it: every name is refused.
+    let passwords = directory.path().join("passwords");
+    std::fs::write(&passwords, "").unwrap();
+    let extra = format!(
+        "password_file {}\nallow_anonymous false",
+        passwords.display()
+    );
+    let broker = Broker::start_with(kind, &directory.path().join("broker"), &extra)
+        .await
+        .unwrap();
+    let place = Place::stock(directory.path().join("simulated.wasm"), Guest::SIMULATED);
+    let state_dir = directory.path().join("state");
+    let configuration = Configuration::new(&state_dir, broker.address())
+        .with("username = \"somebody\"\npassword = \"wrong\"")
+        .simulated("sim", place.path(), None);
+    let mut running = Running::start(directory.path(), &state_dir, &configuration);
+    let history = running
+        .wait(
+            "the refusal is told while readings are kept",
+            DEADLINE,
+            |now| now.disconnects().len() > 0 && now.now.spool.accepted_readings > 1_000,
+        )
+        .await;
+    let first = history.disconnects().next().unwrap();
+    assert_eq!(
+        (first.class.as_str(), first.fault.as_str()),
+        ("credentials-refused", "operator"),
+        "{first:?}"
+    );
+    assert_eq!(history.sessions(), 0);
+    assert!(
+        !running.gateway.log().unwrap().contains("wrong"),
+        "the password is in no log"
+    );
+}
+
+#[tokio::test]
+async fn a_broker_absent_at_start_is_waited_for() {
+    let Some(kind) = mosquitto() else { return };
+    let mut rig = Rig::start(kind).await;
+    rig.broker.kill().await.unwrap();
+    rig.proxy
+        .set(moorline::fault_proxy::Mode::Refuse)
+        .await
+        .unwrap();
+    let place = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
+    let configuration =
+        rig.configuration()
+            .simulated("sim", place.path(), Some(rig.audit.witness()));
+    let mut running = rig.gateway(&configuration);
+    let waits = |now: &moorline::demo::gateway::History| {
+        now.disconnects().len() > 1 && now.now.spool.accepted_readings > 1_000
+    };
+    let history = running
+        .wait("readings are kept while nobody listens", DEADLINE, waits)
+        .await;
+    assert!(
+        history
+            .disconnects()
+            .all(|entry| entry.class == "connect-refused")
+    );
+    rig.broker.resume().await.unwrap();
+    rig.audit_subscribed().await;
+    rig.proxy
+        .set(moorline::fault_proxy::Mode::Pass)
+        .await
+        .unwrap();
+    running.flows().await;
+    let (history, balance) = rig.settle(running).await;
+    assert_eq!(balance.missing, 0, "{balance:?}");
+    assert_eq!(balance.delivered, history.now.spool.accepted_readings);
+}

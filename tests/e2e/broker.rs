@@ -1,0 +1,128 @@
+//! The brokers of the demo keep what they acknowledged, or the audit tells that they did not.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use moorline::demo::audit::TELEMETRY_TOPIC;
+use moorline::demo::broker::BrokerKind;
+use moorline_tests::rig::Rig;
+use moorline_tests::{binary, eventually, mosquitto};
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v5::Packet;
+use rumqttc::{AsyncClient, Event, MqttOptions, PublishOptions};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const BEFORE_KILL: u64 = 2_000;
+const PUBLISHES: u64 = 4_000;
+const INFLIGHT: usize = 50;
+
+/// A plain QoS 1 publisher: sends 1, 2, 3, … and sends again from the first that was not acknowledged.
+async fn publish(broker: SocketAddr, first: u64, last: u64) -> u64 {
+    let mut options = MqttOptions::new("publisher", (broker.ip().to_string(), broker.port()));
+    options.set_keep_alive(5).set_clean_start(true);
+    let (client, mut events) = AsyncClient::builder(options).capacity(INFLIGHT).build();
+    let sender = tokio::spawn(async move {
+        for serial in first..=last {
+            let payload = format!(r#"{{"d":[{{"ts":{serial},"values":{{"seq":{serial}}}}}]}}"#);
+            let sent = client
+                .publish(
+                    TELEMETRY_TOPIC,
+                    payload,
+                    PublishOptions::new(QoS::AtLeastOnce),
+                )
+                .await;
+            if sent.is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    });
+    let mut acknowledged = first - 1;
+    while acknowledged < last {
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::PubAck(_))) => acknowledged += 1,
+            Ok(_other) => {}
+            Err(_broker_is_dead) => break,
+        }
+    }
+    sender.abort();
+    acknowledged
+}
+
+async fn survives_kill(kind: BrokerKind) -> Rig {
+    let mut rig = Rig::start(kind).await;
+    let address = rig.proxy.address();
+    let publisher = tokio::spawn(async move { publish(address, 1, u64::from(u32::MAX)).await });
+    let totals = rig.audit.totals();
+    eventually("publishes arrive", DEADLINE, || {
+        (totals.borrow().delivered > BEFORE_KILL).then_some(())
+    })
+    .await;
+    rig.broker.kill().await.unwrap();
+    let acknowledged = tokio::time::timeout(DEADLINE, publisher)
+        .await
+        .unwrap()
+        .unwrap();
+    rig.broker.resume().await.unwrap();
+    rig.audit_subscribed().await;
+    let last = publish(address, acknowledged + 1, acknowledged + PUBLISHES).await;
+    assert_eq!(last, acknowledged + PUBLISHES, "the broker is back");
+    let mut rest = 0;
+    eventually("what the broker acknowledged arrives", DEADLINE, || {
+        rest = last.saturating_sub(totals.borrow().delivered);
+        (rest < INFLIGHT as u64).then_some(())
+    })
+    .await;
+    rig
+}
+
+#[tokio::test]
+async fn mosquitto_loses_nothing_it_acknowledged_when_killed() {
+    let Some(kind) = mosquitto() else { return };
+    let rig = survives_kill(kind).await;
+    let balance = rig.audit.balance().await;
+    assert_eq!(
+        (balance.missing, balance.missing_after_ack),
+        (0, 0),
+        "{balance:?}"
+    );
+}
+
+#[tokio::test]
+async fn losses_of_the_embedded_broker_are_told_apart() {
+    let rig = survives_kill(BrokerKind::Embedded(binary().to_owned())).await;
+    let balance = rig.audit.balance().await;
+    assert_eq!(
+        balance.missing, balance.missing_after_ack,
+        "whatever is missing had its PUBACK: {balance:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_embedded_broker_speaks_mqtt_3_1_1_too() {
+    let rig = Rig::start(BrokerKind::Embedded(binary().to_owned())).await;
+    let broker = rig.broker.address();
+    let mut options = rumqttc_v4::MqttOptions::new("old", (broker.ip().to_string(), broker.port()));
+    options.set_keep_alive(5);
+    let (client, mut events) = rumqttc_v4::AsyncClient::builder(options)
+        .capacity(INFLIGHT)
+        .build();
+    let payload = r#"{"d":[{"ts":1,"values":{"seq":1}}]}"#;
+    let options = rumqttc_v4::PublishOptions::new(QoS::AtLeastOnce);
+    client
+        .publish(TELEMETRY_TOPIC, payload, options)
+        .await
+        .unwrap();
+    let acknowledged = async {
+        while !matches!(
+            events.poll().await.unwrap(),
+            rumqttc_v4::Event::Incoming(rumqttc_v4::Packet::PubAck(_))
+        ) {}
+    };
+    tokio::time::timeout(DEADLINE, acknowledged).await.unwrap();
+    let totals = rig.audit.totals();
+    eventually("the audit sees it", DEADLINE, || {
+        (totals.borrow().delivered == 1).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,13 @@
+//! End to end: the real binary, real brokers, a real device, real components, faulty TCP, killed processes.
+//!
+//! The oracle is what outsiders saw: a subscriber, the broker's log, the device, the wire.
+
+#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+
+mod bad_input;
+mod bad_plugins;
+mod broker;
+mod faults;
+mod modbus;
+mod policies;
+mod swaps;
