@@ -201,12 +201,7 @@ impl<S: Storage> Spool<S> {
         span: usize,
         outcomes: &mut [Result<Sequence, Refused>],
     ) -> Result<usize, StorageError> {
-        let end = (start + span) as u64;
-        let fits = self
-            .writer
-            .as_ref()
-            .is_some_and(|w| !w.poisoned && w.offset + end <= w.header.capacity);
-        if fits {
+        if self.fits(start + span) {
             return Ok(start);
         }
         let record = self.staging.bytes.split_off(start);
@@ -218,8 +213,20 @@ impl<S: Storage> Spool<S> {
             }
         }
         self.roll()?;
+        if !self.fits(span) {
+            // Records taken along fill the new segment. Once they are synced, the next one starts empty.
+            self.sync_writer()?;
+            self.roll()?;
+        }
         self.staging.bytes.extend_from_slice(&record);
         Ok(0)
+    }
+
+    /// Whether `bytes` more can be written to the segment.
+    fn fits(&self, bytes: usize) -> bool {
+        self.writer
+            .as_ref()
+            .is_some_and(|w| !w.poisoned && w.offset + bytes as u64 <= w.header.capacity)
     }
 
     /// Writes what is staged.

@@ -163,13 +163,40 @@ impl<F> CursorFile<F> {
         let slots =
             [0, 1].map(|slot| Cursor::decode(bytes.get(slot * SLOT_STRIDE..).unwrap_or_default()));
         let mut cursor = Self::unwritten(Some(file));
-        cursor.names_synced = true;
         let found = if read.is_err() {
             CursorFound::Lost
         } else {
             cursor.choose(slots)
         };
+        cursor.secure(storage);
         Ok((cursor, found))
+    }
+
+    /// The state as loaded may be in the page cache only, and the other slot the last one that was synced: before that
+    /// one is overwritten, this one is written again as it is, and synced.
+    fn secure<S: Storage<File = F>>(&mut self, storage: &mut S) {
+        let Some(state) = self.written else { return };
+        let Some(file) = self.file.as_mut() else {
+            return;
+        };
+        let bytes = state.encode(self.generation);
+        let loaded = ((1 - self.slot) * SLOT_STRIDE) as u64;
+        let secured = storage
+            .write_at(file, loaded, &bytes)
+            .and_then(|()| storage.sync(file));
+        if secured.is_err() {
+            self.file = None;
+            self.written = None;
+        }
+    }
+
+    /// Whether a start after a crash would know which segment must not be synced again.
+    #[cfg(test)]
+    pub(crate) fn poison_is_marked(&self) -> bool {
+        self.state.poisoned_epoch == 0
+            || self
+                .written
+                .is_some_and(|written| written.poisoned_epoch == self.state.poisoned_epoch)
     }
 
     fn unwritten(file: Option<F>) -> Self {

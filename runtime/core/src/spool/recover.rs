@@ -164,6 +164,13 @@ impl<S: Storage> Spool<S> {
                 .and_then(|()| self.storage.sync_names())
                 .is_ok();
         newest.end = last;
+        if !synced && !known_poisoned {
+            self.cursor.state.poisoned_epoch = newest.header.epoch;
+            // The next start must know, too: a second sync of this segment that succeeds would prove nothing.
+            match self.cursor.write(&mut self.storage) {
+                Ok(()) | Err(_) => {}
+            }
+        }
         self.writer = Some(append::Writer::recovered(file, newest, synced));
         Ok(())
     }

@@ -204,10 +204,9 @@ impl<F> Pool<F> {
         }
         if self.filling.is_none() {
             while !self.fits(used) {
-                let Some((name, _)) = self.quarantined.pop_front() else {
+                if !self.drop_oldest_quarantined(storage)? {
                     return Ok(false);
-                };
-                storage.remove(&name)?;
+                }
             }
         }
         self.step(storage, haste)
@@ -291,11 +290,26 @@ impl<F> Pool<F> {
         storage.rename(&segment_name(epoch), &name)?;
         self.quarantined.push_back((name, bytes));
         while self.quarantined.len() > QUARANTINED_MAX {
-            if let Some((oldest, _)) = self.quarantined.pop_front() {
-                storage.remove(&oldest)?;
-            }
+            self.drop_oldest_quarantined(storage)?;
         }
         Ok(())
+    }
+
+    /// Removes the damaged segment that was kept longest; false when there is none. It counts until it is gone.
+    fn drop_oldest_quarantined<S: Storage<File = F>>(
+        &mut self,
+        storage: &mut S,
+    ) -> Result<bool, StorageError> {
+        let Some((name, _)) = self.quarantined.front() else {
+            return Ok(false);
+        };
+        match storage.remove(name) {
+            // Somebody removed it already.
+            Ok(()) | Err(StorageError::Missing) => {}
+            Err(error) => return Err(error),
+        }
+        self.quarantined.pop_front();
+        Ok(true)
     }
 
     /// Makes a segment file that holds nothing of worth a spare, or removes it.

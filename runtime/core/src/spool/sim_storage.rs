@@ -316,7 +316,8 @@ impl Storage for SimStorage {
             .get(&file.0)
             .map_or(0, |inode| inode.contents.len());
         let growth = (offset + bytes.len()).saturating_sub(length) as u64;
-        let full = disk.used() + growth > disk.capacity;
+        // As on a disk: what is allocated can be overwritten, however full it is.
+        let full = growth > 0 && disk.used() + growth > disk.capacity;
         let outcome = disk.fault(Operation::Write).and(if full {
             Err(StorageError::Full)
         } else {

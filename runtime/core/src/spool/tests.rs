@@ -417,3 +417,74 @@ fn a_lost_cursor_repeats_but_never_reuses() {
     assert_eq!(read_all(&mut spool, Sequence(0)).len(), 10);
     assert!(append(&mut spool, telemetry(10, 1)).unwrap() > Sequence(10));
 }
+
+#[test]
+fn records_taken_along_from_a_failed_sync_do_not_overflow_the_next_segment() {
+    let storage = SimStorage::new(1, ROOMY);
+    let (mut spool, _) = open(&storage);
+    let capacity = limits().segment_bytes();
+    let mut accepted = vec![append(&mut spool, text(1, 5000)).unwrap()];
+    accepted.push(append(&mut spool, text(2, 5000)).unwrap());
+    storage.fail(Operation::Sync, 1, StorageError::Fault(5));
+    // No room: the segment is synced, which fails, and both records move to the next one, which is as full.
+    accepted.push(append(&mut spool, text(3, 5000)).unwrap());
+    let longest = storage.files().iter().map(|file| file.bytes).max();
+    assert_eq!(longest, Some(capacity));
+    drop(spool);
+    let (mut spool, recovery) = open(&storage);
+    assert_eq!(recovery.damaged_segments, 0);
+    let found = read_all(&mut spool, Sequence(0));
+    let found: Vec<_> = found.iter().map(|record| record.sequence).collect();
+    assert_eq!(found, accepted);
+}
+
+#[test]
+fn a_sync_that_failed_at_a_start_is_remembered_by_the_next_start() {
+    let storage = SimStorage::new(3, ROOMY);
+    let (mut spool, _) = open(&storage);
+    append(&mut spool, text(1, 500)).unwrap();
+    drop(spool);
+    // The cursor is secured first, then the segment.
+    storage.fail(Operation::Sync, 2, StorageError::Fault(5));
+    let (spool, _) = open(&storage);
+    assert_eq!(spool.status().synced, Sequence(0));
+    drop(spool);
+    storage.heal();
+    let (mut spool, _) = open(&storage);
+    assert_eq!(spool.status().synced, Sequence(0));
+    spool.commit().unwrap();
+    assert_eq!(spool.status().synced, Sequence(1));
+    assert_eq!(storage.syncs_after_failure(), 0);
+    drop(spool);
+    storage.cut_power();
+    let (mut spool, _) = open(&storage);
+    assert_eq!(read_all(&mut spool, Sequence(0)).len(), 1);
+}
+
+#[test]
+fn a_counted_eviction_survives_a_kill_and_then_a_power_cut() {
+    for seed in 0..64 {
+        let storage = SimStorage::new(seed, ROOMY);
+        let (mut spool, _) = open(&storage);
+        while spool.status().evicted.records == 0 {
+            append(&mut spool, text(1, 3000)).unwrap();
+        }
+        let evicted = spool.status().evicted;
+        // The acknowledgement is in the page cache only when the process dies, and so is the next one.
+        for _ in 0..2 {
+            let mut records = Vec::new();
+            spool.read(Sequence(0), 0, 1, &mut records).unwrap();
+            spool.ack(records[0].sequence);
+            spool.checkpoint(false).unwrap();
+            drop(spool);
+            spool = open(&storage).0;
+        }
+        let mut records = Vec::new();
+        spool.read(Sequence(0), 0, 1, &mut records).unwrap();
+        spool.ack(records[0].sequence);
+        spool.checkpoint(false).unwrap();
+        drop(spool);
+        storage.cut_power();
+        assert_eq!(open(&storage).0.status().evicted, evicted, "seed {seed}");
+    }
+}

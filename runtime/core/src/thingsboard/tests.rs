@@ -290,7 +290,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_reading_arrives_once_in_order_within_the_limit(records in prop::collection::vec(any_record(), 1..20), limit in 160usize..2000) {
+    fn every_reading_arrives_once_in_order_within_the_limit(records in prop::collection::vec(any_record(), 1..20), limit in 400usize..2000) {
         let encoded = encode(&records, limit);
         let mut arrived: BTreeMap<String, Vec<(u64, String, serde_json::Value)>> = BTreeMap::new();
         let mut cursor = 0;
