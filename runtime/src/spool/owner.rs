@@ -133,6 +133,12 @@ impl Owner {
         if let Err(error) = closed {
             tracing::error!(%error, "the spool was not committed at the end");
         }
+        // Both ends were dropped first, but somebody may already wait for the end.
+        close.close();
+        let reply = match reply {
+            Some(reply) => Some(reply),
+            None => close.recv().await,
+        };
         if let Some(reply) = reply
             && reply.send(closed).is_err()
         {

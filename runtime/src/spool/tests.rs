@@ -56,6 +56,19 @@ async fn read_all(outlet: &mut Outlet) -> Vec<Record> {
     }
 }
 
+/// A close that came just when the thread ended by itself was reported as a fault of the storage.
+#[tokio::test]
+async fn a_close_after_both_ends_are_gone_is_no_fault() {
+    for _round in 0..100 {
+        let directory = tempfile::tempdir().unwrap();
+        let (spool, appender, outlet, _) =
+            open(settings(directory.path(), Durability::Batched)).unwrap();
+        appender.append(message(1)).await.unwrap();
+        drop((appender, outlet));
+        assert_eq!(timeout(DEADLINE, spool.close()).await.unwrap(), Ok(()));
+    }
+}
+
 #[tokio::test]
 async fn what_goes_in_comes_out() {
     let directory = tempfile::tempdir().unwrap();
