@@ -61,6 +61,8 @@ impl Prepared {
             "CARGO_BUILD_TARGET",
             "CARGO_TARGET_DIR",
             "CARGO_MAKEFLAGS",
+            // Cargo puts its own compiler's libraries there: another compiler must not load those.
+            "LD_LIBRARY_PATH",
         ] {
             cargo.env_remove(name);
         }
