@@ -86,7 +86,14 @@ impl Cache {
     }
 
     /// Keeps `component`. Writes the disk. A failure costs a compilation next time, nothing else.
-    pub(crate) fn store(&self, engine: &Engine, digest: Digest, component: &Component) {
+    /// `writer` tells apart who keeps the same component at the same time.
+    pub(crate) fn store(
+        &self,
+        engine: &Engine,
+        digest: Digest,
+        component: &Component,
+        writer: usize,
+    ) {
         let Some((directory, secret)) = &self.place else {
             return;
         };
@@ -96,7 +103,8 @@ impl Cache {
             .map_err(|error| io::Error::other(format!("{error:#}")))
             .and_then(|code| {
                 let tag = mac(secret, &name, &code).finalize().into_bytes();
-                write_private(&directory.join(&name), &[&code, &tag])
+                let draft = directory.join(format!("{name}.{writer}.new"));
+                write_beside(&draft, &directory.join(&name), &[&code, &tag])
             })
             .and_then(|()| evict(directory));
         if let Err(error) = stored {
@@ -161,8 +169,11 @@ fn prepare(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
 
 /// Writes beside and renames, so that nobody ever reads half of it.
 pub(crate) fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    match std::fs::remove_file(&beside) {
+    write_beside(&path.with_extension("new"), path, parts)
+}
+
+fn write_beside(beside: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    match std::fs::remove_file(beside) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -171,12 +182,12 @@ pub(crate) fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         .write(true)
         .create_new(true)
         .mode(PRIVATE_FILE)
-        .open(&beside)?;
+        .open(beside)?;
     for part in parts {
         file.write_all(part)?;
     }
     file.sync_data()?;
-    std::fs::rename(&beside, path)
+    std::fs::rename(beside, path)
 }
 
 fn evict(directory: &Path) -> io::Result<()> {
@@ -184,7 +195,11 @@ fn evict(directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if entry.path().extension().is_some_and(|e| e == "cwasm") {
-            entries.push((entry.metadata()?.modified()?, entry.path()));
+            match entry.metadata().and_then(|metadata| metadata.modified()) {
+                Ok(modified) => entries.push((modified, entry.path())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     entries.sort();
@@ -192,5 +207,9 @@ fn evict(directory: &Path) -> io::Result<()> {
     entries
         .iter()
         .take(surplus)
-        .try_for_each(|(_, path)| std::fs::remove_file(path))
+        .try_for_each(|(_, path)| match std::fs::remove_file(path) {
+            // Somebody else was tidying up, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        })
 }

@@ -110,7 +110,6 @@ enum Body {
 
 struct Down {
     resident: Box<Resident>,
-    since: Instant,
     /// When to try again; `None` = only the swapper knows what comes next.
     retry: Option<Instant>,
 }
@@ -126,6 +125,8 @@ struct Instance {
     /// The generation before, on whose bytes the present one was started, while that one is on probation.
     kept: Option<Serving>,
     restart: Restart,
+    /// Since when no call can be taken: from the last call of a guest to the first start that succeeds after it.
+    away_since: Option<Instant>,
     wake: Option<Instant>,
     status: watch::Sender<InstanceStatus>,
     troubles: mpsc::Sender<Trouble>,
@@ -158,12 +159,12 @@ pub(crate) async fn run(parts: Parts) {
         clock,
         body: Some(Body::Down(Down {
             resident: parts.resident,
-            since: clock.now(),
             retry: None,
         })),
         serving: None,
         kept: None,
         restart: Restart::default(),
+        away_since: Some(clock.now()),
         wake: None,
         status: parts.status,
         troubles: parts.troubles,

@@ -121,10 +121,25 @@ impl PolicyGuest {
         })
     }
 
+    /// Makes up for a failed decision. It may take longer than the link would wait, so that it has no place in
+    /// `decide`.
+    fn renew(&mut self) {
+        if self.live.is_none() {
+            match instantiate(&self.engine, &self.pre) {
+                Ok(live) => self.live = Some(live),
+                Err(failure) => {
+                    tracing::error!(digest = %self.build.digest, "the reconnect policy cannot be started again: it {failure}");
+                }
+            }
+        }
+    }
+
     fn decide(&mut self, question: &Question, deadline: Duration) -> Result<Decision, Failure> {
-        let (mut store, policy) = match self.live.take() {
-            Some(live) => live,
-            None => instantiate(&self.engine, &self.pre)?,
+        let Some((mut store, policy)) = self.live.take() else {
+            return Err(Failure::new(
+                Reason::Trapped,
+                "it could not be started again",
+            ));
         };
         store
             .set_fuel(DECISION_FUEL)
@@ -139,7 +154,7 @@ impl PolicyGuest {
                 self.live = Some((store, policy));
                 Ok(convert::decision(decision))
             }
-            // The Store is spoilt; the next question gets a fresh one.
+            // The Store is spoilt: `renew` makes another, when nobody waits for it.
             Err(error) => Err(judge(&error, store.data())),
         }
     }
@@ -213,6 +228,9 @@ impl Host {
                 Work::Ask(Consultation { question, answer }) => {
                     let decision = self.decide(&question);
                     reply(answer, decision);
+                    if let Some(policy) = &mut self.active {
+                        policy.renew();
+                    }
                 }
                 Work::Replace {
                     guest,

@@ -8,7 +8,7 @@ use moorline_core::swap::{Build, Digest, Failure, Generation, State, Step};
 use moorline_core::time::Instant;
 
 /// Swaps remembered.
-pub(crate) const SWAPS_KEPT: usize = 64;
+pub(crate) const SWAPS_KEPT: usize = 128;
 
 /// Everything, as of now.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +86,10 @@ pub struct InstanceStatus {
     pub back_pressure: u64,
     /// Bytes of its linear memories.
     pub memory_bytes: usize,
+    /// Faults it reported itself; it goes on after them.
+    pub faults: u64,
+    /// When it is tried again, if it is down.
+    pub retry_at: Option<Instant>,
     /// The last thing that went wrong.
     pub last_error: Option<Arc<str>>,
 }
@@ -116,6 +120,8 @@ pub struct SwapRecord {
     pub outcome: SwapOutcome,
     /// The longest time in which an instance could take no call. Zero if nothing was touched.
     pub gap: Duration,
+    /// Its code came out of the cache; false = it was compiled, or it did not get so far.
+    pub cached: bool,
     /// From the change of the file being settled to this end.
     pub took: Duration,
     /// When it ended.

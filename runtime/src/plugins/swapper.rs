@@ -21,7 +21,7 @@ use super::engine::{Engines, Kind};
 use super::instance::{Control, Prepared, Trouble};
 use super::policy::{self, Figures, PolicyGuest};
 use super::settings::Limits;
-use super::status::{InstanceStatus, PluginsStatus};
+use super::status::{InstanceStatus, PluginsStatus, SwapRecord};
 use crate::clock::Clock;
 pub(crate) use jobs::read;
 use jobs::{Done, Linked, Product};
@@ -71,9 +71,30 @@ enum Stock {
 struct Candidate {
     build: Build,
     stock: Stock,
-    card: (Arc<str>, Arc<str>),
+    card: Card,
     began: Instant,
     gap: Duration,
+    cached: bool,
+}
+
+impl Candidate {
+    fn new(build: Build, card: Card, now: Instant) -> Self {
+        Self {
+            build,
+            stock: Stock::Nothing,
+            card,
+            began: now,
+            gap: Duration::ZERO,
+            cached: false,
+        }
+    }
+}
+
+/// The name and the version a plugin gives itself.
+type Card = (Arc<str>, Arc<str>);
+
+fn nobody() -> Card {
+    ("".into(), "".into())
 }
 
 /// One component and its machine.
@@ -84,23 +105,22 @@ pub(crate) struct Slot {
     machine: Swap,
     candidate: Option<Candidate>,
     /// Name and version of the active generation, and of the one before it.
-    card: (Arc<str>, Arc<str>),
-    card_before: (Arc<str>, Arc<str>),
+    card: Card,
+    card_before: Card,
     refused: Option<Arc<(Digest, Failure)>>,
     missing_said: bool,
 }
 
 impl Slot {
     pub(crate) fn new(name: Arc<str>, path: &Path, target: Target, machine: Swap) -> Self {
-        let nobody: (Arc<str>, Arc<str>) = ("".into(), "".into());
         Self {
             name,
             path: path.into(),
             target,
             machine,
             candidate: None,
-            card: nobody.clone(),
-            card_before: nobody,
+            card: nobody(),
+            card_before: nobody(),
             refused: None,
             missing_said: false,
         }
@@ -125,6 +145,8 @@ pub(crate) struct Swapper {
 struct Running {
     swapper: Swapper,
     done: mpsc::Sender<Done>,
+    /// Swaps that ended and are not in the status yet. They get there together with what they changed.
+    concluded: Vec<SwapRecord>,
 }
 
 /// Ends after [`Order::Stop`], or when nobody can order anything any more.
@@ -135,7 +157,11 @@ pub(crate) async fn run(
     mut troubles: mpsc::Receiver<Trouble>,
 ) {
     let (done, mut answers) = mpsc::channel(DONE_QUEUED);
-    let mut running = Running { swapper, done };
+    let mut running = Running {
+        swapper,
+        done,
+        concluded: Vec::new(),
+    };
     let clock = running.swapper.clock;
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -249,7 +275,10 @@ impl Running {
         };
         match product {
             Product::Nothing => {}
-            Product::Component(component) => candidate.stock = Stock::Compiled(component),
+            Product::Component { component, cached } => {
+                candidate.stock = Stock::Compiled(component);
+                candidate.cached = cached;
+            }
             Product::Connector { loaded, prepared } => {
                 let description = &loaded.description;
                 candidate.card = (
@@ -287,14 +316,7 @@ impl Running {
                 spawn(&self.done, jobs::probe(slot, probe, found.path.clone()))
             }
             Output::Compile(build) => {
-                let nobody: (Arc<str>, Arc<str>) = ("".into(), "".into());
-                found.candidate = Some(Candidate {
-                    build,
-                    stock: Stock::Nothing,
-                    card: nobody,
-                    began: now,
-                    gap: Duration::ZERO,
-                });
+                found.candidate = Some(Candidate::new(build, nobody(), now));
                 let (engines, cache) = (self.swapper.engines.clone(), self.swapper.cache.clone());
                 let job = jobs::compile(
                     slot,
@@ -314,16 +336,7 @@ impl Running {
                     .candidate
                     .take()
                     .filter(|candidate| candidate.build == from)
-                    .or_else(|| {
-                        let card = found.card.clone();
-                        Some(Candidate {
-                            build: from,
-                            stock: Stock::Nothing,
-                            card,
-                            began: now,
-                            gap: Duration::ZERO,
-                        })
-                    });
+                    .or_else(|| Some(Candidate::new(from, found.card.clone(), now)));
                 let job = jobs::roll_back(slot, from, &found.target);
                 spawn(&self.done, job);
             }

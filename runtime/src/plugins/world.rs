@@ -75,7 +75,8 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Turns a compiler's refusal into words about the file.
 pub(crate) fn explain_compile_error(failure: Failure) -> Failure {
-    if failure.detail.contains("unexpected end") || failure.detail.contains("end-of-file") {
+    let cut_off = ["unexpected end", "end-of-file", "is out of bounds (bound"];
+    if cut_off.iter().any(|words| failure.detail.contains(words)) {
         return not_a_component(format!("the file is cut off: {}", failure.detail));
     }
     failure

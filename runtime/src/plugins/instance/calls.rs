@@ -71,8 +71,10 @@ impl Instance {
                     instance = &*self.name,
                     "the plugin reports a fault: {words}"
                 );
-                self.status
-                    .send_modify(|status| status.last_error = Some(words.as_str().into()));
+                self.status.send_modify(|status| {
+                    status.faults += 1;
+                    status.last_error = Some(words.as_str().into());
+                });
                 Err(words)
             }
         }
@@ -137,6 +139,7 @@ impl Instance {
         self.go_down(Some(now + verdict.wait));
         self.status.send_modify(|status| {
             status.traps += 1;
+            status.retry_at = Some(now + verdict.wait);
             status.last_error = Some(words);
             status.memory_bytes = 0;
             status.state = if verdict.open {
@@ -156,17 +159,18 @@ impl Instance {
         }
     }
 
+    /// Calls cannot be taken from now on, unless that has begun already. Says since when.
+    pub(super) fn away(&mut self) -> moorline_core::time::Instant {
+        *self.away_since.get_or_insert(self.clock.now())
+    }
+
     pub(super) fn go_down(&mut self, retry: Option<moorline_core::time::Instant>) {
-        let now = self.clock.now();
+        self.away();
         self.wake = None;
         self.body = match self.body.take() {
             Some(Body::Up(guest)) => guest.release().map(|mut resident| {
                 resident.state.discard_changes();
-                Body::Down(Down {
-                    resident,
-                    since: now,
-                    retry,
-                })
+                Body::Down(Down { resident, retry })
             }),
             Some(Body::Down(down)) => Some(Body::Down(Down { retry, ..down })),
             None => None,

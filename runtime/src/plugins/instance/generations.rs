@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use moorline_core::swap::{Failure, Generation};
-use moorline_core::time::Instant;
 
 use super::calls::refused;
 use super::{Body, Control, CutOverResult, Down, Instance, Prepared, Serving, answer};
@@ -44,6 +43,7 @@ impl Instance {
                     self.status.send_modify(|status| {
                         status.state = InstanceState::Waiting;
                         status.generation = None;
+                        status.retry_at = None;
                     });
                 }
             }
@@ -54,7 +54,7 @@ impl Instance {
 
     /// Between two calls: the old guest hands over, the new one takes over. The gap is all that lies between.
     async fn cut_over(&mut self, prepared: Prepared) -> CutOverResult {
-        let began = self.down_since().unwrap_or_else(|| self.clock.now());
+        let began = self.away();
         let hand_over = self.hand_over().await;
         self.go_down(None);
         self.kept = self.serving.take().map(|old| Serving {
@@ -74,13 +74,6 @@ impl Instance {
         } else {
             Duration::ZERO
         })
-    }
-
-    fn down_since(&self) -> Option<Instant> {
-        match &self.body {
-            Some(Body::Down(down)) => Some(down.since),
-            Some(Body::Up(_)) | None => None,
-        }
     }
 
     /// The bytes of the guest that serves; if it cannot give any, those it was started with.
@@ -178,12 +171,14 @@ impl Instance {
         self.flush_state().await;
         self.wake = wake.map(|after| now + after);
         self.restart.on_started(now);
+        self.away_since = None;
         let generation = serving.loaded.build.generation;
         self.status.send_modify(|status| {
             if status.generation != Some(generation) {
                 status.calls = 0;
             }
             status.state = InstanceState::Serving;
+            status.retry_at = None;
             status.generation = Some(generation);
         });
         self.show();
@@ -200,7 +195,7 @@ impl Instance {
         {
             return Duration::ZERO;
         }
-        let began = self.down_since().unwrap_or_else(|| self.clock.now());
+        let began = self.away();
         self.go_down(None);
         self.serving = self.kept.take();
         self.restart.reset();

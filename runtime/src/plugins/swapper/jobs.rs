@@ -33,7 +33,10 @@ pub(super) struct Done {
 /// What a job has made.
 pub(super) enum Product {
     Nothing,
-    Component(Component),
+    Component {
+        component: Component,
+        cached: bool,
+    },
     Connector {
         loaded: Arc<Loaded>,
         prepared: Vec<Prepared>,
@@ -108,8 +111,8 @@ pub(super) async fn compile(
     kind: Kind,
     path: Arc<Path>,
 ) -> Option<Done> {
-    let (result, product) = match try_compile(build, &engines, cache, kind, path).await {
-        Ok(component) => (Ok(()), Product::Component(component)),
+    let (result, product) = match try_compile(slot, build, &engines, cache, kind, path).await {
+        Ok((component, cached)) => (Ok(()), Product::Component { component, cached }),
         Err(failure) => (Err(failure), Product::Nothing),
     };
     Some(Done {
@@ -121,12 +124,13 @@ pub(super) async fn compile(
 }
 
 async fn try_compile(
+    slot: usize,
     build: Build,
     engines: &Engines,
     cache: Cache,
     kind: Kind,
     path: Arc<Path>,
-) -> Result<Component, Failure> {
+) -> Result<(Component, bool), Failure> {
     let engine = engines.of(kind).clone();
     let digest = build.digest;
     let (bytes, cached) = {
@@ -146,7 +150,7 @@ async fn try_compile(
         .await??
     };
     if let Some(component) = cached {
-        return Ok(component);
+        return Ok((component, true));
     }
     let component = engines
         .compile(kind, bytes)
@@ -155,9 +159,9 @@ async fn try_compile(
     let kept = component.clone();
     // Nobody waits for it: the component is there.
     drop(tokio::task::spawn_blocking(move || {
-        cache.store(&engine, digest, &kept)
+        cache.store(&engine, digest, &kept, slot)
     }));
-    Ok(component)
+    Ok((component, false))
 }
 
 /// Compares names, then types, with the world.

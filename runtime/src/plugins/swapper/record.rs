@@ -48,18 +48,10 @@ impl Running {
             } => (Some(to), from, SwapOutcome::RolledBack(step, failure)),
         };
         let record = found.conclude(now, from, to, outcome);
-        self.swapper.status.send_modify(|status| {
-            if status.swaps.len() >= SWAPS_KEPT {
-                status.swaps.pop_front();
-            }
-            if record.outcome == SwapOutcome::Swapped {
-                status.swaps_total += 1;
-            }
-            status.swaps.push_back(Arc::new(record));
-        });
+        self.concluded.push(record);
     }
 
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         let mut connectors = Vec::new();
         let mut policy = None;
         for slot in &self.swapper.slots {
@@ -83,11 +75,21 @@ impl Running {
                 }
             }
         }
+        let concluded = std::mem::take(&mut self.concluded);
         self.swapper
             .status
             .send_modify(|status: &mut PluginsStatus| {
                 status.connectors = connectors;
                 status.policy = policy;
+                for record in concluded {
+                    if status.swaps.len() >= SWAPS_KEPT {
+                        status.swaps.pop_front();
+                    }
+                    if record.outcome == SwapOutcome::Swapped {
+                        status.swaps_total += 1;
+                    }
+                    status.swaps.push_back(Arc::new(record));
+                }
             });
     }
 }
@@ -119,6 +121,7 @@ impl Slot {
         let (took, gap) = candidate
             .as_ref()
             .map_or((Duration::ZERO, Duration::ZERO), |c| (now - c.began, c.gap));
+        let cached = candidate.as_ref().is_some_and(|c| c.cached);
         match &outcome {
             SwapOutcome::Loaded | SwapOutcome::Swapped => self.serves(candidate, to, gap, took),
             SwapOutcome::Refused(step, failure) => self.refuses(to, *step, failure, false),
@@ -135,6 +138,7 @@ impl Slot {
             to,
             outcome,
             gap,
+            cached,
             took,
             at: now,
         }
