@@ -1,1 +1,12 @@
-//! Real guests in a real host: see `tests/guests`.
+//! Real guests in a real host: see `tests/guests`. They are built once per test process, by the product's own
+//! `plugin build`.
+
+mod cache;
+mod confinement;
+mod delivery;
+mod gateway;
+mod guests;
+mod policy;
+mod refusals;
+mod rollback;
+mod swap;

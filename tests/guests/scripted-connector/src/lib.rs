@@ -61,6 +61,25 @@ fn recurse(n: u64) -> u64 {
     black_box(recurse(black_box(n + 1)) + 1)
 }
 
+/// The count, and the request that waits for its answer, if there is one.
+fn handed_over(bytes: &[u8]) -> (i64, Option<u32>) {
+    let Some((count, rest)) = bytes.split_first_chunk() else {
+        return (0, None);
+    };
+    let waiting = rest.first_chunk().copied().map(u32::from_le_bytes);
+    (i64::from_le_bytes(*count), waiting)
+}
+
+/// The count as it was kept last.
+fn kept(host: &mut dyn Host) -> Result<i64, Fault> {
+    let kept = host
+        .state_get("n")
+        .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+    Ok(kept
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, i64::from_le_bytes))
+}
+
 impl Connector for Scripted {
     fn describe() -> Description {
         if scripted("describe:trap") {
@@ -84,16 +103,13 @@ impl Connector for Scripted {
         if scripted("start:configuration") {
             return Err(Fault::Configuration("unit is missing".into()));
         }
-        let count = match &setup.hand_over {
+        let (count, waiting) = match &setup.hand_over {
             Some(_) if scripted("start:refuse-hand-over") => {
                 return Err(Fault::HandOver("from another time".into()));
             }
-            Some(hand_over) => hand_over
-                .bytes
-                .as_slice()
-                .try_into()
-                .map_or(0, i64::from_le_bytes),
-            None => 0,
+            Some(hand_over) => handed_over(&hand_over.bytes),
+            None if scripted("start:resume") => (kept(host)?, None),
+            None => (0, None),
         };
         let stream = match setup.granted_streams.first() {
             Some(name) => Some(
@@ -109,7 +125,7 @@ impl Connector for Scripted {
                 count,
                 timers: 0,
                 stream,
-                waiting: None,
+                waiting,
             },
             Some(PERIOD),
         ))
@@ -131,9 +147,16 @@ impl Connector for Scripted {
         if scripted("stop:trap") {
             trap("stop");
         }
+        if scripted("stop:hang") {
+            hang();
+        }
+        let mut bytes = self.count.to_le_bytes().to_vec();
+        if let Some(request) = self.waiting {
+            bytes.extend_from_slice(&request.to_le_bytes());
+        }
         HandOver {
             schema: SCHEMA,
-            bytes: self.count.to_le_bytes().to_vec(),
+            bytes,
         }
     }
 }
@@ -221,12 +244,7 @@ impl Scripted {
                 }
             }
             "kept" => {
-                let kept = host
-                    .state_get("n")
-                    .map_err(|error| Fault::Internal(format!("{error:?}")))?;
-                let n = kept
-                    .and_then(|bytes| bytes.try_into().ok())
-                    .map_or(0, i64::from_le_bytes);
+                let n = kept(host)?;
                 drop(host.reply(request.id, &n.to_string()));
             }
             other => return Err(Fault::Configuration(format!("no method {other}"))),

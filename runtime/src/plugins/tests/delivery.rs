@@ -1,0 +1,130 @@
+//! What passes between a guest and the platform.
+
+use moorline_core::message::{DeviceName, Downlink};
+
+use super::gateway::{Plan, assert_gapless};
+use super::guests::connector;
+use crate::plugins::{DeliveryRefused, InstanceState};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_reach_the_spool_in_order() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    let numbers = gateway.count("dev-line", 50).await;
+    assert_gapless(&numbers, 1);
+    let line = gateway
+        .instance("line", "its readings", |line| line.readings >= 50)
+        .await;
+    assert_eq!(line.state, InstanceState::Serving);
+    assert!(line.calls >= 50);
+    assert!(line.memory_bytes > 0);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_is_answered_even_if_the_guest_faults_or_traps() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.count("dev-line", 1).await;
+    gateway.ask("dev-line", 1, "now").await;
+    assert!(gateway.reply(1).await.parse::<i64>().unwrap() > 0);
+    gateway.ask("dev-line", 2, "reboot").await;
+    assert_eq!(
+        gateway.reply(2).await,
+        r#"{"error":"configuration: no method reboot"}"#
+    );
+    let line = gateway
+        .instance("line", "a fault", |line| line.faults == 1)
+        .await;
+    assert_eq!((line.state, line.traps), (InstanceState::Serving, 0));
+
+    gateway.ask("dev-line", 3, "trap").await;
+    let answer = gateway.reply(3).await;
+    assert!(answer.starts_with(r#"{"error":"trapped"#), "{answer}");
+    let line = gateway
+        .instance("line", "a restart", |line| {
+            line.restarts == 1 && line.state == InstanceState::Serving
+        })
+        .await;
+    assert_eq!(line.traps, 1);
+    gateway.ask("dev-line", 4, "now").await;
+    assert!(gateway.reply(4).await.parse::<i64>().is_ok());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_to_a_device_nobody_speaks_for_is_refused() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.count("dev-line", 1).await;
+    let stranger = Downlink::Rpc {
+        device: DeviceName::try_new("stranger").unwrap(),
+        request_id: 1,
+        method: "now".to_owned(),
+        params: "{}".to_owned(),
+    };
+    let refused = gateway.plugins.deliver(stranger).await;
+    assert_eq!(refused, Err(DeliveryRefused::UnknownDevice));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nan_is_refused_with_its_place_and_the_guest_goes_on() {
+    let mut gateway = Plan::new()
+        .connector("line", &connector("timer:nan"))
+        .connector("other", &connector(""))
+        .start()
+        .await;
+    let line = gateway
+        .instance("line", "two faults", |line| line.faults >= 2)
+        .await;
+    let words = line.last_error.unwrap();
+    assert!(
+        words.contains("batch[0].readings[0]: the value is not a finite number"),
+        "{words}"
+    );
+    assert_eq!((line.readings, line.traps), (0, 0));
+    assert_gapless(&gateway.count("dev-other", 20).await, 1);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guests_state_outlives_the_gateway() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.count("dev-line", 25).await;
+    gateway.ask("dev-line", 9, "kept").await;
+    let kept: i64 = gateway.reply(9).await.parse().unwrap();
+    assert!(kept > 0 && kept % 10 == 0, "{kept}");
+    let plan = gateway.stop().await;
+    let last = plan.appended;
+    std::fs::write(
+        &plan.settings.connectors[0].component,
+        connector("start:resume"),
+    )
+    .unwrap();
+    let mut gateway = plan.start().await;
+    // The readings of the first run are still in the spool. It kept every tenth number.
+    let numbers = gateway.count("dev-line", 5).await;
+    assert_gapless(&numbers[..last], 1);
+    let resumed = i64::try_from(last).unwrap() / 10 * 10 + 1;
+    assert_gapless(&numbers[last..], resumed);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_goes_up_and_down_disturbs_no_guest() {
+    let mut gateway = Plan::new()
+        .connector("line", &connector("timer:fault"))
+        .start()
+        .await;
+    gateway.count("dev-line", 1).await;
+    for up in [true, false, true] {
+        gateway.link.send_replace(up);
+        gateway.count("dev-line", 5).await;
+    }
+    let line = gateway
+        .instance("line", "the fault of its first timer", |line| {
+            line.faults == 1
+        })
+        .await;
+    assert_eq!((line.state, line.traps), (InstanceState::Serving, 0));
+    assert_eq!(line.last_error.as_deref(), Some("device: asleep"));
+    gateway.stop().await;
+}

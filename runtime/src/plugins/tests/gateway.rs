@@ -1,0 +1,306 @@
+//! A plugin host with a spool on a temporary directory, and what a test wants to know of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_core::message::{DeviceName, Downlink, Sequence, Uplink, Value};
+use moorline_core::swap;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::plugins::{
+    ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, PluginSettings, Plugins,
+    PluginsStatus, PolicySettings, SwapRecord, start,
+};
+use crate::spool::{self, Durability, Outlet, Spool, SpoolSettings};
+
+/// Nothing here takes long, but a test may share its processor with a compiler.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What is put together before the host starts.
+pub(super) struct Plan {
+    pub(super) directory: TempDir,
+    pub(super) settings: PluginSettings,
+    /// Readings in the spool when the gateway before stopped.
+    pub(super) appended: usize,
+}
+
+impl Plan {
+    pub(super) fn new() -> Self {
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer();
+        // Only the first test of the process sets it up.
+        drop(log.try_init());
+        let directory = tempfile::tempdir().unwrap();
+        let settings = PluginSettings {
+            cache_directory: directory.path().join("cache"),
+            state_directory: directory.path().join("state"),
+            connectors: Vec::new(),
+            policy: None,
+            swap: swap::Settings {
+                settle: Duration::from_millis(20),
+                warm: Duration::from_secs(30),
+                probation_calls: 20,
+                probation_min: Duration::from_millis(200),
+                ..swap::Settings::default()
+            },
+        };
+        Self {
+            directory,
+            settings,
+            appended: 0,
+        }
+    }
+
+    /// A connector without streams whose component is `bytes`.
+    pub(super) fn connector(mut self, name: &str, bytes: &[u8]) -> Self {
+        let component = component(self.directory.path(), name);
+        std::fs::write(&component, bytes).unwrap();
+        self.settings.connectors.push(ConnectorSettings {
+            name: name.to_owned(),
+            component,
+            configuration: json!({}),
+            connections: Vec::new(),
+            limits: Limits::default(),
+        });
+        self
+    }
+
+    /// Another connection of the last connector.
+    pub(super) fn connection(mut self, name: &str, stream: Option<&str>) -> Self {
+        let connector = self.settings.connectors.last_mut().unwrap();
+        connector.connections.push(ConnectionSettings {
+            name: name.to_owned(),
+            stream: stream.map(|url| url.parse().unwrap()),
+            configuration: json!({}),
+        });
+        self
+    }
+
+    pub(super) fn policy(mut self, bytes: &[u8]) -> Self {
+        let component = component(self.directory.path(), "policy");
+        std::fs::write(&component, bytes).unwrap();
+        self.settings.policy = Some(PolicySettings {
+            component,
+            deadline: Duration::from_millis(50),
+        });
+        self
+    }
+
+    pub(super) async fn start(self) -> Gateway {
+        let (spool, appender, outlet, _recovery) = spool::open(SpoolSettings {
+            directory: self.directory.path().join("spool"),
+            segment_bytes: 1024 * 1024,
+            bytes_max: 64 * 1024 * 1024,
+            commit_interval: Duration::from_millis(10),
+            commit_bytes: 64 * 1024,
+            sync: Durability::Batched,
+        })
+        .unwrap();
+        let (link, link_up) = watch::channel(false);
+        let plugins = start(self.settings.clone(), appender, link_up, Clock::start())
+            .await
+            .unwrap();
+        Gateway {
+            status: plugins.status(),
+            plan: self,
+            plugins,
+            link,
+            spool,
+            outlet,
+            position: Sequence::default(),
+            numbers: BTreeMap::new(),
+            replies: Vec::new(),
+            records: 0,
+        }
+    }
+}
+
+/// Where the component of a connector, or `policy`, lies.
+fn component(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.wasm"))
+}
+
+/// A running host.
+pub(super) struct Gateway {
+    pub(super) plan: Plan,
+    pub(super) plugins: Plugins,
+    pub(super) status: watch::Receiver<PluginsStatus>,
+    pub(super) link: watch::Sender<bool>,
+    spool: Spool,
+    outlet: Outlet,
+    position: Sequence,
+    /// What each device has counted, in the order of the spool.
+    numbers: BTreeMap<String, Vec<i64>>,
+    /// Answers to RPC by request.
+    replies: Vec<(u64, String)>,
+    records: usize,
+}
+
+impl Gateway {
+    pub(super) fn component(&self, name: &str) -> PathBuf {
+        component(self.plan.directory.path(), name)
+    }
+
+    /// As a careful operator does it: beside, then onto the old one.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) {
+        let path = self.component(name);
+        let beside = path.with_extension("part");
+        std::fs::write(&beside, bytes).unwrap();
+        std::fs::rename(beside, path).unwrap();
+    }
+
+    /// As a careless one does it.
+    pub(super) fn rewrite(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.component(name), bytes).unwrap();
+    }
+
+    /// Waits until the status is as wanted.
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&PluginsStatus) -> bool,
+    ) -> PluginsStatus {
+        let waited = timeout(PATIENCE, self.status.wait_for(|status| wanted(status))).await;
+        match waited {
+            Ok(status) => status.unwrap().clone(),
+            Err(_elapsed) => panic!("never: {what}; {:#?}", self.plugins.status().borrow()),
+        }
+    }
+
+    /// Waits until an instance is as wanted.
+    pub(super) async fn instance(
+        &mut self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&InstanceStatus) -> bool,
+    ) -> InstanceStatus {
+        let find = |status: &PluginsStatus| {
+            status
+                .connectors
+                .iter()
+                .flat_map(|connector| &connector.instances)
+                .find(|instance| &*instance.name == name && wanted(instance))
+                .cloned()
+        };
+        let status = self.until(what, |status| find(status).is_some()).await;
+        find(&status).unwrap()
+    }
+
+    /// The next end of a candidate.
+    pub(super) async fn concluded(&mut self) -> Arc<SwapRecord> {
+        let records = self.records;
+        let status = self
+            .until("a candidate's end", |status| status.swaps.len() > records)
+            .await;
+        self.records += 1;
+        status.swaps[records].clone()
+    }
+
+    async fn read(&mut self) {
+        let mut changed = self.outlet.status();
+        changed.mark_unchanged();
+        let records = self
+            .outlet
+            .read(self.position, READ_BYTES, 1_000)
+            .await
+            .unwrap();
+        if records.is_empty() {
+            changed.changed().await.unwrap();
+        }
+        for record in records {
+            self.position = record.sequence;
+            match record.uplink {
+                Uplink::Telemetry(devices) => {
+                    for readings in devices {
+                        let numbers = self.numbers.entry(readings.device.to_string()).or_default();
+                        for reading in readings.readings {
+                            let Value::Integer(n) = reading.value else {
+                                panic!("{reading:?} is no number");
+                            };
+                            numbers.push(n);
+                        }
+                    }
+                }
+                Uplink::RpcReply {
+                    request_id, body, ..
+                } => self.replies.push((request_id, body)),
+                other @ (Uplink::Attributes { .. }
+                | Uplink::DeviceConnected { .. }
+                | Uplink::DeviceDisconnected { .. }) => panic!("{other:?} was not expected"),
+            }
+        }
+    }
+
+    /// What `device` has counted, once it has said `more` numbers more than the spool holds now.
+    pub(super) async fn count(&mut self, device: &str, more: usize) -> Vec<i64> {
+        let last = self.outlet.status().borrow().last;
+        let read = async {
+            while self.position < last {
+                self.read().await;
+            }
+            let seen = self.numbers.get(device).map_or(0, Vec::len);
+            while self.numbers.get(device).map_or(0, Vec::len) < seen + more {
+                self.read().await;
+            }
+        };
+        if timeout(PATIENCE, read).await.is_err() {
+            panic!(
+                "{device} says no more; {:#?}",
+                self.plugins.status().borrow()
+            );
+        }
+        self.numbers[device].clone()
+    }
+
+    /// Waits for the answer to a request.
+    pub(super) async fn reply(&mut self, request: u64) -> String {
+        let read = async {
+            loop {
+                if let Some((_, body)) = self.replies.iter().find(|(id, _)| *id == request) {
+                    return body.clone();
+                }
+                self.read().await;
+            }
+        };
+        timeout(PATIENCE, read).await.unwrap()
+    }
+
+    /// Sends a request to a device.
+    pub(super) async fn ask(&self, device: &str, request_id: u64, method: &str) {
+        self.plugins
+            .deliver(Downlink::Rpc {
+                device: DeviceName::try_new(device).unwrap(),
+                request_id,
+                method: method.to_owned(),
+                params: "{}".to_owned(),
+            })
+            .await
+            .unwrap();
+    }
+
+    /// Stops everything and gives back the plan, for another start on the same directory.
+    pub(super) async fn stop(mut self) -> Plan {
+        self.plugins.stop(PATIENCE).await;
+        drop(self.outlet);
+        let status = self.spool.status();
+        self.spool.close().await.unwrap();
+        let appended = status.borrow().appended_readings_total;
+        self.plan.appended = usize::try_from(appended).unwrap();
+        self.plan
+    }
+}
+
+/// That it counts from `first`, by ones: nothing missing, nothing twice.
+#[track_caller]
+pub(super) fn assert_gapless(numbers: &[i64], first: i64) {
+    let expected: Vec<i64> = (first..).take(numbers.len()).collect();
+    assert_eq!(numbers, expected);
+}
