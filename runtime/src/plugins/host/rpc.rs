@@ -22,6 +22,8 @@ pub(crate) struct PendingRpc {
     pub(crate) device: DeviceName,
     pub(crate) request_id: u64,
     expires: Instant,
+    /// The guest that was asked has handed over what it knew: its successor may answer.
+    handed_over: bool,
 }
 
 /// Requests by the number the guest knows them by. It outlasts the guest: a new generation may answer what the old one
@@ -57,9 +59,35 @@ impl PendingRpcs {
                 device,
                 request_id,
                 expires,
+                handed_over: false,
             },
         );
         Some(self.last_id)
+    }
+
+    /// The guest has put all it knows into its hand-over, these requests among it.
+    pub(crate) fn hand_over(&mut self) {
+        self.set_handed_over(true);
+    }
+
+    /// Nobody has taken the hand-over.
+    pub(crate) fn forget_hand_over(&mut self) {
+        self.set_handed_over(false);
+    }
+
+    fn set_handed_over(&mut self, handed_over: bool) {
+        for pending in self.pending.values_mut() {
+            pending.handed_over = handed_over;
+        }
+    }
+
+    /// Takes out the requests that only the guest knew which is gone: no other will answer them.
+    pub(crate) fn take_lost(&mut self, now: Instant) -> Vec<PendingRpc> {
+        self.pending
+            .extract_if(.., |_, pending| !pending.handed_over)
+            .map(|(_, pending)| pending)
+            .filter(|pending| pending.expires > now)
+            .collect()
     }
 
     /// Takes the request out, if it still waits.
@@ -118,6 +146,20 @@ mod tests {
         assert_eq!(rpcs.take(id, at(1)).map(|p| p.request_id), Some(u64::MAX));
         assert_eq!(rpcs.take(id, at(1)), None);
         assert_eq!(rpcs.take(late, at(121)), None);
+    }
+
+    #[test]
+    fn what_a_gone_guest_did_not_hand_over_is_lost() {
+        let mut rpcs = PendingRpcs::default();
+        let device = DeviceName::try_new("press").unwrap();
+        let ids = |lost: Vec<PendingRpc>| lost.iter().map(|p| p.request_id).collect::<Vec<_>>();
+        rpcs.remember(device.clone(), 1, at(0)).unwrap();
+        rpcs.hand_over();
+        rpcs.remember(device, 2, at(0)).unwrap();
+        assert_eq!(ids(rpcs.take_lost(at(1))), [2]);
+        assert_eq!(ids(rpcs.take_lost(at(1))), [0; 0]);
+        rpcs.forget_hand_over();
+        assert_eq!(ids(rpcs.take_lost(at(1))), [1]);
     }
 
     #[test]

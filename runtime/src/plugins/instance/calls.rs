@@ -137,6 +137,7 @@ impl Instance {
             "plugin failed: it {words}"
         );
         self.go_down(Some(now + verdict.wait));
+        self.refuse_lost(&words).await;
         self.status.send_modify(|status| {
             status.traps += 1;
             status.retry_at = Some(now + verdict.wait);
@@ -222,6 +223,23 @@ impl Instance {
                     }
                 }
             }
+        }
+    }
+
+    /// What only the guest knew that is gone, nobody else will answer.
+    pub(super) async fn refuse_lost(&mut self, words: &str) {
+        let now = self.clock.now();
+        let lost = self
+            .resident()
+            .map(|resident| resident.rpcs.take_lost(now))
+            .unwrap_or_default();
+        for request in lost {
+            self.refuse_rpc(Uplink::RpcReply {
+                device: request.device,
+                request_id: request.request_id,
+                body: error_body(words),
+            })
+            .await;
         }
     }
 

@@ -12,6 +12,9 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
 use crate::plugins::guest::Guest;
 use crate::plugins::status::InstanceState;
 
+/// The answer to a request that was lost with the guest it was meant for.
+const REPLACED: &str = "the connector was replaced before it had an answer";
+
 impl Instance {
     pub(super) async fn on_control(&mut self, control: Control) {
         match control {
@@ -57,6 +60,7 @@ impl Instance {
         let began = self.away();
         let hand_over = self.hand_over().await;
         self.go_down(None);
+        self.refuse_lost(REPLACED).await;
         self.kept = self.serving.take().map(|old| Serving {
             loaded: old.loaded,
             hand_over: hand_over.clone(),
@@ -89,6 +93,9 @@ impl Instance {
             Ok(hand_over) => {
                 self.flush_state().await;
                 self.show();
+                if let Some(resident) = self.resident() {
+                    resident.rpcs.hand_over();
+                }
                 Some(hand_over)
             }
             Err(failure) => {
@@ -131,6 +138,10 @@ impl Instance {
     /// `start` is called once in the life of a guest, so that the second try needs another guest.
     async fn start_clean(&mut self) -> Result<Result<(), Fault>, Failure> {
         self.go_down(None);
+        if let Some(resident) = self.resident() {
+            resident.rpcs.forget_hand_over();
+        }
+        self.refuse_lost(REPLACED).await;
         let Some(serving) = &mut self.serving else {
             return Ok(Ok(()));
         };
@@ -197,6 +208,7 @@ impl Instance {
         }
         let began = self.away();
         self.go_down(None);
+        self.refuse_lost(REPLACED).await;
         self.serving = self.kept.take();
         self.restart.reset();
         self.on_retry().await;

@@ -90,7 +90,7 @@ async fn a_guest_that_traps_on_probation_gives_way_to_the_old_one_with_its_hand_
 
     // It is in quarantine: the same bytes again are not tried, another build is.
     gateway.replace("line", &connector("timer:trap-3"));
-    gateway.count("dev-line", 5).await;
+    gateway.count("dev-line", 100).await;
     gateway.replace("line", &connector("mended"));
     let mended = gateway.concluded().await;
     assert_eq!(mended.outcome, SwapOutcome::Swapped);

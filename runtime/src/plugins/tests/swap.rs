@@ -65,8 +65,8 @@ async fn the_same_bytes_again_are_no_swap() {
     let mut gateway = Plan::new().connector("line", &connector("")).start().await;
     gateway.concluded().await;
     gateway.replace("line", &connector(""));
-    // Had the first one been taken for a swap, it would have concluded before this one.
-    let before = gateway.count("dev-line", 1).await.len();
+    // Long enough for a look: had it been taken for a swap, that would have concluded before the next one.
+    let before = gateway.count("dev-line", 100).await.len();
     gateway.replace("line", &connector("other"));
     let record = gateway.concluded().await;
     assert_swapped(&record);
@@ -136,8 +136,12 @@ async fn a_guest_that_refuses_the_hand_over_starts_clean() {
     let mut gateway = Plan::new().connector("line", &connector("")).start().await;
     gateway.concluded().await;
     let before = gateway.count("dev-line", 20).await.len();
+    gateway.ask("dev-line", 6, "later").await;
     gateway.replace("line", &connector("start:refuse-hand-over"));
     assert_swapped(&*gateway.concluded().await);
+    // The request was in the hand-over.
+    let answer = gateway.reply(6).await;
+    assert!(answer.contains("was replaced"), "{answer}");
     let numbers = gateway.count("dev-line", 20).await;
     let restart = numbers.iter().rposition(|n| *n == 1).unwrap();
     assert!(restart >= before);
