@@ -126,7 +126,7 @@ proptest! {
 #[test]
 fn a_crafted_segment_does_not_make_the_search_quadratic() {
     const BYTES: usize = 8 << 20;
-    let word = (1_u64 << 32 | 0x0100_0000 | (1 << 20) - 1).to_le_bytes();
+    let word = ((1_u64 << 32) | 0x0100_0000 | ((1 << 20) - 1)).to_le_bytes();
     let mut storage = SimStorage::new(1, ROOMY);
     put(&mut storage, "crafted", &word.repeat(BYTES / word.len()));
     let file = storage.open("crafted").unwrap();
