@@ -42,12 +42,19 @@ pub(super) fn judge(
     facts: &Facts,
     now: Instant,
 ) -> Verdict {
+    let silent = limits.ack + limits.probe_after + limits.pingresp;
     // The earliest deadline names the cause when several have passed: it is the one that would have fired.
     let deadlines = [
         (facts.awaiting_connack_since, connack, Observed::Timeout),
         (facts.pingreq_at, limits.pingresp, Observed::PingrespMissing),
         (facts.blocked_at, limits.write_stall, Observed::WriteStalled),
-        (facts.oldest_publish_at, limits.ack, Observed::AckOverdue),
+        (
+            acknowledgement_awaited(facts),
+            limits.ack,
+            Observed::AckOverdue,
+        ),
+        // Should the probe never get out.
+        (facts.oldest_publish_at, silent, Observed::PingrespMissing),
     ];
     let due = deadlines
         .iter()
@@ -63,6 +70,16 @@ pub(super) fn judge(
         return Verdict::Probe;
     }
     Verdict::Alive(first.map(|(at, _)| at).into_iter().chain(probe_at).min())
+}
+
+/// Since when the peer owes an acknowledgement although it speaks. A peer that has said nothing since the publish went
+/// is silent altogether, which is another fault with another cause: the probe finds it, and sooner.
+fn acknowledgement_awaited(facts: &Facts) -> Option<Instant> {
+    let published = facts.oldest_publish_at?;
+    facts
+        .received_at
+        .is_some_and(|received| received > published)
+        .then_some(published)
 }
 
 /// A publish waits, the peer is silent, and no PINGREQ is under way: the next word is ours. Without this a peer that
@@ -136,6 +153,7 @@ mod tests {
             (
                 Facts {
                     oldest_publish_at: Some(at(0)),
+                    received_at: Some(at(28)),
                     pingreq_at: Some(at(29)),
                     ..Facts::default()
                 },
@@ -167,6 +185,36 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_is_silent_altogether_is_not_said_to_answer_pings() {
+        let limits = LivenessLimits {
+            ack: Duration::from_secs(5),
+            ..LIMITS
+        };
+        let facts = Facts {
+            oldest_publish_at: Some(at(10)),
+            received_at: Some(at(9)),
+            pingreq_at: Some(at(14)),
+            ..Facts::default()
+        };
+        assert_eq!(
+            judge(&limits, CONNACK, &facts, at(15)),
+            Verdict::Alive(Some(at(19)))
+        );
+        assert_eq!(
+            judge(&limits, CONNACK, &facts, at(19)),
+            Verdict::Dead(Observed::PingrespMissing)
+        );
+        let answering = Facts {
+            received_at: Some(at(11)),
+            ..facts
+        };
+        assert_eq!(
+            judge(&limits, CONNACK, &answering, at(15)),
+            Verdict::Dead(Observed::AckOverdue)
+        );
+    }
+
+    #[test]
     fn silence_under_load_is_probed_once_and_any_byte_starts_it_over() {
         let mut facts = Facts {
             oldest_publish_at: Some(at(10)),
@@ -176,7 +224,7 @@ mod tests {
         assert_eq!(judge_at(13, &facts), Verdict::Alive(Some(at(14))));
         assert_eq!(judge_at(14, &facts), Verdict::Probe);
         facts.probing = true;
-        assert_eq!(judge_at(14, &facts), Verdict::Alive(Some(at(40))));
+        assert_eq!(judge_at(14, &facts), Verdict::Alive(Some(at(49))));
         facts.probing = false;
         facts.received_at = Some(at(13));
         assert_eq!(judge_at(14, &facts), Verdict::Alive(Some(at(17))));
