@@ -26,6 +26,13 @@ pub mod policy {
     });
 }
 
+/// Makes a panic tell its message and place to the host's log. Without it a trap says only where in the module it was.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        edge::log::write(Level::Error, &panic.to_string());
+    }));
+}
+
 /// The host of the component this crate is linked into.
 #[derive(Debug)]
 pub struct WasmHost;

@@ -158,6 +158,7 @@ macro_rules! export_connector {
                     <$connector as $crate::Connector>::describe()
                 }
                 fn start(setup: $crate::Setup) -> Result<Option<u32>, $crate::Fault> {
+                    $crate::bindings::log_panics();
                     let host = &mut $crate::bindings::WasmHost;
                     let (connector, wake) = <$connector as $crate::Connector>::start(setup, host)?;
                     INSTANCE.with_borrow_mut(|instance| *instance = Some(connector));

@@ -22,7 +22,7 @@ pub(crate) const HAND_OVER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of each text of a description.
 const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
 /// Frames of a backtrace that are shown.
-const FRAMES_SHOWN: usize = 12;
+const FRAMES_SHOWN: usize = 4;
 
 /// The shortest wait for a timer: a guest that asks for zero gets the next turn, not this one.
 const WAKE_MIN: Duration = Duration::from_millis(1);
@@ -217,21 +217,62 @@ fn cause(error: &wasmtime::Error) -> String {
         .map_or_else(|| error.root_cause().to_string(), ToString::to_string)
 }
 
-/// The innermost frames, innermost first, on one line.
+/// Where it happened: see [`authored`].
 fn place(error: &wasmtime::Error) -> String {
-    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
-        return String::new();
+    error
+        .downcast_ref::<WasmBacktrace>()
+        .map_or_else(String::new, |backtrace| authored(&backtrace.to_string()))
+}
+
+/// The innermost frames of a backtrace that are the author's, innermost first, on one line. Those of Rust's own library
+/// (how a panic unwinds, how bindings call) name no place anybody could mend; a guest that has only such frames shows
+/// them after all.
+///
+/// The text is one line per frame, `0: 0x1a5 - module!function`, with demangled names.
+fn authored(backtrace: &str) -> String {
+    let functions = || {
+        backtrace
+            .lines()
+            .filter_map(|line| line.split_once(" - ").map(|(_, function)| function.trim()))
     };
-    // Its text is one line per frame, "0: 0x1a5 - module!function", with demangled names.
-    let text = backtrace.to_string();
-    let frames: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.split_once(" - ").map(|(_, function)| function.trim()))
-        .take(FRAMES_SHOWN)
-        .collect();
+    let own = |function: &&str| {
+        let name = function.split_once('!').map_or(*function, |(_, name)| name);
+        let name = name.trim_start_matches(['<', '&']);
+        let foreign = [
+            "__rustc", "std[", "std::", "core[", "core::", "alloc[", "alloc::", "rust_",
+        ];
+        !foreign.iter().any(|prefix| name.starts_with(prefix)) && !name.contains("_export_")
+    };
+    let mut frames: Vec<&str> = functions().filter(own).take(FRAMES_SHOWN).collect();
+    if frames.is_empty() {
+        frames = functions().take(FRAMES_SHOWN).collect();
+    }
     if frames.is_empty() {
         String::new()
     } else {
         format!("(at {})", frames.join(" < "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trap_names_the_authors_functions_and_not_the_librarys() {
+        let backtrace = "error while executing at wasm backtrace:
+    0:  0x99a - m.wasm!__rustc[b7974e]::__rust_abort
+    1:  0x8f1 - m.wasm!std[a54399]::panicking::panic_with_hook
+    2:  0x7aa - m.wasm!core[c5930c]::panicking::panic_fmt
+    3:  0x1a5 - m.wasm!press::read_counter
+    4:  0x1b0 - m.wasm!<press::Press as moorline_plugin_sdk::Connector>::handle
+    5:  0x1c0 - m.wasm!press::bindings::_export_handle_cabi";
+        assert_eq!(
+            authored(backtrace),
+            "(at m.wasm!press::read_counter < m.wasm!<press::Press as moorline_plugin_sdk::Connector>::handle)"
+        );
+        let library = "  0: 0x1 - m.wasm!std[a5]::rt::abort";
+        assert_eq!(authored(library), "(at m.wasm!std[a5]::rt::abort)");
+        assert_eq!(authored(""), "");
     }
 }
