@@ -27,6 +27,12 @@ async fn bench() -> Option<Bench> {
         .simulated("second", other.path(), None);
     let mut running = rig.gateway(&configuration);
     running.flows().await;
+    let both = |now: &History| {
+        ["first", "second"]
+            .iter()
+            .all(|name| readings(now, name) > 0)
+    };
+    running.wait("both connectors read", DEADLINE, both).await;
     Some(Bench {
         rig,
         running,
