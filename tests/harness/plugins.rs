@@ -35,7 +35,11 @@ impl Guest {
     /// A policy that says 0 ms for ever.
     pub const POLICY_STORM: Self = Self::policy("decide:zero");
 
-    const CRATES: [&str; 5] = [
+    /// For benches: emits on demand, as fast as it can.
+    pub const BURST: Self = Self::well_behaved("tests/guests/burst-connector");
+
+    const CRATES: [&str; 6] = [
+        Self::BURST.directory,
         Self::MODBUS.directory,
         Self::SIMULATED.directory,
         Self::FULL_JITTER.directory,

@@ -1,0 +1,119 @@
+//! What one `emit` costs a guest: the call, the conversion at the boundary, and the spool's acceptance. Measured by the
+//! guest's own clock in the real plugin host over a real spool that nobody drains.
+
+#![expect(clippy::print_stdout, reason = "the table is the result")]
+
+use std::time::Duration;
+
+use moorline::clock::Clock;
+use moorline::plugins::{self, ConnectorSettings, DeliveryRefused, Limits, PluginSettings};
+use moorline::spool::{self, Durability, SpoolSettings};
+use moorline_core::message::{DeviceName, Downlink, Sequence, Uplink};
+use moorline_core::swap;
+use moorline_tests::plugins::Guest;
+use tokio::sync::watch;
+
+const BATCHES: [u64; 3] = [1, 32, 256];
+const CALLS: u64 = 200;
+const ROUNDS: usize = 20;
+const READ_BYTES: usize = 1 << 20;
+const READ_RECORDS: usize = 4_096;
+
+#[tokio::main]
+async fn main() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let component = directory.path().join("burst.wasm");
+    std::fs::write(&component, Guest::BURST.bytes()).expect("a file");
+    let settings = SpoolSettings {
+        directory: directory.path().join("spool"),
+        segment_bytes: 8 << 20,
+        bytes_max: 1 << 30,
+        commit_interval: Duration::from_millis(50),
+        commit_bytes: 256 << 10,
+        sync: Durability::Batched,
+    };
+    let (spool, appender, mut outlet, _) = spool::open(settings).expect("a spool");
+    let connector = ConnectorSettings {
+        name: "burst".into(),
+        component,
+        configuration: serde_json::json!({}),
+        connections: Vec::new(),
+        limits: Limits::default(),
+    };
+    let settings = PluginSettings {
+        cache_directory: directory.path().join("compiled"),
+        state_directory: directory.path().join("plugins"),
+        connectors: vec![connector],
+        policy: None,
+        swap: swap::Settings::default(),
+    };
+    let (_up, link_up) = watch::channel(true);
+    let plugins = plugins::start(settings, appender, link_up, Clock::start())
+        .await
+        .expect("a host");
+    println!("one emit, median of {ROUNDS} rounds of {CALLS} calls, by the guest's clock");
+    let mut spooled = outlet.status();
+    let mut after = Sequence(0);
+    for batch in BATCHES {
+        let mut rounds = Vec::new();
+        for round in 0..ROUNDS {
+            ask(&plugins, batch, round as u64).await;
+            let [taken, refused, took_us] = loop {
+                let records = outlet
+                    .read(after, READ_BYTES, READ_RECORDS)
+                    .await
+                    .expect("a spool");
+                match records.last() {
+                    Some(last) => after = last.sequence,
+                    None => {
+                        spooled.changed().await.expect("a spool");
+                        continue;
+                    }
+                }
+                outlet.ack(after).await;
+                if let Some(answer) = records.iter().find_map(|record| answer(&record.uplink)) {
+                    break answer;
+                }
+            };
+            rounds.push((took_us / taken.max(1.0), refused));
+        }
+        rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (call_us, _) = rounds[ROUNDS / 2];
+        let refused: f64 = rounds.iter().map(|(_, refused)| refused).sum();
+        println!(
+            "batch {batch:>3}: {call_us:>8.1} µs a call, {:>7.3} µs a reading; refused {refused}",
+            call_us / batch as f64
+        );
+    }
+    plugins.stop(Duration::from_secs(5)).await;
+    spool.close().await.expect("a clean end");
+}
+
+/// Asks for a burst, as soon as the guest is there.
+async fn ask(plugins: &plugins::Plugins, batch: u64, request_id: u64) {
+    loop {
+        let rpc = Downlink::Rpc {
+            device: DeviceName::try_new("burst").expect("a name"),
+            request_id,
+            method: "burst".into(),
+            params: format!("[{batch},{CALLS}]"),
+        };
+        match plugins.deliver(rpc).await {
+            Ok(()) => return,
+            Err(DeliveryRefused::UnknownDevice | DeliveryRefused::Busy) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(DeliveryRefused::Stopping) => panic!("the host stopped"),
+        }
+    }
+}
+
+fn answer(uplink: &Uplink) -> Option<[f64; 3]> {
+    match uplink {
+        Uplink::RpcReply { body, .. } => Some(serde_json::from_str(body).expect("three numbers")),
+        Uplink::Telemetry(_)
+        | Uplink::Attributes { .. }
+        | Uplink::DeviceConnected { .. }
+        | Uplink::DeviceDisconnected { .. } => None,
+    }
+}
