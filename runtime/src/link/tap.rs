@@ -7,10 +7,11 @@
 //!
 //! The crate loses the reason of many disconnects: a short DISCONNECT, a 3.1.1 CONNACK to a 5.0 CONNECT, a reason code it
 //! does not know, a DISCONNECT behind a failed write. So it is never asked. The tap reads these packets itself and shows the
-//! crate the end of the stream in their place. Three more things are kept from the crate:
+//! crate the end of the stream in their place. Four more things are kept from the crate:
 //!
 //! - the session-present bit: every session starts with an empty crate, which would refuse to publish on a kept session;
 //! - a failed write: what the peer said before it closed is read first;
+//! - the end of the stream, for one poll: acknowledgements that came right before it would be lost with it;
 //! - a PINGREQ of our own, slipped in at a frame boundary when the driver wants to know whether the peer lives.
 
 use std::io;
@@ -58,6 +59,8 @@ pub(super) struct Tap<S> {
     received: FrameScanner,
     sent: FrameScanner,
     write_failed: bool,
+    /// The crate was held up once before the end.
+    end_announced: bool,
 }
 
 impl<S> Tap<S> {
@@ -73,6 +76,7 @@ impl<S> Tap<S> {
             received: FrameScanner::default(),
             sent: FrameScanner::default(),
             write_failed: false,
+            end_announced: false,
         }
     }
 
@@ -280,7 +284,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tap<S> {
                 return Poll::Ready(Ok(()));
             }
             if matches!(tap.inbound, Inbound::Ended) {
-                return Poll::Ready(Ok(()));
+                if mem::replace(&mut tap.end_announced, true) {
+                    return Poll::Ready(Ok(()));
+                }
+                // The crate reads on while there is something, and forgets what it read when that is the end.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             ready!(tap.poll_chunk(cx, buf));
             if buf.filled().len() > before {

@@ -326,3 +326,26 @@ async fn a_probe_waits_for_a_frame_boundary_and_any_byte_answers_it() {
     assert_eq!(tap.read(&mut buffer).await.expect("the PUBACK"), 4);
     assert_eq!(wire.pingreq_at(), None);
 }
+
+#[tokio::test]
+async fn the_end_waits_until_what_came_before_it_is_taken() {
+    // CONNACK, then a PUBACK and a DISCONNECT in one chunk: the crate reads in one go as long as it gets something.
+    let chunk = [0x20, 3, 0, 0, 0, 0x40, 2, 0, 1, 0xe0, 1, 0x8b];
+    let (mut tap, wire) = tap(MqttVersion::V5, vec![Read::Bytes(chunk.to_vec())]);
+    let mut polls = Vec::new();
+    std::future::poll_fn(|cx| {
+        let mut bytes = [0; 64];
+        for _ in 0..3 {
+            let mut buf = ReadBuf::new(&mut bytes);
+            polls.push(match Pin::new(&mut tap).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) => Some(buf.filled().len()),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => None,
+            });
+        }
+        Poll::Ready(())
+    })
+    .await;
+    assert_eq!(polls, [Some(9), None, Some(0)]);
+    assert!(matches!(wire.end(), Some(WireEnd::Disconnect(_))));
+}
