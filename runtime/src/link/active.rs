@@ -1,6 +1,7 @@
 //! One session under the driver: feeds it, hears it, watches whether it lives.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use moorline_core::time::Instant;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::dialer::Stream;
+use super::dialer::Dialled;
 use super::feeder::Batch;
+use super::kernel::{self, Unsent};
 use super::liveness::{self, Facts, Verdict};
 use super::observe;
 use super::session::{Session, SessionEvent};
@@ -62,6 +64,8 @@ pub(super) struct Progress {
 pub(super) struct Active {
     session: Session,
     wire: Arc<Wire>,
+    /// Our address and the peer's.
+    ends: Option<(SocketAddr, SocketAddr)>,
     settings: Arc<LinkSettings>,
     clock: Clock,
     version: MqttVersion,
@@ -75,16 +79,17 @@ pub(super) struct Active {
 
 impl Active {
     pub(super) fn open(
-        stream: Stream,
+        dialled: Dialled,
         version: MqttVersion,
         settings: Arc<LinkSettings>,
         clock: Clock,
     ) -> Self {
         let wire = Arc::new(Wire::new(clock));
-        let session = Session::open(stream, version, &settings, Arc::clone(&wire));
+        let session = Session::open(dialled.stream, version, &settings, Arc::clone(&wire));
         Self {
             session,
             wire,
+            ends: dialled.local.zip(Some(dialled.peer)),
             clock,
             version,
             connect_at: clock.now(),
@@ -204,7 +209,24 @@ impl Active {
         match verdict {
             Verdict::Alive(_) => {}
             Verdict::Probe => self.wire.ask_probe(),
-            Verdict::Dead(observed) => progress.over = Some(self.observation(observed, window)),
+            Verdict::Dead(observed) => {
+                let observed = self.look_closer(observed);
+                progress.over = Some(self.observation(observed, window));
+            }
+        }
+    }
+
+    /// A full socket is the peer's fault or the network's: the kernel knows.
+    fn look_closer(&self, observed: Observed) -> Observed {
+        if observed != Observed::WriteStalled {
+            return observed;
+        }
+        match self
+            .ends
+            .and_then(|(local, peer)| kernel::unsent(local, peer))
+        {
+            Some(Unsent::Retransmitted) => Observed::Unacknowledged,
+            Some(Unsent::NoRoom) | None => Observed::WriteStalled,
         }
     }
 
@@ -235,13 +257,13 @@ impl Active {
                     "the broker refused subscriptions: RPC and shared attributes will not arrive"
                 );
             }
-            SessionEvent::Ended { detail } => {
+            SessionEvent::Ended(gave_up) => {
                 let mut observation = self.observation(Observed::Fin, window);
                 if self.closing.is_none() {
                     observation.observed = observe::wire_end(
                         &self.wire,
                         self.version,
-                        detail,
+                        gave_up,
                         &mut observation.evidence,
                     );
                 }

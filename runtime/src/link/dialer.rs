@@ -33,6 +33,8 @@ pub(super) enum Stream {
 /// A stream and how it came to be.
 pub(super) struct Dialled {
     pub(super) stream: Stream,
+    /// Our end's address; none where the kernel does not say.
+    pub(super) local: Option<SocketAddr>,
     pub(super) peer: SocketAddr,
     pub(super) took: PhaseTimes,
 }
@@ -109,10 +111,12 @@ impl Dialer {
         let started = Instant::now();
         let (stream, peer) = self.connect(&addresses).await?;
         took.tcp = started.elapsed();
+        let local = stream.local_addr().ok();
 
         let Some(tls) = &self.tls else {
             return Ok(Dialled {
                 stream: Stream::Plain(stream),
+                local,
                 peer,
                 took,
             });
@@ -122,6 +126,7 @@ impl Dialer {
         took.tls = started.elapsed();
         Ok(Dialled {
             stream: Stream::Tls(Box::new(stream)),
+            local,
             peer,
             took,
         })

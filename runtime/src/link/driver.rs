@@ -2,6 +2,7 @@
 //!
 //! One input, one drain. What an input means is decided in `moorline_core::link`; here it is only carried out.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -48,7 +49,7 @@ enum Work {
 /// What came of it.
 enum Happened {
     Dialled(MqttVersion, Result<Dialled, DialFailure>),
-    Progress(Progress),
+    Progress(Box<Progress>),
 }
 
 /// The ends of the channels the driver holds.
@@ -77,8 +78,8 @@ pub(super) struct Driver {
     stopping: bool,
     /// When it no longer waits for what is in flight.
     drain_until: Option<Instant>,
-    /// Messages too large for any packet were counted up to here: a new session meets them again.
-    oversize_counted: Sequence,
+    /// Messages after the cursor that no packet can carry and that are counted: a new session meets them again.
+    oversize_counted: BTreeSet<Sequence>,
 }
 
 impl Driver {
@@ -113,7 +114,7 @@ impl Driver {
             consulting: None,
             stopping: false,
             drain_until: None,
-            oversize_counted: Sequence::default(),
+            oversize_counted: BTreeSet::new(),
         }
     }
 
@@ -135,7 +136,7 @@ impl Driver {
             command = self.ends.commands.recv(), if !self.stopping => self.command(command),
             happened = happens(&mut self.work, &mut self.window, &mut self.ends.batches) => match happened {
                 Happened::Dialled(version, result) => self.dialled(version, result),
-                Happened::Progress(progress) => self.progress(progress),
+                Happened::Progress(progress) => self.progress(*progress),
             },
             advice = answer(&mut self.consulting) => {
                 self.consulting = None;
@@ -249,12 +250,7 @@ impl Driver {
             Ok(dialled) => {
                 let took = dialled.took;
                 info!(peer = %dialled.peer, dns = ?took.dns, tcp = ?took.tcp, tls = ?took.tls, "connected");
-                let active = Active::open(
-                    dialled.stream,
-                    version,
-                    Arc::clone(&self.settings),
-                    self.clock,
-                );
+                let active = Active::open(dialled, version, Arc::clone(&self.settings), self.clock);
                 self.work = Work::Session(Box::new(active));
             }
             Err(failure) => self.over(observe::dial_failure(version, failure)),
@@ -270,6 +266,9 @@ impl Driver {
         }
         if let Some(cursor) = progress.cursor {
             self.order(|order| order.acked = cursor);
+            if !self.oversize_counted.is_empty() {
+                self.oversize_counted = self.oversize_counted.split_off(&Sequence(cursor.0 + 1));
+            }
         }
         self.count(|status| {
             status.delivered_publishes += progress.delivered_publishes;
@@ -326,7 +325,7 @@ impl Driver {
             return;
         }
         for oversize in batch.oversize {
-            if oversize.sequence > self.oversize_counted {
+            if self.oversize_counted.insert(oversize.sequence) {
                 self.dead_letter(
                     Some(oversize.sequence),
                     oversize.readings,
@@ -344,9 +343,6 @@ impl Driver {
             sequence = sequence.map(|sequence| sequence.0),
             readings, "a message is set aside: {why}"
         );
-        if let Some(sequence) = sequence {
-            self.oversize_counted = self.oversize_counted.max(sequence);
-        }
         self.count(|status| {
             status.dead_letters += 1;
             status.dead_letter_readings += u64::from(readings);
@@ -379,6 +375,10 @@ impl Driver {
         self.count(|status| status.duplicates_possible += in_flight);
         let disconnect = self.classifier.classify(observation);
         self.input(Input::Ended(Box::new(disconnect)));
+        // A stop that waited for what was in flight has nothing left to wait for.
+        if self.drain_until.is_some() {
+            self.stop_now();
+        }
     }
 
     fn tell_restart(&mut self) {
@@ -435,7 +435,7 @@ async fn happens(
     match work {
         Work::Idle => std::future::pending().await,
         Work::Dialling { version, dialling } => Happened::Dialled(*version, dialling.await),
-        Work::Session(active) => Happened::Progress(active.step(window, batches).await),
+        Work::Session(active) => Happened::Progress(Box::new(active.step(window, batches).await)),
     }
 }
 

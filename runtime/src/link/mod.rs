@@ -16,6 +16,7 @@ mod boot_marker;
 mod dialer;
 mod driver;
 mod feeder;
+mod kernel;
 mod liveness;
 mod observe;
 mod session;

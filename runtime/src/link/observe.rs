@@ -6,6 +6,7 @@ use moorline_core::mqtt_frame::{Connack, Properties};
 use moorline_core::time::Instant;
 
 use super::dialer::{DialError, DialFailure};
+use super::session::GaveUp;
 use super::wire::{Wire, WireEnd};
 
 /// An attempt that got no stream.
@@ -42,17 +43,21 @@ pub(super) fn evidence(wire: &Wire, now: Instant) -> Evidence {
     }
 }
 
-/// What ended the wire, with the words that belong to it. The crate's own words count only where the wire saw nothing:
-/// then the crate itself gave up on what the peer sent.
+/// What ended the wire, with the words that belong to it. The crate's own verdict counts only where the wire saw nothing:
+/// then the crate itself gave up, on a PINGREQ or on what the peer sent.
 pub(super) fn wire_end(
     wire: &Wire,
     version: MqttVersion,
-    crate_words: String,
+    gave_up: GaveUp,
     evidence: &mut Evidence,
 ) -> Observed {
     let Some(end) = wire.end() else {
-        evidence.detail = Some(crate_words);
-        return Observed::Garbage;
+        evidence.detail = Some(gave_up.words);
+        return if gave_up.unanswered_ping {
+            Observed::PingrespMissing
+        } else {
+            Observed::Garbage
+        };
     };
     match end {
         WireEnd::Disconnect(disconnect) => {

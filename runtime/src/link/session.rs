@@ -51,8 +51,18 @@ pub(super) enum SessionEvent {
     Received { topic: Bytes, payload: Bytes },
     /// The server answered SUBSCRIBE; how many of the topics it refused.
     Subscribed { refused: usize },
-    /// It is over. The reason is in the `Wire`; these are only the crate's words.
-    Ended { detail: String },
+    /// It is over. The reason is in the `Wire`, unless the crate gave up by itself.
+    Ended(GaveUp),
+}
+
+/// What the crate says about the end.
+#[derive(Clone, Debug)]
+pub(super) struct GaveUp {
+    /// For people.
+    pub(super) words: String,
+    /// It wanted to send the next PINGREQ and the last one had no answer: with a keep-alive shorter than our own deadline
+    /// the crate comes first.
+    pub(super) unanswered_ping: bool,
 }
 
 /// The request could not be queued: the window admitted more than the session has room for, or it is over.
@@ -71,8 +81,8 @@ pub(super) struct Session {
     tokens: mpsc::Sender<Token>,
     events: mpsc::Receiver<SessionEvent>,
     // Kept and polled, never recreated: the crate's own `poll` loses state when it is cancelled under back-pressure.
-    pump: Pin<Box<dyn Future<Output = String> + Send>>,
-    over: Option<String>,
+    pump: Pin<Box<dyn Future<Output = GaveUp> + Send>>,
+    over: Option<GaveUp>,
 }
 
 /// The pump's ends of the session's channels.
@@ -98,7 +108,7 @@ impl Session {
             wire: Arc::clone(&wire),
         };
         let hand_over = HandOver::new(Tap::new(stream, version, wire));
-        let (client, pump): (Client, Pin<Box<dyn Future<Output = String> + Send>>) = match version {
+        let (client, pump): (Client, Pin<Box<dyn Future<Output = GaveUp> + Send>>) = match version {
             MqttVersion::V311 => {
                 let (client, event_loop) = v4::open(settings, hand_over);
                 (Client::V4(client), Box::pin(v4::pump(event_loop, ends)))
@@ -120,19 +130,17 @@ impl Session {
     /// What happens next. Nothing moves on the session while nobody waits here. May be cancelled.
     pub(super) async fn next(&mut self) -> SessionEvent {
         loop {
-            if let Some(detail) = &self.over {
+            if let Some(gave_up) = &self.over {
                 // What came before the end is told before it.
                 return match self.events.try_recv() {
                     Ok(event) => event,
-                    Err(_none_left) => SessionEvent::Ended {
-                        detail: detail.clone(),
-                    },
+                    Err(_none_left) => SessionEvent::Ended(gave_up.clone()),
                 };
             }
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => return event,
-                detail = &mut self.pump => self.over = Some(detail),
+                gave_up = &mut self.pump => self.over = Some(gave_up),
             }
         }
     }

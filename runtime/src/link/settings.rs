@@ -166,12 +166,14 @@ impl LinkSettings {
             versions: Versions::Auto,
             keep_alive: Duration::from_secs(30),
             timeouts: PhaseTimeouts::new(Duration::from_secs(10), Duration::from_secs(10)),
+            // A peer that vanishes under load is found within ten seconds, whichever way it shows: silence is probed and
+            // the probe given up after 3 + 5 s, a full socket after 8 s, bytes the peer's kernel does not take after 9 s.
             liveness: LivenessLimits {
                 pingresp: Duration::from_secs(5),
-                probe_after: Duration::from_secs(5),
+                probe_after: Duration::from_secs(3),
                 ack: Duration::from_secs(30),
-                write_stall: Duration::from_secs(15),
-                tcp_user: Duration::from_secs(10),
+                write_stall: Duration::from_secs(8),
+                tcp_user: Duration::from_secs(9),
             },
             pace: Pace {
                 floor: Duration::from_secs(1),

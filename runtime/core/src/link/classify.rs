@@ -61,6 +61,8 @@ pub enum Observed {
     AckOverdue,
     /// Our deadline for a write passed.
     WriteStalled,
+    /// Our deadline for a write passed, and the peer's kernel does not even acknowledge what was sent before.
+    Unacknowledged,
     /// The server refused a publish for now, with this code; the session was ended to pace ourselves.
     PublishDeferred(u8),
     /// We ended it.
@@ -122,6 +124,7 @@ impl Classifier {
             Observed::PingrespMissing
             | Observed::AckOverdue
             | Observed::WriteStalled
+            | Observed::Unacknowledged
             | Observed::Timeout
             | Observed::Local(_) => evidence.transport_end = Some(TransportEnd::Local),
             Observed::Unresolved
@@ -191,6 +194,7 @@ impl Classifier {
             Observed::PingrespMissing => Cause::PingrespTimeout,
             Observed::AckOverdue => Cause::AckTimeout,
             Observed::WriteStalled => Cause::WriteStalled,
+            Observed::Unacknowledged => Cause::BlackHole,
             Observed::PublishDeferred(code) => Cause::from_disconnect(code),
             Observed::Local(intent) => Cause::Local(intent),
             Observed::HostRestarted => return (Cause::HostRestarted, Certainty::Inferred),

@@ -528,6 +528,21 @@ fn errno_means_what_it_means_in_its_phase() {
     assert_eq!(of(Phase::Session, 104), "reset");
     assert_eq!(of(Phase::Tcp, 113), "unreachable");
     assert_eq!(of(Phase::Tcp, 24), "local-resource");
+
+    let of = |observed| {
+        let observation = Observation {
+            observed,
+            ..fin(9_000, 10, Some(5))
+        };
+        let disconnect = Classifier::default().classify(observation);
+        assert_eq!(
+            disconnect.evidence.transport_end,
+            Some(cause::TransportEnd::Local)
+        );
+        disconnect.cause.name()
+    };
+    assert_eq!(of(Observed::WriteStalled), "write-stalled");
+    assert_eq!(of(Observed::Unacknowledged), "black-hole");
 }
 
 #[test]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use rumqttc_v4::{
     AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
 };
-use rumqttc_v4::{SubscribeFilter, SubscribeReasonCode};
+use rumqttc_v4::{ConnectionError, StateError, SubscribeFilter, SubscribeReasonCode};
 
 use super::super::settings::LinkSettings;
 use super::{
-    HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token, WRITE_BATCH,
+    GaveUp, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token, WRITE_BATCH,
     keep_alive_s, request_capacity,
 };
 
@@ -83,18 +83,29 @@ pub(super) fn subscribe(client: &AsyncClient, topics: &[(&str, u8)]) -> Result<(
         .map_err(|_full| SessionFull)
 }
 
-/// Runs the connection to its end and returns the crate's words about it.
-pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> String {
+/// Runs the connection to its end and returns the crate's word about it.
+pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveUp {
     let mut unacked = HashMap::new();
     loop {
         let event = match event_loop.poll().await {
             Ok(event) => event,
-            Err(error) => return error.to_string(),
+            Err(error) => {
+                return GaveUp {
+                    words: error.to_string(),
+                    unanswered_ping: matches!(
+                        error,
+                        ConnectionError::MqttState(StateError::AwaitPingResp)
+                    ),
+                };
+            }
         };
         if let Some(translated) = translate(event, &mut unacked, &mut ends)
             && ends.events.send(translated).await.is_err()
         {
-            return "nobody listens".into();
+            return GaveUp {
+                words: "nobody listens".into(),
+                unanswered_ping: false,
+            };
         }
     }
 }

@@ -1,0 +1,73 @@
+//! What the kernel does with bytes we cannot write: a full socket alone does not say whether the peer stopped reading or
+//! the way to it is gone.
+
+use std::net::SocketAddr;
+
+/// Which timer runs for bytes in the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// Sent bytes are sent again: the peer's kernel does not answer.
+    Retransmitted,
+    /// The peer's kernel answers and has no room: its process does not read.
+    NoRoom,
+}
+
+const ESTABLISHED: &str = "01";
+const RETRANSMIT: &str = "01";
+const WINDOW_PROBE: &str = "04";
+
+/// Looks the connection up; none where the kernel has no such table, or it does not say.
+pub(super) fn unsent(local: SocketAddr, peer: SocketAddr) -> Option<Unsent> {
+    let path = if local.is_ipv4() {
+        "/proc/self/net/tcp"
+    } else {
+        "/proc/self/net/tcp6"
+    };
+    find(
+        &std::fs::read_to_string(path).ok()?,
+        local.port(),
+        peer.port(),
+    )
+}
+
+/// The ports name the connection; should two addresses share them, nothing is said.
+fn find(table: &str, local: u16, peer: u16) -> Option<Unsent> {
+    let (local, peer) = (format!(":{local:04X}"), format!(":{peer:04X}"));
+    let mut found = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let ours = fields.next()?.ends_with(&local) && fields.next()?.ends_with(&peer);
+        let established = fields.next()? == ESTABLISHED;
+        let timer = fields.nth(1)?.split(':').next()?;
+        (ours && established).then_some(timer)
+    });
+    let timer = found.next()?;
+    match (timer, found.next()) {
+        (RETRANSMIT, None) => Some(Unsent::Retransmitted),
+        (WINDOW_PROBE, None) => Some(Unsent::NoRoom),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:8197 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 162321 1 0000 100 0 0 10 0
+   1: 0100007F:A001 0100007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162322 2 0000 20 4 30 10 -1
+   2: 0100007F:A002 0100007F:075B 01 00280000:00000000 04:00000123 00000003     0        0 162323 2 0000 20 4 30 10 -1
+   3: 0100007F:A003 0100007F:075B 01 00000000:00000000 02:00000123 00000000     0        0 162324 2 0000 20 4 30 10 -1
+   4: 0100007F:A004 0100007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162325 2 0000 20 4 30 10 -1
+   5: 0200007F:A004 0200007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162326 2 0000 20 4 30 10 -1
+";
+
+    #[test]
+    fn the_timer_tells_a_gone_peer_from_a_deaf_one() {
+        assert_eq!(find(TABLE, 0xa001, 1883), Some(Unsent::Retransmitted));
+        assert_eq!(find(TABLE, 0xa002, 1883), Some(Unsent::NoRoom));
+        assert_eq!(find(TABLE, 0xa003, 1883), None, "nothing is unsent");
+        assert_eq!(find(TABLE, 0xa004, 1883), None, "two of them");
+        assert_eq!(find(TABLE, 0xa005, 1883), None, "no such connection");
+        assert_eq!(find("", 1, 1), None);
+    }
+}
