@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use moorline_core::link::Next;
 use moorline_core::link::cause::{Cause, Intent, Phase};
+use moorline_core::message::{DeviceName, Key, Uplink, Value};
 use moorline_core::mqtt_frame::PacketKind;
 
-use super::super::{LinkCommand, LinkSettings};
+use super::super::{LinkCommand, LinkSettings, Versions};
 use super::rig::{self, DEADLINE, attribute, reading};
-use super::scripted::{Act, Broker, Seen, connack_v5, payload_v5, play};
+use super::scripted::{Act, Broker, Seen, connack_v5, connack_v311, payload_v5, play};
 
 const CONNECT: Act = Act::Expect(PacketKind::Connect);
 
@@ -299,8 +301,8 @@ async fn devices_are_announced_again_on_a_new_session() {
     ];
     let mut broker = play(vec![first, vec![CONNECT, connack_v5(0), Act::Serve]]).await;
     let mut rig = rig::start(broker.address, |_| {});
-    let device = moorline_core::message::DeviceName::try_new("press-1").expect("a name");
-    rig.append(moorline_core::message::Uplink::DeviceConnected {
+    let device = DeviceName::try_new("press-1").expect("a name");
+    rig.append(Uplink::DeviceConnected {
         device,
         profile: "press".into(),
     })
@@ -313,4 +315,172 @@ async fn devices_are_announced_again_on_a_new_session() {
         payload_v5(&again.frame),
         br#"{"device":"press-1","type":"press"}"#
     );
+}
+
+#[tokio::test]
+async fn what_no_packet_can_carry_does_not_stay_in_the_spool_when_nothing_follows() {
+    let broker = play(vec![vec![CONNECT, strict_connack(), Act::Serve]]).await;
+    let mut rig = rig::start(broker.address, |_| {});
+    let too_large = || Uplink::Attributes {
+        device: DeviceName::try_new("d").expect("a name"),
+        values: vec![(
+            Key::try_new("t").expect("a key"),
+            Value::Text("x".repeat(1000)),
+        )],
+    };
+    rig.append(too_large()).await;
+    rig.delivered().await;
+    assert_eq!(rig.status.borrow().dead_letters, 1);
+    rig.append(reading(1)).await;
+    rig.append(too_large()).await;
+    rig.delivered().await;
+    let status = rig.status.borrow().clone();
+    // The reading, and an empty publish in the place of each message left out.
+    assert_eq!((status.dead_letters, status.delivered_publishes), (2, 3));
+}
+
+/// A refusal of a later message must not hide that an earlier one fits no packet of the next session.
+#[tokio::test]
+async fn every_message_set_aside_is_counted_once_whatever_was_refused_before_it() {
+    // The third publish is refused while the first two stay unacknowledged.
+    let roomy = vec![
+        CONNECT,
+        connack_v5(0),
+        Act::AnswerOne {
+            unanswered: 2,
+            code: 0x87,
+        },
+        Act::HalfClose,
+    ];
+    let strict = vec![
+        CONNECT,
+        strict_connack(),
+        Act::Acknowledge {
+            publishes: 1,
+            code: 0,
+        },
+        Act::Reset,
+    ];
+    let good = vec![CONNECT, strict_connack(), Act::Serve];
+    let broker = play(vec![roomy, strict, good]).await;
+    let mut rig = rig::start(broker.address, |_| {});
+    for text_bytes in [10, 1000, 10, 10] {
+        rig.append(attribute(0, text_bytes)).await;
+    }
+    rig.delivered().await;
+    assert_eq!(rig.status.borrow().dead_letters, 2);
+}
+
+#[tokio::test]
+async fn a_stop_whose_session_breaks_meanwhile_waits_for_nothing_more() {
+    let mut broker = play(vec![vec![
+        CONNECT,
+        connack_v5(0),
+        Act::Expect(PacketKind::Publish),
+        Act::Silence,
+    ]])
+    .await;
+    let rig = rig::start(broker.address, |settings| {
+        settings.pace.floor = Duration::from_secs(600);
+        settings.pace.ceiling = Duration::from_secs(600);
+    });
+    rig.append(attribute(0, 10)).await;
+    publish(&mut broker).await;
+    let status = rig.link.status();
+    tokio::time::timeout(DEADLINE, rig.link.stop(Duration::from_secs(600)))
+        .await
+        .expect("an end with the session");
+    let status = status.borrow();
+    let last = status.last_disconnect().expect("the break is told");
+    assert_eq!(last.record.disconnect.cause, Cause::PingrespTimeout);
+    assert_eq!(last.record.next, Next::Stopped);
+}
+
+#[tokio::test]
+async fn a_stop_gives_up_waiting_when_its_grace_is_over() {
+    let mut broker = play(vec![vec![CONNECT, connack_v5(0), Act::OnlyPings]]).await;
+    let rig = rig::start(broker.address, |settings| {
+        settings.liveness.ack = Duration::from_secs(600);
+    });
+    rig.append(attribute(0, 10)).await;
+    publish(&mut broker).await;
+    let status = rig.link.status();
+    tokio::time::timeout(DEADLINE, rig.link.stop(Duration::from_millis(200)))
+        .await
+        .expect("an end with the grace");
+    let status = status.borrow();
+    let last = status.last_disconnect().expect("the stop is told");
+    assert_eq!(last.record.disconnect.cause, Cause::Local(Intent::Shutdown));
+    assert_eq!(
+        (status.delivered_publishes, status.duplicates_possible),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_new_process_sends_what_the_one_before_left_unacknowledged() {
+    let stopping = vec![
+        CONNECT,
+        connack_v5(0),
+        Act::Acknowledge {
+            publishes: 5,
+            code: 0,
+        },
+        Act::OnlyPings,
+    ];
+    let broker = play(vec![stopping]).await;
+    let mut rig = rig::start(broker.address, |_| {});
+    for number in 0..20 {
+        rig.append(attribute(number, 10)).await;
+    }
+    let five = rig
+        .spool_status
+        .wait_for(|status| status.acked.0 == status.last.0 - 15);
+    tokio::time::timeout(DEADLINE, five)
+        .await
+        .expect("in time")
+        .expect("a live spool");
+    let directory = rig.end(Duration::ZERO).await;
+
+    let mut broker = play(vec![vec![CONNECT, connack_v5(0), Act::Serve]]).await;
+    let mut rig = rig::restart(broker.address, directory, |_| {});
+    rig.delivered().await;
+    let mut numbers = Vec::new();
+    while let Ok(seen) = broker.seen.try_recv() {
+        if seen.kind == PacketKind::Publish {
+            let payload: serde_json::Value =
+                serde_json::from_slice(payload_v5(&seen.frame)).expect("JSON");
+            numbers.push(payload["d"]["n"].as_u64().expect("a number"));
+        }
+    }
+    assert_eq!(numbers, (5..20).collect::<Vec<_>>());
+    assert!(rig.status.borrow().disconnects.is_empty(), "a clean stop");
+}
+
+/// The crate forgets what it read together with the end of the stream; the tap must not let it.
+#[tokio::test]
+async fn acknowledgements_that_come_with_the_goodbye_count() {
+    for (version, connack, goodbye) in [
+        (Versions::V5, connack_v5(0), vec![0xe0, 1, 0x8b]),
+        (Versions::V311, connack_v311(0), Vec::new()),
+    ] {
+        let all = Act::AcknowledgeAndSend {
+            publishes: 3,
+            bytes: goodbye,
+        };
+        let first = vec![CONNECT, connack.clone(), all, Act::HalfClose];
+        let broker = play(vec![first, vec![CONNECT, connack, Act::Serve]]).await;
+        let mut rig = rig::start(broker.address, |settings| settings.versions = version);
+        for number in 0..3 {
+            rig.append(attribute(number, 10)).await;
+        }
+        rig.delivered().await;
+        rig.up_again(2).await;
+        let status = rig.status.borrow().clone();
+        assert_eq!(
+            (status.delivered_publishes, status.duplicates_possible),
+            (3, 0),
+            "{status:?}"
+        );
+    }
 }

@@ -95,7 +95,11 @@ impl Rig {
         let record = self
             .until(|status| status.disconnects.get(number).cloned())
             .await;
-        assert!(!record.text.contains("None"), "{}", record.text);
+        let text = &record.text;
+        assert!(
+            !text.contains("None") && !text.contains("unknown"),
+            "{text}"
+        );
         record
     }
 
@@ -105,6 +109,27 @@ impl Rig {
 
     pub(super) async fn up(&mut self) {
         self.until(|status| status.is_up().then_some(())).await;
+    }
+
+    /// Waits for the session with this number, from 1.
+    pub(super) async fn up_again(&mut self, sessions: u64) {
+        self.until(|status| (status.is_up() && status.sessions >= sessions).then_some(()))
+            .await;
+    }
+
+    /// Ends the link and the spool as a process that stops does; returns what the next process finds.
+    pub(super) async fn end(self, grace: Duration) -> TempDir {
+        let Self {
+            link,
+            spool,
+            directory,
+            appender,
+            ..
+        } = self;
+        link.stop(grace).await;
+        drop(appender);
+        spool.close().await.expect("a spool in good order");
+        directory
     }
 
     async fn until<T>(&mut self, mut found: impl FnMut(&LinkStatus) -> Option<T>) -> T {

@@ -19,6 +19,8 @@ pub(super) enum Act {
     Send(Vec<u8>),
     /// Close with FIN.
     Fin,
+    /// Send FIN and go on reading, so that no unread byte turns it into an RST.
+    HalfClose,
     /// Close with RST.
     Reset,
     /// Read, answer nothing, until the client goes.
@@ -30,6 +32,16 @@ pub(super) enum Act {
     /// Be a good broker: so many publishes are acknowledged with this code, then the script goes on.
     Acknowledge {
         publishes: usize,
+        code: u8,
+    },
+    /// Read so many publishes, then acknowledge them all and send these bytes, in one write.
+    AcknowledgeAndSend {
+        publishes: usize,
+        bytes: Vec<u8>,
+    },
+    /// Leave so many publishes unanswered and answer the one after them with this code.
+    AnswerOne {
+        unanswered: usize,
         code: u8,
     },
     /// Be a good broker until the client goes.
@@ -163,6 +175,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             Act::OnlyPings => self.serve(0, 0).await,
             Act::Acknowledge { publishes, code } => self.serve(publishes, code).await,
             Act::Serve => self.serve(usize::MAX, 0).await,
+            Act::AcknowledgeAndSend { publishes, bytes } => {
+                let mut answer = Vec::new();
+                for _ in 0..publishes {
+                    match self.next_publish().await {
+                        Some(frame) => answer.extend(puback(&frame, 0)),
+                        None => return false,
+                    }
+                }
+                answer.extend(bytes);
+                self.stream.write_all(&answer).await.is_ok()
+            }
+            Act::AnswerOne { unanswered, code } => {
+                for _ in 0..unanswered {
+                    if self.next_publish().await.is_none() {
+                        return false;
+                    }
+                }
+                match self.next_publish().await {
+                    Some(frame) => self.stream.write_all(&puback(&frame, code)).await.is_ok(),
+                    None => false,
+                }
+            }
+            Act::HalfClose => {
+                self.stream.shutdown().await.is_ok()
+                    && tokio::io::copy(&mut self.stream, &mut tokio::io::sink())
+                        .await
+                        .is_ok()
+            }
             Act::Fin | Act::Reset | Act::Deaf => false,
         }
     }
@@ -188,6 +228,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             }
         }
         false
+    }
+
+    async fn next_publish(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let (kind, frame) = self.next_frame().await?;
+            if kind == PacketKind::Publish {
+                return Some(frame);
+            }
+        }
     }
 
     async fn next_frame(&mut self) -> Option<(PacketKind, Vec<u8>)> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use moorline_core::link::cause::{Cause, Phase, TlsReject};
+use moorline_core::link::cause::{Cause, Certainty, Phase, TlsReject, TransportEnd};
 use moorline_core::mqtt_frame::{FrameScanner, PacketKind};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
@@ -150,11 +150,23 @@ async fn a_certificate_we_do_not_accept() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_an_authority_we_trust_holds() {
+    let ours = authority("ours");
+    let address = broker(&ours, "broker.test", VALID, None).await;
+    let mut rig = rig::start(address, |settings| settings.tls = Some(trusting(&ours)));
+    rig.append(reading(1)).await;
+    rig.delivered().await;
+    assert!(rig.status.borrow().disconnects.is_empty());
+}
+
+#[tokio::test]
 async fn a_broker_that_wants_a_certificate_of_ours() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let address = broker(&ours, "broker.test", VALID, Some(&ours)).await;
-    let (reject, _, text) = refused(address, trusting(&ours)).await;
-    assert_eq!(reject, TlsReject::ClientCertificate, "{text}");
+    // TLS 1.3 lets the client finish first: the alert comes where the CONNACK should.
+    let expected = (TlsReject::ClientCertificate, Phase::Connect);
+    let (reject, phase, text) = refused(address, trusting(&ours)).await;
+    assert_eq!((reject, phase), expected, "{text}");
 
     let identity = |issuer: &Issuer| {
         let (certificate, key) = certificate(issuer, "line-7", VALID);
@@ -167,8 +179,8 @@ async fn a_broker_that_wants_a_certificate_of_ours() {
         client: Some(identity(&theirs)),
         ..trusting(&ours)
     };
-    let (reject, _, text) = refused(address, strange).await;
-    assert_eq!(reject, TlsReject::ClientCertificate, "{text}");
+    let (reject, phase, text) = refused(address, strange).await;
+    assert_eq!((reject, phase), expected, "{text}");
 
     let known = TlsSettings {
         client: Some(identity(&ours)),
@@ -191,15 +203,21 @@ async fn a_peer_that_does_not_speak_tls() {
     let (reject, phase, text) = refused(plain.address, trusting(&ours)).await;
     assert_eq!((reject, phase), (TlsReject::NotTls, Phase::Tls), "{text}");
 
-    let closing = play(vec![vec![Act::Fin]]).await;
+    let closing = play(vec![vec![Act::HalfClose]]).await;
     let mut rig = rig::start(closing.address, |settings| {
         settings.tls = Some(trusting(&ours))
     });
     let seen = rig.first_disconnect().await;
-    assert!(
-        matches!(seen.cause, Cause::Tls(TlsReject::Handshake) | Cause::Reset),
+    assert_eq!(
+        (seen.cause, seen.phase, seen.certainty),
+        (
+            Cause::Tls(TlsReject::Handshake),
+            Phase::Tls,
+            Certainty::Inferred
+        ),
         "{seen}"
     );
+    assert_eq!(seen.evidence.transport_end, Some(TransportEnd::Fin));
 
     let silent = play(vec![vec![Act::Deaf]]).await;
     let (reject, phase, text) = refused(silent.address, trusting(&ours)).await;
