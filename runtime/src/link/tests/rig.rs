@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moorline_core::link::cause::Disconnect;
@@ -29,6 +30,8 @@ pub(super) struct Rig {
     pub(super) downlinks: mpsc::Receiver<Downlink>,
     pub(super) spool: Spool,
     pub(super) directory: TempDir,
+    /// The newest message `append` was given a sequence for: the spool's status may not show it yet.
+    appended: AtomicU64,
 }
 
 pub(super) fn settings(address: SocketAddr, directory: &TempDir) -> LinkSettings {
@@ -86,6 +89,7 @@ pub(super) fn restart(
         downlinks,
         spool,
         directory,
+        appended: AtomicU64::new(0),
     }
 }
 
@@ -147,9 +151,10 @@ impl Rig {
 
     /// Waits until the broker has everything that was appended.
     pub(super) async fn delivered(&mut self) {
+        let appended = self.appended.load(Ordering::Relaxed);
         let waiting = self
             .spool_status
-            .wait_for(|status| status.acked == status.last);
+            .wait_for(|status| status.acked == status.last && status.last.0 >= appended);
         let settled = tokio::time::timeout(DEADLINE, waiting).await;
         assert!(
             settled.is_ok(),
@@ -161,7 +166,10 @@ impl Rig {
     pub(super) async fn append(&self, uplink: Uplink) {
         loop {
             match self.appender.append(uplink.clone()).await {
-                Ok(_) => return,
+                Ok(sequence) => {
+                    self.appended.fetch_max(sequence.0, Ordering::Relaxed);
+                    return;
+                }
                 Err(spool::AppendRefused::Behind { .. }) => tokio::task::yield_now().await,
                 Err(refused) => panic!("{refused}"),
             }
