@@ -36,15 +36,16 @@ const RPC: &str = "v1/gateway/rpc";
 /// What a session subscribes to, with the QoS asked for.
 pub const SUBSCRIPTIONS: [(&str, u8); 2] = [(RPC, 1), (ATTRIBUTES, 1)];
 
-/// The spooled messages a publish carries, both ends included.
+/// The spooled messages a publish carries.
 ///
-/// A message too large for one publish is spread over several with the same range, so a message is acknowledged only
-/// when every publish that names it is: the cursor is the oldest unacknowledged `first`, less one.
+/// A message too large for one publish is spread over several that all begin with it; only the one that carries its end
+/// names it as `last`, so that no acknowledgement of a part settles the whole. The cursor is the highest acknowledged
+/// `last`, but before the oldest unacknowledged `first`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceRange {
-    /// The first message.
+    /// The first message of which it carries something.
     pub first: Sequence,
-    /// The last message.
+    /// The last message that ends in it; the one before `first` when none does.
     pub last: Sequence,
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Acknowledgements may come in any order; the cursor only moves over a contiguous prefix. A message spread over several
-//! publishes counts once all of them are acknowledged.
+//! publishes counts once all of them are acknowledged: each part begins with it, and only the last names its end, so
+//! that parts which still wait for room count, too.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -69,7 +69,7 @@ impl Encoder {
                     }
                 }
                 // An empty batch must be acknowledged too, or the cursor would stop before it.
-                self.open.cover(sequence);
+                self.open.complete(sequence);
             }
             Uplink::Attributes { device, values } => {
                 self.push_single(sequence, ATTRIBUTES, attributes_payload(device, values));
@@ -111,7 +111,7 @@ impl Encoder {
                 readings: 0,
                 bytes: payload.len(),
             });
-            self.open.cover(sequence);
+            self.open.complete(sequence);
             return;
         }
         let range = Some(SequenceRange {
@@ -155,7 +155,7 @@ impl Encoder {
                 return;
             }
         }
-        self.open.cover(sequence);
+        self.open.begin(sequence);
         self.open.readings += 1;
     }
 
@@ -196,12 +196,17 @@ impl Encoder {
 }
 
 impl OpenPublish {
-    fn cover(&mut self, sequence: Sequence) {
-        let range = self.range.get_or_insert(SequenceRange {
+    /// A part of this message is in it.
+    fn begin(&mut self, sequence: Sequence) -> &mut SequenceRange {
+        self.range.get_or_insert(SequenceRange {
             first: sequence,
-            last: sequence,
-        });
-        range.last = sequence;
+            last: Sequence(sequence.0.saturating_sub(1)),
+        })
+    }
+
+    /// All of this message is in it, or in publishes before it.
+    fn complete(&mut self, sequence: Sequence) {
+        self.begin(sequence).last = sequence;
     }
 
     /// Adds `"key":value` unless the payload would grow past `bytes_max`.
