@@ -42,7 +42,7 @@ const SILENT_REFUSALS: u32 = 3;
 /// Which protocol versions may be spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Versions {
-    /// 5.0 first; one fall-back to 3.1.1, which is kept.
+    /// 5.0 first; what is refused is changed for the other, which is kept as long as it is accepted.
     #[default]
     Auto,
     /// 5.0 only.
@@ -254,9 +254,12 @@ pub struct Link {
     version: MqttVersion,
     attempt: u32,
     silent_refusals: u32,
+    /// The version was changed since the last session.
     fallen_back: bool,
     last_now: bool,
     waits_for_network: bool,
+    /// However soon the network comes back, the next attempt keeps the floor.
+    not_before: Instant,
     previous_delay: Duration,
     down_since: Option<Instant>,
     takeovers: VecDeque<Instant>,
@@ -287,6 +290,7 @@ impl Link {
             fallen_back: false,
             last_now: false,
             waits_for_network: false,
+            not_before: Instant::ZERO,
             previous_delay: Duration::ZERO,
             down_since: None,
             takeovers: VecDeque::new(),
@@ -391,6 +395,7 @@ impl Link {
         if matches!(self.state, State::Opening { .. }) {
             self.counters.sessions += 1;
             self.silent_refusals = 0;
+            self.fallen_back = false;
             self.down_since = None;
             self.state = State::Up {
                 since: now,
@@ -592,6 +597,7 @@ impl Link {
         match next {
             Next::Retry(wait) => {
                 self.previous_delay = wait;
+                self.not_before = now + wait.min(self.settings.floor);
                 self.state = State::Waiting { until: now + wait };
             }
             Next::Parked(reason) => self.state = State::Parked { reason },
@@ -621,7 +627,9 @@ impl Link {
 
     fn on_network_up(&mut self, now: Instant) {
         if let State::Waiting { until } = self.state {
-            let soon = now + self.random.between(Duration::ZERO, self.settings.floor);
+            let jitter = self.random.between(Duration::ZERO, self.settings.floor);
+            // An interface that flaps must not turn the wait into a storm.
+            let soon = (now + jitter).max(self.not_before);
             // A broker that asked for room still gets it: only a wait for the network itself is cut short.
             if soon < until && self.waits_for_network {
                 self.state = State::Waiting { until: soon };
@@ -633,6 +641,7 @@ impl Link {
         match self.state {
             State::Parked { .. } | State::Waiting { .. } => {
                 self.takeovers.clear();
+                self.fallen_back = false;
                 self.attempt = 0;
                 self.open();
             }
@@ -669,20 +678,32 @@ impl Link {
         self.down_since.get_or_insert(now);
     }
 
-    /// Falls back from 5.0 to 3.1.1 and stays there; false when that is not allowed or was done before.
+    /// Changes to the other version and stays there; false when that is not allowed, or when it was refused, too, since
+    /// the last session.
     fn fall_back(&mut self) -> bool {
         let possible = self.settings.versions == Versions::Auto && !self.fallen_back;
         if possible {
             self.fallen_back = true;
-            self.version = MqttVersion::V311;
+            self.version = match self.version {
+                MqttVersion::V5 => MqttVersion::V311,
+                MqttVersion::V311 => MqttVersion::V5,
+            };
         }
         possible
     }
 
-    /// Some brokers just close on a version they do not know: after a few such closes the other version gets its try.
+    /// Some brokers just close on a version they do not know: after a few such closes 3.1.1 gets its try. It is a guess:
+    /// a broker that refuses 3.1.1 in so many words still gets 5.0 again.
     fn try_other_version(&mut self) -> bool {
         self.silent_refusals = self.silent_refusals.saturating_add(1);
-        self.silent_refusals == SILENT_REFUSALS && self.counters.sessions == 0 && self.fall_back()
+        let guess = self.silent_refusals == SILENT_REFUSALS
+            && self.counters.sessions == 0
+            && self.settings.versions == Versions::Auto
+            && self.version == MqttVersion::V5;
+        if guess {
+            self.version = MqttVersion::V311;
+        }
+        guess
     }
 
     /// The least wait after this takeover, or none when there were too many.

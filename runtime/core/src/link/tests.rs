@@ -209,6 +209,57 @@ fn three_silent_refusals_earn_the_other_version_one_try() {
 }
 
 #[test]
+fn a_broker_that_refuses_what_was_guessed_or_kept_gets_the_other_version_again() {
+    // Three silent closes made 3.1.1 a guess; the broker is back and speaks 5.0 only.
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    for ms in [1, 4, 7] {
+        link.handle(at(ms), lost(Cause::ClosedBeforeConnack));
+        link.handle(at(ms + 1), after(1000));
+        link.handle(at(ms + 2), Input::Unpark);
+    }
+    assert_eq!(link.version(), MqttVersion::V311);
+    link.handle(at(10), lost(Cause::VersionRefused));
+    assert_eq!(link.version(), MqttVersion::V5);
+    link.handle_timeout(at(10));
+    link.handle(at(11), Input::Opened);
+    // What was accepted once may be refused later, one version after the other: only then an operator is needed.
+    link.handle(at(12), lost(Cause::VersionRefused));
+    assert_eq!(link.version(), MqttVersion::V311);
+    link.handle_timeout(at(12));
+    link.handle(at(13), lost(Cause::VersionRefused));
+    assert_eq!(
+        *link.state(),
+        State::Parked {
+            reason: ParkReason::Version
+        }
+    );
+    // And what the operator did may have been to the broker.
+    link.handle(at(14), Input::Unpark);
+    link.handle(at(15), lost(Cause::VersionRefused));
+    assert_eq!(link.version(), MqttVersion::V5);
+}
+
+#[test]
+fn a_network_that_flaps_makes_no_attempt_sooner_than_the_floor() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    for round in 0..50 {
+        let start = round * 100_000;
+        link.handle(at(start + 1), lost(Cause::Unreachable));
+        link.handle(at(start + 2), after(60_000));
+        for ms in 3..200 {
+            link.handle(at(start + ms), Input::NetworkUp);
+        }
+        let (until, _why) = link.poll_timeout().unwrap();
+        assert!(until >= at(start + 2 + 1000), "{until:?}");
+        assert!(until <= at(start + 200 + 1000), "{until:?}");
+        link.handle_timeout(until);
+        assert!(matches!(link.state(), State::Opening { .. }));
+    }
+}
+
+#[test]
 fn the_third_takeover_within_ten_minutes_parks() {
     check(
         link(),
@@ -585,6 +636,36 @@ fn the_cursor_waits_for_every_part_of_a_message() {
     assert_eq!(window.acknowledge(d).unwrap().cursor, None);
     assert_eq!(window.acknowledge(c).unwrap().cursor, Some(Sequence(4)));
     assert!(window.is_empty());
+}
+
+#[test]
+fn a_part_of_a_message_settles_nothing_while_the_rest_waits_for_room() {
+    let device = crate::message::DeviceName::try_new("press").unwrap();
+    let reading = |number| crate::message::Reading {
+        key: crate::message::Key::try_new("k").unwrap(),
+        value: crate::message::Value::Text("x".repeat(100)),
+        quality: crate::message::Quality::Good,
+        timestamp: crate::time::TimestampMs(number),
+    };
+    let readings = (0..5).map(reading).collect();
+    let uplink = crate::message::Uplink::Telemetry(vec![crate::message::DeviceReadings {
+        device,
+        readings,
+    }]);
+    let mut encoder = crate::thingsboard::Encoder::new(300);
+    encoder.push(Sequence(7), &uplink);
+    let publishes = encoder.finish().publishes;
+    assert!(publishes.len() > 1);
+    // A window of one: the second part is not even admitted when the first is acknowledged.
+    let mut window = Window::new(1, Sequence(6));
+    let (last, parts) = publishes.split_last().unwrap();
+    for part in parts {
+        let token = window.admit(part.range, part.readings, at(0)).unwrap();
+        assert_eq!(window.acknowledge(token).unwrap().cursor, None);
+    }
+    assert_eq!(window.clone().lost(), Sequence(6));
+    let token = window.admit(last.range, last.readings, at(0)).unwrap();
+    assert_eq!(window.acknowledge(token).unwrap().cursor, Some(Sequence(7)));
 }
 
 proptest! {
