@@ -175,7 +175,8 @@ impl Disk {
     }
 
     fn used(&self) -> u64 {
-        self.list().iter().map(|file| file.bytes).sum()
+        let inodes = self.names.values().filter_map(|id| self.inodes.get(id));
+        inodes.map(|inode| inode.contents.len() as u64).sum()
     }
 
     /// The error this operation meets, if one was asked for.
