@@ -1,0 +1,211 @@
+//! What was promised, and what the broker got: the oracle for messages.
+//!
+//! Every item (a reading, an attribute, an RPC reply) carries a number of its own that rises per device. Telemetry,
+//! attributes and replies of one device must be delivered in that order, each at least once; a device's announcement is
+//! repeated by the gateway after each reconnect, so only its arrival is promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One thing that was handed to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Item {
+    /// Which device.
+    pub device: usize,
+    /// Its number.
+    pub number: u64,
+    /// Whether its place among the others is promised.
+    pub ordered: bool,
+}
+
+#[derive(Debug, Default)]
+struct Device {
+    offered: BTreeSet<u64>,
+    /// Accepted, not delivered, and not given up in a way that was counted.
+    owed: BTreeSet<u64>,
+    /// Owed without a promise of order.
+    owed_unordered: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    items: Vec<Item>,
+    readings: u64,
+}
+
+/// The ledger of one run.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    devices: Vec<Device>,
+    accepted: BTreeMap<u64, Accepted>,
+    /// Items the broker got, each time counted.
+    pub delivered: u64,
+    /// Those among them it had already.
+    pub repeated: u64,
+}
+
+impl Ledger {
+    /// A ledger for so many devices.
+    #[must_use]
+    pub fn new(devices: usize) -> Self {
+        Self {
+            devices: (0..devices).map(|_| Device::default()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// These are about to be handed over: from now on they may arrive.
+    pub fn offer(&mut self, items: &[Item]) {
+        for item in items {
+            self.devices[item.device].offered.insert(item.number);
+        }
+    }
+
+    /// They were accepted as this record: from now on they are owed.
+    ///
+    /// # Errors
+    /// When the sequence was given out before, or is lower than one that was.
+    pub fn accept(&mut self, sequence: u64, items: Vec<Item>, readings: u64) -> Result<(), String> {
+        if let Some((highest, _)) = self.accepted.last_key_value()
+            && *highest >= sequence
+        {
+            return Err(format!("sequence {sequence} comes after {highest}"));
+        }
+        for item in &items {
+            let device = &mut self.devices[item.device];
+            let owed = if item.ordered {
+                &mut device.owed
+            } else {
+                &mut device.owed_unordered
+            };
+            owed.insert(item.number);
+        }
+        self.accepted.insert(sequence, Accepted { items, readings });
+        Ok(())
+    }
+
+    /// The broker has it.
+    ///
+    /// # Errors
+    /// When nobody handed it over, or something of the same device that is owed should have come first.
+    pub fn deliver(&mut self, device: usize, number: u64) -> Result<(), String> {
+        let Some(state) = self.devices.get_mut(device) else {
+            return Err(format!("device {device} is invented"));
+        };
+        if !state.offered.contains(&number) {
+            return Err(format!("item {number} of device {device} is invented"));
+        }
+        self.delivered += 1;
+        if let Some(first) = state.owed.first()
+            && state.owed.contains(&number)
+            && *first < number
+        {
+            return Err(format!(
+                "item {number} of device {device} overtakes {first}"
+            ));
+        }
+        if !state.owed.remove(&number) && !state.owed_unordered.remove(&number) {
+            self.repeated += 1;
+        }
+        Ok(())
+    }
+
+    /// It is not owed any more, although it did not arrive: the broker refused it, or no packet can carry it.
+    pub fn set_aside(&mut self, device: usize, number: u64) {
+        if let Some(state) = self.devices.get_mut(device) {
+            state.owed.remove(&number);
+            state.owed_unordered.remove(&number);
+        }
+    }
+
+    /// The record with this sequence is not owed any more.
+    pub fn set_record_aside(&mut self, sequence: u64) {
+        self.release(sequence, sequence);
+    }
+
+    /// Records after `acked` through `through` were evicted. How many records and readings that is.
+    pub fn evict(&mut self, acked: u64, through: u64) -> (u64, u64) {
+        self.release(acked + 1, through)
+    }
+
+    /// Power went: what came after `synced` was never promised to survive that.
+    pub fn lose_power(&mut self, synced: u64) {
+        self.release(synced + 1, u64::MAX);
+    }
+
+    fn release(&mut self, first: u64, last: u64) -> (u64, u64) {
+        let (mut records, mut readings) = (0, 0);
+        if first > last {
+            return (0, 0);
+        }
+        for (_, accepted) in self.accepted.range(first..=last) {
+            records += 1;
+            readings += accepted.readings;
+            for item in &accepted.items {
+                let device = &mut self.devices[item.device];
+                device.owed.remove(&item.number);
+                device.owed_unordered.remove(&item.number);
+            }
+        }
+        (records, readings)
+    }
+
+    /// Records accepted so far, and readings in them.
+    #[must_use]
+    pub fn accepted(&self) -> (u64, u64) {
+        let readings = self.accepted.values().map(|accepted| accepted.readings);
+        (self.accepted.len() as u64, readings.sum())
+    }
+
+    /// What is still owed, as device and number.
+    #[must_use]
+    pub fn owed(&self) -> Vec<(usize, u64)> {
+        let all = self.devices.iter().enumerate();
+        all.flat_map(|(index, device)| {
+            let numbers = device.owed.iter().chain(&device.owed_unordered);
+            numbers.map(move |number| (index, *number))
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(number: u64) -> Item {
+        Item {
+            device: 0,
+            number,
+            ordered: true,
+        }
+    }
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new(1);
+        for number in 1..=3 {
+            ledger.offer(&[item(number)]);
+            ledger.accept(number, vec![item(number)], 1).unwrap();
+        }
+        ledger
+    }
+
+    #[test]
+    fn what_arrives_out_of_order_or_from_nowhere_is_found() {
+        assert!(ledger().deliver(0, 2).unwrap_err().contains("overtakes 1"));
+        assert!(ledger().deliver(0, 4).unwrap_err().contains("invented"));
+        assert!(ledger().deliver(1, 1).unwrap_err().contains("invented"));
+        assert!(ledger().accept(3, Vec::new(), 0).is_err());
+    }
+
+    #[test]
+    fn a_repetition_is_no_fault_and_what_did_not_arrive_is_owed() {
+        let mut ledger = ledger();
+        ledger.deliver(0, 1).unwrap();
+        ledger.deliver(0, 2).unwrap();
+        ledger.deliver(0, 1).unwrap();
+        assert_eq!((ledger.delivered, ledger.repeated), (3, 1));
+        assert_eq!(ledger.owed(), [(0, 3)]);
+        assert_eq!(ledger.evict(2, 3), (1, 1));
+        assert!(ledger.owed().is_empty());
+    }
+}

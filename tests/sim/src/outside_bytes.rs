@@ -1,0 +1,1 @@
+//! Entry points that feed bytes from outside to a parser and check what it makes of them.
