@@ -278,15 +278,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(value in any::<i64>(), order in prop::sample::select(vec![ByteOrder::Abcd, ByteOrder::Badc, ByteOrder::Cdab, ByteOrder::Dcba])) {
-            for kind in [Kind::I16, Kind::I32, Kind::I64] {
-                let cut = match kind {
-                    Kind::I16 => i64::from(value as i16),
-                    Kind::I32 => i64::from(value as i32),
-                    other => {
-                        prop_assert_eq!(other, Kind::I64);
-                        value
-                    }
-                };
+            let cuts = [
+                (Kind::I16, i64::from(value as i16)),
+                (Kind::I32, i64::from(value as i32)),
+                (Kind::I64, value),
+            ];
+            for (kind, cut) in cuts {
                 let format = format(kind, order);
                 let registers = format.write(&json!(cut), kind.registers()).unwrap();
                 let bytes: Vec<u8> = registers.iter().flat_map(|word| word.to_be_bytes()).collect();
