@@ -1,4 +1,4 @@
-//! A connector that misbehaves on demand. What it does stands in [`SCRIPT`], which a test overwrites in the finished
+//! A connector that misbehaves on demand. What it does stands in `SCRIPT`, which a test overwrites in the finished
 //! component: each script is another build with another digest, and nothing need be compiled again.
 //!
 //! Left alone it counts: every 2 ms it emits its next number as reading `n` of device `dev-<instance>`, hands the count
