@@ -7,5 +7,18 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    moorline::cli::main(moorline::cli::Arguments::parse())
+    match moorline::cli::Arguments::try_parse() {
+        Ok(arguments) => moorline::cli::main(arguments),
+        // Help and version come this way too, and are no error.
+        Err(answer) => {
+            let code = if answer.use_stderr() {
+                moorline::cli::exit::USAGE
+            } else {
+                0
+            };
+            // With the terminal gone there is nobody to show it to.
+            answer.print().unwrap_or_default();
+            ExitCode::from(code)
+        }
+    }
 }

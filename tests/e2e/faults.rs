@@ -116,8 +116,19 @@ async fn a_silent_network_for_15_s() {
         "black-hole",
     ];
     assert!(silent.contains(&classes[0]), "{classes:?}");
+    // When the hole ends, what the abandoned attempts had written arrives after all: an old CONNECT with our client id can
+    // take over from the session that is just up, and this Mosquitto closes that without a word.
+    let after = ["connack-timeout", "closed-by-server", "taken-over"];
     assert!(
-        classes[1..].iter().all(|class| *class == "connack-timeout"),
+        classes[1..].iter().all(|class| after.contains(class)),
+        "{classes:?}"
+    );
+    assert!(
+        classes
+            .iter()
+            .filter(|class| **class != "connack-timeout")
+            .count()
+            <= 3,
         "{classes:?}"
     );
     assert_nothing_lost(&history, &balance);

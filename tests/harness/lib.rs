@@ -57,13 +57,17 @@ pub fn repository() -> &'static Path {
         .unwrap_or(Path::new("."))
 }
 
-/// The `moorline` binary of the profile the tests are built in; built on first use.
+/// The `moorline` binary: `MOORLINE_BINARY` if that names one, else that of the profile the tests are built in, built on
+/// first use. `tests/run` names the one that cargo has just built with everything else.
 ///
 /// # Panics
 /// When it cannot be built.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(binary) = std::env::var_os("MOORLINE_BINARY") {
+            return binary.into();
+        }
         // …/target/PROFILE/deps/e2e-HASH
         let test = std::env::current_exe().unwrap();
         let profile = test.ancestors().nth(2).unwrap();

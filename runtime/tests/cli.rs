@@ -1,0 +1,145 @@
+//! The command line as a script meets it: exit codes, where output goes, and what `--format json` prints.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn moorline(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_moorline"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn file(directory: &Path, name: &str, content: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const LINK: &str =
+    "[gateway]\nname = \"a\"\nstate_dir = \"state\"\n[link]\nurl = \"mqtt://127.0.0.1:1\"\n";
+
+#[test]
+fn help_names_every_command_and_shows_examples() {
+    let output = moorline(&["--help"]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    for command in ["run", "demo", "check", "plugin"] {
+        assert!(help.contains(command), "{help}");
+    }
+    assert!(!help.contains("demo-part"), "{help}");
+    for command in [
+        &["run"][..],
+        &["demo"],
+        &["check"],
+        &["plugin", "build"],
+        &["plugin", "inspect"],
+    ] {
+        let help = moorline(&[command, &["--help"]].concat());
+        assert!(
+            String::from_utf8(help.stdout).unwrap().contains("Example"),
+            "{command:?}"
+        );
+    }
+}
+
+#[test]
+fn a_valid_file_checks_and_a_json_report_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let output = moorline(&["check", "--config", &config, "--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["ok"], report["findings"].as_array().unwrap().len()),
+        (&true.into(), 0)
+    );
+    assert!(
+        !directory.path().join("state").exists(),
+        "checking writes nothing"
+    );
+}
+
+#[test]
+fn a_bad_file_ends_with_ex_config_and_names_the_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(
+        directory.path(),
+        "gateway.toml",
+        &format!("{LINK}keep_alive_s = 1\n"),
+    );
+    let output = moorline(&["check", "--config", &config, "--format", "json"]);
+    assert_eq!(output.status.code(), Some(78));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (
+            &report["findings"][0]["line"],
+            &report["findings"][0]["field"]
+        ),
+        (&6.into(), &"link.keep_alive_s".into())
+    );
+    let output = moorline(&["run", "--config", &config]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said(&output).contains("gateway.toml:6:16: link.keep_alive_s"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_ends_with_ex_oserr() {
+    let directory = tempfile::tempdir().unwrap();
+    file(
+        directory.path(),
+        "state",
+        "a file where a directory should be",
+    );
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let output = moorline(&["run", "--config", &config]);
+    assert_eq!(output.status.code(), Some(71), "{}", said(&output));
+    assert!(
+        said(&output).contains("gateway.state_dir"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_check_names_the_plugin_that_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    file(directory.path(), "page.wasm", "<html>404</html>");
+    let text = format!("{LINK}[[connector]]\nname = \"line\"\ncomponent = \"page.wasm\"\n");
+    let config = file(directory.path(), "gateway.toml", &text);
+    let output = moorline(&["check", "--config", &config]);
+    assert_eq!(output.status.code(), Some(78));
+    let findings = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        findings.contains("page.wasm") && findings.contains("is not a component"),
+        "{findings}"
+    );
+}
+
+#[test]
+fn inspecting_what_is_no_component_ends_with_ex_dataerr() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = file(directory.path(), "page.wasm", "<html>404</html>");
+    let output = moorline(&["plugin", "inspect", &page]);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(
+        said(&output).contains("page.wasm is not a component"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_wrong_option_ends_with_usage() {
+    assert_eq!(moorline(&["run", "--confg", "x"]).status.code(), Some(64));
+}
