@@ -74,7 +74,7 @@ pub fn binary() -> &'static Path {
         let mut cargo = Command::new(env!("CARGO"));
         // With the features of the whole workspace, as the tests have them, or everything would be built once more.
         cargo
-            .args(["build", "--quiet", "--workspace", "--bin", "moorline"])
+            .args(["build", "--workspace", "--bin", "moorline"])
             .current_dir(repository());
         if profile.ends_with("release") {
             cargo.arg("--release");
