@@ -11,7 +11,7 @@ use moorline::clock::Clock;
 use moorline::demo::broker::Broker;
 use moorline::link::{self, LinkSettings};
 use moorline::policy_handle::PolicyHandle;
-use moorline::spool::{self, AppendRefused, Durability, SpoolSettings};
+use moorline::spool::{self, AppendRefused, Appender, Durability, SpoolSettings};
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
 use moorline_tests::mosquitto;
@@ -24,6 +24,8 @@ const ROUNDS: usize = 5;
 const MESSAGES: u64 = 20_000;
 const READINGS_PER_BATCH: u64 = 32;
 const INFLIGHT: u16 = 100;
+/// Instances that emit side by side; each waits for the spool's answer before it emits again.
+const CONNECTORS: u64 = 8;
 const TEXT_BYTES: usize = 64;
 
 #[tokio::main]
@@ -124,15 +126,16 @@ async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) ->
         .await
         .expect("a link");
     let start = Instant::now();
-    for number in 0..MESSAGES {
-        let uplink = uplink(number);
-        loop {
-            match appender.append(uplink.clone()).await {
-                Ok(_sequence) => break,
-                Err(AppendRefused::Behind { retry_after }) => tokio::time::sleep(retry_after).await,
-                Err(refused) => panic!("{refused}"),
+    let connectors = (0..CONNECTORS).map(|connector| {
+        let appender = appender.clone();
+        tokio::spawn(async move {
+            for number in (connector..MESSAGES).step_by(CONNECTORS as usize) {
+                append(&appender, uplink(number)).await;
             }
-        }
+        })
+    });
+    for connector in connectors.collect::<Vec<_>>() {
+        connector.await.expect("a connector");
     }
     spooled
         .wait_for(|spool| spool.depth_records == 0)
@@ -147,6 +150,17 @@ async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) ->
     link.stop(Duration::from_secs(1)).await;
     spool.close().await.expect("a clean end");
     rate
+}
+
+/// As an instance does: one at a time, again when the spool is behind.
+async fn append(appender: &Appender, uplink: Uplink) {
+    loop {
+        match appender.append(uplink.clone()).await {
+            Ok(_sequence) => return,
+            Err(AppendRefused::Behind { retry_after }) => tokio::time::sleep(retry_after).await,
+            Err(refused) => panic!("{refused}"),
+        }
+    }
 }
 
 fn device() -> DeviceName {

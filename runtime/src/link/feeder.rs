@@ -3,11 +3,13 @@
 //! It runs beside the driver, so that reading and encoding overlap with the wire. What it holds is a copy: the spool
 //! forgets a message only when the driver's window says that the broker has it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use moorline_core::message::Sequence;
 use moorline_core::thingsboard::{Announced, Encoder, Oversize, Publish};
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::spool::{Outlet, ReadError, SpoolStatus};
@@ -17,6 +19,8 @@ pub(super) const BATCHES: usize = 2;
 /// One read: enough to fill a few of the largest publishes.
 const READ_BYTES_MAX: usize = 256 * 1024;
 const READ_RECORDS_MAX: usize = 1024;
+/// Acknowledgements are passed to the spool this much later, many with one wake-up of its thread.
+const ACK_PAUSE: Duration = Duration::from_millis(5);
 /// After a failed read.
 const READ_RETRY: Duration = Duration::from_secs(1);
 
@@ -57,8 +61,15 @@ pub(super) async fn feed(
         position: order.after,
         ready: None,
         announced: Announced::default(),
+        acked: order.acked,
     };
+    let mut pause = pin!(sleep(Duration::ZERO));
+    let mut pausing = false;
     loop {
+        if feeder.acked < feeder.order.acked && !pausing {
+            pause.set(sleep(ACK_PAUSE));
+            pausing = true;
+        }
         let retry = match feeder.read_ahead(&mut spool).await {
             Ok(()) => None,
             Err(ReadError::Closed) => return,
@@ -70,10 +81,15 @@ pub(super) async fn feed(
         tokio::select! {
             changed = orders.changed() => {
                 if changed.is_err() {
+                    feeder.acknowledge().await;
                     return;
                 }
                 let order = *orders.borrow_and_update();
-                feeder.follow(order).await;
+                feeder.follow(order);
+            }
+            () = &mut pause, if pausing => {
+                pausing = false;
+                feeder.acknowledge().await;
             }
             permit = batches.reserve(), if feeder.ready.is_some() => {
                 let Ok(permit) = permit else { return };
@@ -84,7 +100,7 @@ pub(super) async fn feed(
                     return;
                 }
             }
-            () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+            () = sleep(retry.unwrap_or_default()), if retry.is_some() => {}
         }
     }
 }
@@ -96,13 +112,19 @@ struct Feeder {
     position: Sequence,
     ready: Option<Batch>,
     announced: Announced,
+    /// What the spool was told is acknowledged.
+    acked: Sequence,
 }
 
 impl Feeder {
-    async fn follow(&mut self, order: Order) {
-        if order.acked > self.order.acked {
-            self.outlet.ack(order.acked).await;
+    async fn acknowledge(&mut self) {
+        if self.acked < self.order.acked {
+            self.acked = self.order.acked;
+            self.outlet.ack(self.acked).await;
         }
+    }
+
+    fn follow(&mut self, order: Order) {
         if order.generation != self.order.generation {
             self.position = order.after;
             // Devices the platform knew on the session before: without this, RPC to a quiet device stops.
