@@ -77,7 +77,8 @@ pub use policy::{
     Cause, Decision, FaultOf, Network, PolicyDescription, Question, ReconnectPolicy, Seed,
 };
 
-/// When the next [`Event::Timer`] should come; `None` = only other events wake the guest.
+/// When the next [`Event::Timer`] should come, instead of what was asked for before; `None` leaves that as it is, so an
+/// event in between never puts off a timer.
 pub type Wake = Option<Duration>;
 
 /// A connector: speaks to devices, emits their readings, answers their RPC.

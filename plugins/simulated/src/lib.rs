@@ -141,19 +141,19 @@ impl Connector for Simulated {
             Event::Timer => Ok(self.tick(host)),
             Event::Rpc(request) => {
                 self.answer(&request, host);
-                Ok(self.period())
+                Ok(None)
             }
             Event::StreamClosed((id, _)) if self.witness == Some(id) => {
                 if let Some(name) = &self.configuration.witness {
                     self.witness = host.open(name).ok();
                 }
-                Ok(self.period())
+                Ok(None)
             }
             Event::StreamConnected(_)
             | Event::StreamData(_)
             | Event::StreamClosed(_)
             | Event::AttributesChanged(_)
-            | Event::LinkChanged(_) => Ok(self.period()),
+            | Event::LinkChanged(_) => Ok(None),
         }
     }
 

@@ -18,7 +18,7 @@ use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, S
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
 use moorline_core::thingsboard;
-use moorline_core::time::Instant;
+use moorline_core::time::{Instant, rounded_ms};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -249,7 +249,7 @@ impl Driver {
         match result {
             Ok(dialled) => {
                 let took = dialled.took;
-                info!(peer = %dialled.peer, dns = ?took.dns, tcp = ?took.tcp, tls = ?took.tls, "connected");
+                info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), tls_ms = rounded_ms(took.tls), "connected");
                 let active = Active::open(dialled, version, Arc::clone(&self.settings), self.clock);
                 self.work = Work::Session(Box::new(active));
             }

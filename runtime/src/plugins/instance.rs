@@ -13,6 +13,7 @@
 mod calls;
 mod generations;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +129,8 @@ struct Instance {
     /// Since when no call can be taken: from the last call of a guest to the first start that succeeds after it.
     away_since: Option<Instant>,
     wake: Option<Instant>,
+    /// A guest has just started, and does not know yet whether the link is up.
+    started: bool,
     status: watch::Sender<InstanceStatus>,
     troubles: mpsc::Sender<Trouble>,
 }
@@ -166,6 +169,7 @@ pub(crate) async fn run(parts: Parts) {
         restart: Restart::default(),
         away_since: Some(clock.now()),
         wake: None,
+        started: false,
         status: parts.status,
         troubles: parts.troubles,
     };
@@ -191,24 +195,15 @@ pub(crate) async fn run(parts: Parts) {
                 }
             }
         };
-        match woken {
-            Woken::Control(None) => return instance.stop().await,
-            Woken::Control(Some(Control::Stop { reply })) => {
-                instance.stop().await;
-                return answer(reply, ());
+        if let ControlFlow::Break(reply) = instance.on(woken).await {
+            instance.stop().await;
+            if let Some(reply) = reply {
+                answer(reply, ());
             }
-            Woken::Control(Some(control)) => instance.on_control(control).await,
-            Woken::Downlink(downlink) => instance.on_downlink(downlink).await,
-            Woken::Stream(event) => instance.on_event(stream_event(event)).await,
-            Woken::Link(up) => {
-                let state = if up { LinkState::Up } else { LinkState::Down };
-                instance.on_event(Event::LinkChanged(state)).await;
-            }
-            Woken::Timer => {
-                instance.wake = None;
-                instance.on_event(Event::Timer).await;
-            }
-            Woken::Retry => instance.on_retry().await,
+            return;
+        }
+        if std::mem::take(&mut instance.started) && link_watched {
+            link_up.mark_changed();
         }
     }
 }
@@ -237,6 +232,29 @@ fn answer<T>(reply: oneshot::Sender<T>, value: T) {
 }
 
 impl Instance {
+    /// Breaks when it is to end, with whom to tell.
+    async fn on(&mut self, woken: Woken) -> ControlFlow<Option<oneshot::Sender<()>>> {
+        match woken {
+            Woken::Control(None) => return ControlFlow::Break(None),
+            Woken::Control(Some(Control::Stop { reply })) => {
+                return ControlFlow::Break(Some(reply));
+            }
+            Woken::Control(Some(control)) => self.on_control(control).await,
+            Woken::Downlink(downlink) => self.on_downlink(downlink).await,
+            Woken::Stream(event) => self.on_event(stream_event(event)).await,
+            Woken::Link(up) => {
+                let state = if up { LinkState::Up } else { LinkState::Down };
+                self.on_event(Event::LinkChanged(state)).await;
+            }
+            Woken::Timer => {
+                self.wake = None;
+                self.on_event(Event::Timer).await;
+            }
+            Woken::Retry => self.on_retry().await,
+        }
+        ControlFlow::Continue(())
+    }
+
     fn is_up(&self) -> bool {
         matches!(self.body, Some(Body::Up(_)))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moorline_core::link::cause::Certainty;
 use moorline_core::link::{DecidedBy, Next, State};
 use moorline_core::swap;
-use moorline_core::time::{Instant, TimestampMs, saturating_ms};
+use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::{
     ConnectorEntry, DisconnectEntry, LinkSection, PolicySection, SpoolSection, Status, SwapEntry,
@@ -114,7 +114,7 @@ impl Tracker {
             to: record.to.digest.to_string(),
             outcome: outcome.to_owned(),
             reason,
-            gap_ms: record.gap.as_secs_f64() * 1_000.0,
+            gap_ms: rounded_ms(record.gap),
             new_sessions: new_sessions as u64,
         }
     }

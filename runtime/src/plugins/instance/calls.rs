@@ -56,7 +56,9 @@ impl Instance {
         self.show();
         match answer {
             Ok(wake) => {
-                self.wake = wake.map(|after| self.clock.now() + after);
+                if let Some(after) = wake {
+                    self.wake = Some(self.clock.now() + after);
+                }
                 self.status.send_if_modified(|status| {
                     status.calls += 1;
                     false

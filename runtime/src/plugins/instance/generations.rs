@@ -181,6 +181,7 @@ impl Instance {
         };
         self.flush_state().await;
         self.wake = wake.map(|after| now + after);
+        self.started = true;
         self.restart.on_started(now);
         self.away_since = None;
         let generation = serving.loaded.build.generation;

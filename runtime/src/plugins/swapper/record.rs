@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_core::swap::{Build, Failure, Report, Step};
-use moorline_core::time::Instant;
+use moorline_core::time::{Instant, rounded_ms};
 
 use super::{Candidate, Running, Slot, Target};
 use crate::plugins::status::{
@@ -162,8 +162,8 @@ impl Slot {
             digest = %build.digest,
             plugin,
             version,
-            gap_ms = gap.as_secs_f64() * 1000.0,
-            took_ms = took.as_secs_f64() * 1000.0,
+            gap_ms = rounded_ms(gap),
+            took_ms = rounded_ms(took),
             "plugin serves"
         );
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::gateway::{Plan, assert_gapless};
+use super::gateway::{Gateway, Plan, assert_gapless};
 use super::guests::connector;
 use crate::plugins::status::SWAPS_KEPT;
 use crate::plugins::{SwapOutcome, SwapRecord};
@@ -226,5 +226,30 @@ async fn swaps_in_a_row_lose_nothing_and_are_all_remembered() {
     assert_eq!(status.swaps_total, SWAPS as u64);
     assert_eq!(status.swaps.len(), SWAPS + 1);
     const { assert!(SWAPS_KEPT >= 128) };
+    gateway.stop().await;
+}
+
+/// Asks until the guest has heard that the link is up.
+async fn knows_the_link_is_up(gateway: &mut Gateway, requests: std::ops::Range<u64>) -> bool {
+    for request in requests {
+        gateway.ask("dev-line", request, "link").await;
+        if gateway.reply(request).await.contains("Up") {
+            return true;
+        }
+        gateway.count("dev-line", 1).await;
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_generation_is_told_whether_the_link_is_up() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.concluded().await;
+    gateway.count("dev-line", 1).await;
+    gateway.link.send_replace(true);
+    assert!(knows_the_link_is_up(&mut gateway, 0..100).await);
+    gateway.replace("line", &connector("second"));
+    assert_swapped(&*gateway.concluded().await);
+    assert!(knows_the_link_is_up(&mut gateway, 100..200).await);
     gateway.stop().await;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use moorline_plugin_sdk::{
     Connector, Description, DeviceReadings, Event, Fault, FrameRule, HandOver, Host, Level,
-    Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake, export_connector,
+    LinkState, Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake, export_connector,
 };
 
 /// `SCRIPT:` and words, separated and filled up by spaces.
@@ -36,6 +36,7 @@ struct Scripted {
     timers: u32,
     stream: Option<StreamId>,
     waiting: Option<u32>,
+    link: Option<LinkState>,
 }
 
 fn hang() -> ! {
@@ -126,6 +127,7 @@ impl Connector for Scripted {
                 timers: 0,
                 stream,
                 waiting,
+                link: None,
             },
             Some(PERIOD),
         ))
@@ -138,8 +140,11 @@ impl Connector for Scripted {
             Event::StreamConnected(_)
             | Event::StreamData(_)
             | Event::StreamClosed(_)
-            | Event::AttributesChanged(_)
-            | Event::LinkChanged(_) => Ok(Some(PERIOD)),
+            | Event::AttributesChanged(_) => Ok(None),
+            Event::LinkChanged(state) => {
+                self.link = Some(state);
+                Ok(None)
+            }
         }
     }
 
@@ -247,9 +252,10 @@ impl Scripted {
                 let n = kept(host)?;
                 drop(host.reply(request.id, &n.to_string()));
             }
+            "link" => drop(host.reply(request.id, &format!("\"{:?}\"", self.link))),
             other => return Err(Fault::Configuration(format!("no method {other}"))),
         }
-        Ok(Some(PERIOD))
+        Ok(None)
     }
 }
 
