@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod fault_proxy;
 pub mod gateway;
+pub mod journal;
 pub mod link;
 pub mod plugin_build;
 pub mod plugins;

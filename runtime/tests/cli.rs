@@ -30,7 +30,7 @@ fn help_names_every_command_and_shows_examples() {
     let output = moorline(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["run", "demo", "check", "plugin"] {
+    for command in ["run", "demo", "check", "explain", "plugin"] {
         assert!(help.contains(command), "{help}");
     }
     assert!(!help.contains("demo-part"), "{help}");
@@ -38,6 +38,7 @@ fn help_names_every_command_and_shows_examples() {
         &["run"][..],
         &["demo"],
         &["check"],
+        &["explain", "link"],
         &["plugin", "build"],
         &["plugin", "inspect"],
     ] {

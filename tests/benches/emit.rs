@@ -114,6 +114,7 @@ fn answer(uplink: &Uplink) -> Option<[f64; 3]> {
         Uplink::Telemetry(_)
         | Uplink::Attributes { .. }
         | Uplink::DeviceConnected { .. }
-        | Uplink::DeviceDisconnected { .. } => None,
+        | Uplink::DeviceDisconnected { .. }
+        | Uplink::Gateway { .. } => None,
     }
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_plugins;
 mod broker;
 mod faults;
+mod journal;
 mod modbus;
 mod policies;
 mod swaps;

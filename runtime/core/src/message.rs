@@ -184,6 +184,13 @@ pub enum Uplink {
         /// A JSON document.
         body: String,
     },
+    /// What the gateway says of itself.
+    Gateway {
+        /// When it was so.
+        timestamp: TimestampMs,
+        /// Keys and values.
+        values: Vec<(Key, Value)>,
+    },
 }
 
 impl Uplink {
@@ -195,7 +202,8 @@ impl Uplink {
             Self::Attributes { .. }
             | Self::DeviceConnected { .. }
             | Self::DeviceDisconnected { .. }
-            | Self::RpcReply { .. } => 0,
+            | Self::RpcReply { .. }
+            | Self::Gateway { .. } => 0,
         }
     }
 }

@@ -6,6 +6,7 @@
 //!  up    v1/gateway/telemetry    {"A":[{"ts":ms,"values":{"k":v}}],"B":[…]}
 //!  up    v1/gateway/attributes   {"A":{"k":v}}
 //!  up    v1/gateway/rpc          {"device":"A","id":1,"data":…}
+//!  up    v1/devices/me/telemetry {"ts":ms,"values":{"k":v}}          of the gateway itself
 //!  down  v1/gateway/rpc          {"device":"A","data":{"id":1,"method":"m","params":…}}
 //!  down  v1/gateway/attributes   {"device":"A","data":{"k":v}}   or   {"device":"A","data":{"deleted":["k"]}}
 //! ```
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::message::{DeviceName, Downlink, Key, NameError, Sequence, Uplink, Value};
+use crate::time::TimestampMs;
 
 mod telemetry;
 #[cfg(test)]
@@ -32,6 +34,7 @@ const DISCONNECT: &str = "v1/gateway/disconnect";
 const TELEMETRY: &str = "v1/gateway/telemetry";
 const ATTRIBUTES: &str = "v1/gateway/attributes";
 const RPC: &str = "v1/gateway/rpc";
+const GATEWAY_TELEMETRY: &str = "v1/devices/me/telemetry";
 
 /// What a session subscribes to, with the QoS asked for.
 pub const SUBSCRIPTIONS: [(&str, u8); 2] = [(RPC, 1), (ATTRIBUTES, 1)];
@@ -100,7 +103,10 @@ impl Announced {
             Uplink::DeviceDisconnected { device } => {
                 self.devices.remove(device);
             }
-            Uplink::Telemetry(_) | Uplink::Attributes { .. } | Uplink::RpcReply { .. } => {}
+            Uplink::Telemetry(_)
+            | Uplink::Attributes { .. }
+            | Uplink::RpcReply { .. }
+            | Uplink::Gateway { .. } => {}
         }
     }
 
@@ -153,17 +159,30 @@ fn device_payload(device: &DeviceName) -> Vec<u8> {
 fn attributes_payload(device: &DeviceName, values: &[(Key, Value)]) -> Vec<u8> {
     let mut out = b"{".to_vec();
     json_string(device.as_str(), &mut out);
-    out.extend_from_slice(b":{");
+    out.push(b':');
+    json_object(values, &mut out);
+    out.push(b'}');
+    out
+}
+
+fn gateway_payload(timestamp: TimestampMs, values: &[(Key, Value)]) -> Vec<u8> {
+    let mut out = format!("{{\"ts\":{},\"values\":", timestamp.0).into_bytes();
+    json_object(values, &mut out);
+    out.push(b'}');
+    out
+}
+
+fn json_object(values: &[(Key, Value)], out: &mut Vec<u8>) {
+    out.push(b'{');
     for (index, (key, value)) in values.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        json_string(key.as_str(), &mut out);
+        json_string(key.as_str(), out);
         out.push(b':');
-        json_value(value, &mut out);
+        json_value(value, out);
     }
-    out.extend_from_slice(b"}}");
-    out
+    out.push(b'}');
 }
 
 fn reply_payload(device: &DeviceName, request_id: u64, body: &str) -> Vec<u8> {

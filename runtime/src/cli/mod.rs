@@ -9,11 +9,12 @@ use crate::demo::part::{DemoOptions, Part};
 
 mod check;
 pub mod exit;
+mod explain;
 mod log;
 mod plugin;
 mod run;
 
-/// An edge gateway that never drops its link: device connectors are WebAssembly components, swapped while it runs.
+/// An edge gateway: one MQTT link that no plugin, reload or swap drops; device connectors are WebAssembly components.
 #[derive(Debug, Parser)]
 #[command(
     name = "moorline",
@@ -85,6 +86,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
+    /// Tell why something is as it is.
+    #[command(subcommand)]
+    Explain(Explain),
     /// Build and inspect plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -111,6 +115,17 @@ enum PluginCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Explain {
+    /// The link: what it is doing and why, when the next attempt is made and who decided that, and what went before.
+    ///
+    /// Reads the status and the journal in the state directory; the gateway need not run.
+    #[command(
+        after_help = "Examples:\n  moorline explain link --config gateway.toml\n  moorline explain link --state-dir /var/lib/moorline --last 50 --format json"
+    )]
+    Link(explain::LinkOptions),
+}
+
 /// Does what the arguments say.
 #[must_use]
 pub fn main(arguments: Arguments) -> ExitCode {
@@ -121,6 +136,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Run(file) => run::run(&file.config),
         Command::Demo(options) => run::demo(options),
         Command::Check { config, format } => check::check(&config.config, format),
+        Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
         Command::DemoPart(part) => run::demo_part(part),

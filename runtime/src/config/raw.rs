@@ -200,6 +200,7 @@ pub(crate) struct Link {
     pub(crate) retry_ceiling_s: Option<Within<1, 3600>>,
     pub(crate) inflight_max: Option<Within<1, 65_535>>,
     pub(crate) packet_bytes_max: Option<Within<1024, 16_777_216>>,
+    pub(crate) report_disconnects: Option<bool>,
     pub(crate) tls: Option<Tls>,
 }
 

@@ -31,6 +31,8 @@ pub struct Settings {
     pub status_file: PathBuf,
     /// The link.
     pub link: LinkSettings,
+    /// Whether the platform is told of each outage, as telemetry of the gateway itself.
+    pub report_disconnects: bool,
     /// The reconnect policy; none = the built-in one.
     pub policy: Option<PolicySettings>,
     /// The spool.
@@ -60,6 +62,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         .gateway
         .status_file
         .map_or_else(|| state_dir.join(STATUS_FILE), |file| base.join(file));
+    let report_disconnects = raw.link.report_disconnects.unwrap_or(true);
     let link = resolver.link(raw.link, &raw.gateway.name.0, &state_dir);
     let policy = raw.policy.map(|policy| PolicySettings {
         component: resolver.existing(&policy.component),
@@ -76,6 +79,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         state_dir,
         status_file,
         link,
+        report_disconnects,
         policy,
         spool,
         connectors,

@@ -10,6 +10,7 @@
 //! ```
 
 mod downlinks;
+mod report;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::journal;
 use crate::link::{self, LinkHandle, LinkStatus, TlsSetupError};
 use crate::plugins::{self, PluginSettings, Plugins, StartError};
 use crate::shutdown::{self, Signals};
@@ -114,8 +116,12 @@ impl Gateway {
         let link = link::spawn(settings.link, outlet, plugins.policy(), downlink, clock)?;
         let (stop_status, stop_writing) = shutdown::channel();
         let mut tasks = JoinSet::new();
+        if settings.report_disconnects {
+            tasks.spawn(report::run(link.status(), appender.clone()));
+        }
         tasks.spawn(downlinks::pump(downlinks, plugins.deliveries(), appender));
         tasks.spawn(tell_plugins(link.status(), link_up));
+        tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
             link: link.status(),
             spool: spool.status(),

@@ -39,12 +39,15 @@ pub(super) struct Dialled {
     pub(super) took: PhaseTimes,
 }
 
-/// How long each phase took.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PhaseTimes {
-    pub(super) dns: Duration,
-    pub(super) tcp: Duration,
-    pub(super) tls: Duration,
+/// How long each phase took; zero for one that was not needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhaseTimes {
+    /// Name resolution.
+    pub dns: Duration,
+    /// The TCP handshake.
+    pub tcp: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
 }
 
 /// What went wrong, exactly.

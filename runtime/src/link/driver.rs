@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +25,10 @@ use tracing::{info, warn};
 
 use super::active::{Active, Progress};
 use super::boot_marker::BootMarker;
-use super::dialer::{DialFailure, Dialer, Dialled};
+use super::dialer::{DialFailure, Dialer, Dialled, PhaseTimes};
 use super::feeder::{Batch, Order};
 use super::settings::LinkSettings;
-use super::status::LinkStatus;
+use super::status::{LinkStatus, UpRecord};
 use super::{LinkCommand, observe};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
@@ -78,6 +79,10 @@ pub(super) struct Driver {
     stopping: bool,
     /// When it no longer waits for what is in flight.
     drain_until: Option<Instant>,
+    /// Where the last dial went and how long it took.
+    dialled: Option<(SocketAddr, PhaseTimes)>,
+    /// When the last session ended, or the process started, and the attempts made by then.
+    lost: (Instant, u64),
     /// Messages after the cursor that no packet can carry and that are counted: a new session meets them again.
     oversize_counted: BTreeSet<Sequence>,
 }
@@ -114,6 +119,8 @@ impl Driver {
             consulting: None,
             stopping: false,
             drain_until: None,
+            dialled: None,
+            lost: (clock.now(), 0),
             oversize_counted: BTreeSet::new(),
         }
     }
@@ -250,6 +257,7 @@ impl Driver {
             Ok(dialled) => {
                 let took = dialled.took;
                 info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), tls_ms = rounded_ms(took.tls), "connected");
+                self.dialled = Some((dialled.peer, took));
                 let active = Active::open(dialled, version, Arc::clone(&self.settings), self.clock);
                 self.work = Work::Session(Box::new(active));
             }
@@ -312,12 +320,32 @@ impl Driver {
             "the link is up"
         );
         self.input(Input::Opened);
+        self.tell_up(connack.session_present);
         self.order(|order| {
             order.generation += 1;
             order.after = after;
             order.packet_bytes_max = packet_bytes_max;
             order.running = true;
         });
+    }
+
+    fn tell_up(&mut self, session_present: bool) {
+        let (since, attempts_before) = self.lost;
+        let counters = self.link.counters();
+        let record = UpRecord {
+            session: counters.sessions,
+            at: self.clock.wall(),
+            since: self.clock.now(),
+            peer: self.dialled.map(|(peer, _)| peer),
+            took: self.dialled.map(|(_, took)| took).unwrap_or_default(),
+            version: self.link.version(),
+            session_present,
+            down: self.clock.now().saturating_since(since),
+            attempts: counters.attempts - attempts_before,
+        };
+        self.ends
+            .status
+            .send_modify(|status| status.last_up = Some(Arc::new(record)));
     }
 
     fn batch(&mut self, batch: Batch) {
@@ -368,6 +396,9 @@ impl Driver {
 
     /// The attempt or session is over: what was in flight goes again from the spool.
     fn over(&mut self, observation: Observation) {
+        if matches!(self.link.state(), State::Up { .. }) {
+            self.lost = (self.clock.now(), self.link.counters().attempts);
+        }
         self.work = Work::Idle;
         self.order(|order| order.running = false);
         let in_flight = self.window.in_flight() as u64;

@@ -43,11 +43,12 @@ use dialer::Dialer;
 use driver::{Driver, Ends};
 use feeder::{BATCHES, Order};
 
+pub use dialer::PhaseTimes;
 pub use settings::{
     ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts, Secret,
     TlsSettings, Versions,
 };
-pub use status::{DisconnectRecord, LinkStatus};
+pub use status::{DisconnectRecord, LinkStatus, UpRecord};
 pub use tls::TlsSetupError;
 
 /// Orders that wait for the driver.

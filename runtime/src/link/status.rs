@@ -1,12 +1,16 @@
 //! What others may know about the link, and the one line each disconnect gets in the log.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::{DecidedBy, Link, Next, Record, State};
 use moorline_core::time::{Instant, TimestampMs, saturating_ms};
 use tracing::{info, warn};
+
+use super::dialer::PhaseTimes;
 
 /// Disconnects that are kept for the status.
 const DISCONNECTS_KEPT: usize = 64;
@@ -24,6 +28,29 @@ pub struct DisconnectRecord {
     pub text: String,
 }
 
+/// One session's beginning.
+#[derive(Clone, Debug)]
+pub struct UpRecord {
+    /// Counts sessions from 1 in this process.
+    pub session: u64,
+    /// When the broker accepted us.
+    pub at: TimestampMs,
+    /// The same, monotonic.
+    pub since: Instant,
+    /// Where the broker answered.
+    pub peer: Option<SocketAddr>,
+    /// How long it took to get there.
+    pub took: PhaseTimes,
+    /// The version spoken.
+    pub version: MqttVersion,
+    /// Whether the broker still knew us.
+    pub session_present: bool,
+    /// Since the session before ended, or since the start of the process.
+    pub down: Duration,
+    /// Attempts since then, this one included.
+    pub attempts: u64,
+}
+
 /// The link as others see it. Changes of `state` wake those who wait; counters are silently kept current.
 #[derive(Clone, Debug)]
 pub struct LinkStatus {
@@ -39,6 +66,8 @@ pub struct LinkStatus {
     pub session_since: Option<Instant>,
     /// When the next attempt is made, while the link waits for it.
     pub next_try_at: Option<Instant>,
+    /// The beginning of the last session.
+    pub last_up: Option<Arc<UpRecord>>,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: VecDeque<Arc<DisconnectRecord>>,
     /// Publishes the broker acknowledged.
@@ -68,6 +97,7 @@ impl LinkStatus {
             attempts: 0,
             session_since: None,
             next_try_at: None,
+            last_up: None,
             disconnects: VecDeque::new(),
             delivered_publishes: 0,
             delivered_readings: 0,
@@ -156,7 +186,10 @@ fn sentence(record: &Record) -> String {
             wait.as_secs_f64()
         ),
         Next::Parked(reason) => {
-            format!("{disconnect}; parked ({reason:?}) until an operator acts, decided by {by}")
+            format!(
+                "{disconnect}; parked until an operator acts, decided by {by}: {}",
+                reason.advice()
+            )
         }
         Next::Stopped => format!("{disconnect}; stopped"),
     }

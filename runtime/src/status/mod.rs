@@ -4,9 +4,11 @@
 //! Written by rename, so a reader never meets half a file: at once after a change of the link or the plugins (at most
 //! ten times a second) and at least every second. It holds no secret.
 
+mod disconnect;
 mod snapshot;
 mod writer;
 
+pub use disconnect::{DisconnectEntry, EvidenceEntry};
 pub(crate) use snapshot::Tracker;
 pub(crate) use writer::{Sources, run};
 
@@ -43,6 +45,10 @@ pub struct Status {
 pub struct LinkSection {
     /// `up`, `connecting`, `waiting`, `parked` or `stopped`.
     pub state: String,
+    /// Since when it is up, milliseconds since the Unix epoch; none when it is not.
+    pub since_ms: Option<u64>,
+    /// When the next attempt is made, milliseconds since the Unix epoch; none when the link does not wait for one.
+    pub next_try_ms: Option<u64>,
     /// Sessions the broker accepted since the process started.
     pub sessions: u64,
     /// `5.0` or `3.1.1`; empty before the first session.
@@ -55,37 +61,6 @@ pub struct LinkSection {
     pub dead_lettered: u64,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: Vec<DisconnectEntry>,
-}
-
-/// One disconnect or failed attempt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DisconnectEntry {
-    /// Counts up from 1 in this process.
-    pub id: u64,
-    /// When, milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// The cause's stable name.
-    pub cause: String,
-    /// The coarse class a policy sees.
-    pub class: String,
-    /// `us`, `peer`, `network`, `operator` or `nobody`.
-    pub fault: String,
-    /// `certain` or `inferred`.
-    pub certainty: String,
-    /// How far the attempt or session had come.
-    pub phase: String,
-    /// The MQTT reason or return code, if one was received.
-    pub reason_code: Option<u8>,
-    /// How long the session had lasted.
-    pub session_ms: u64,
-    /// One sentence with the evidence.
-    pub text: String,
-    /// When the next try was set, if one was.
-    pub retry_in_ms: Option<u64>,
-    /// `policy`, `fallback` or `host`.
-    pub decided_by: String,
-    /// Whether the host changed what was advised.
-    pub clamped: bool,
 }
 
 /// The spool.
@@ -185,7 +160,15 @@ impl Status {
     /// # Errors
     /// When it is not there or not a status file.
     pub fn read(state_dir: &Path) -> std::io::Result<Self> {
-        let bytes = std::fs::read(state_dir.join(STATUS_FILE))?;
+        Self::read_file(&state_dir.join(STATUS_FILE))
+    }
+
+    /// Reads a status file that the configuration has put elsewhere.
+    ///
+    /// # Errors
+    /// When it is not there or not a status file.
+    pub fn read_file(file: &Path) -> std::io::Result<Self> {
+        let bytes = std::fs::read(file)?;
         serde_json::from_slice(&bytes).map_err(std::io::Error::from)
     }
 

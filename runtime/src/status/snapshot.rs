@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use moorline_core::link::cause::Certainty;
-use moorline_core::link::{DecidedBy, Next, State};
+use moorline_core::link::State;
 use moorline_core::swap;
 use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
@@ -12,7 +11,7 @@ use super::{
     ConnectorEntry, DisconnectEntry, LinkSection, PolicySection, SpoolSection, Status, SwapEntry,
 };
 use crate::clock::Clock;
-use crate::link::{DisconnectRecord, LinkStatus};
+use crate::link::LinkStatus;
 use crate::plugins::{
     ComponentStatus, ConnectorStatus, InstanceState, PluginsStatus, PolicyStatus, SwapOutcome,
     SwapRecord,
@@ -121,13 +120,10 @@ impl Tracker {
 
     /// The wall-clock time of a monotonic one, as the wall clock stands now.
     fn wall(&self, at: Instant) -> TimestampMs {
-        let age = self.clock.now().saturating_since(at);
-        TimestampMs(
-            self.clock
-                .wall()
-                .0
-                .saturating_sub(u64::from(saturating_ms(age))),
-        )
+        let now = self.clock.now();
+        let age_ms = u64::from(saturating_ms(now.saturating_since(at)));
+        let ahead_ms = u64::from(saturating_ms(at.saturating_since(now)));
+        TimestampMs(self.clock.wall().0.saturating_sub(age_ms) + ahead_ms)
     }
 
     pub(crate) fn snapshot(
@@ -140,11 +136,40 @@ impl Tracker {
             pid: self.pid,
             started_at_ms: self.started_at.0,
             written_at_ms: self.clock.wall().0,
-            link: link_section(link),
+            link: self.link_section(link),
             spool: spool_section(spool),
             swaps: self.swaps.iter().cloned().collect(),
             connectors: plugins.connectors.iter().map(connector).collect(),
             policy: policy(plugins.policy.as_ref()),
+        }
+    }
+
+    fn link_section(&self, link: &LinkStatus) -> LinkSection {
+        let state = match &link.state {
+            State::Up { .. } => "up",
+            State::Opening { .. } => "connecting",
+            State::Consulting { .. } | State::Waiting { .. } => "waiting",
+            State::Closing { .. } => "closing",
+            State::Parked { .. } => "parked",
+            State::Stopped => "stopped",
+        };
+        LinkSection {
+            state: state.to_owned(),
+            since_ms: link.session_since.map(|since| self.wall(since).0),
+            next_try_ms: link.next_try_at.map(|at| self.wall(at).0),
+            sessions: link.sessions,
+            mqtt_version: link
+                .version
+                .map(|version| version.to_string())
+                .unwrap_or_default(),
+            policy_faults: link.policy_faults,
+            policy_clamped: link.policy_clamped,
+            dead_lettered: link.dead_letters,
+            disconnects: link
+                .disconnects
+                .iter()
+                .map(|record| DisconnectEntry::from(&**record))
+                .collect(),
         }
     }
 }
@@ -156,68 +181,6 @@ fn outcome(outcome: &SwapOutcome) -> Option<&'static str> {
         SwapOutcome::Swapped => Some("swapped"),
         SwapOutcome::Refused(..) => Some("refused"),
         SwapOutcome::RolledBack(..) => Some("rolled-back"),
-    }
-}
-
-fn link_section(link: &LinkStatus) -> LinkSection {
-    let state = match &link.state {
-        State::Up { .. } => "up",
-        State::Opening { .. } => "connecting",
-        State::Consulting { .. } | State::Waiting { .. } => "waiting",
-        State::Closing { .. } => "closing",
-        State::Parked { .. } => "parked",
-        State::Stopped => "stopped",
-    };
-    LinkSection {
-        state: state.to_owned(),
-        sessions: link.sessions,
-        mqtt_version: link
-            .version
-            .map(|version| version.to_string())
-            .unwrap_or_default(),
-        policy_faults: link.policy_faults,
-        policy_clamped: link.policy_clamped,
-        dead_lettered: link.dead_letters,
-        disconnects: link
-            .disconnects
-            .iter()
-            .map(|record| disconnect(record))
-            .collect(),
-    }
-}
-
-fn disconnect(entry: &DisconnectRecord) -> DisconnectEntry {
-    let record = &entry.record;
-    let disconnect = &record.disconnect;
-    DisconnectEntry {
-        id: entry.id,
-        at_ms: entry.at.0,
-        cause: disconnect.cause.name().to_owned(),
-        class: disconnect.cause.class().name().to_owned(),
-        fault: disconnect.cause.fault().name().to_owned(),
-        certainty: match disconnect.certainty {
-            Certainty::Certain => "certain",
-            Certainty::Inferred => "inferred",
-        }
-        .to_owned(),
-        phase: disconnect.phase.name().to_owned(),
-        reason_code: disconnect.evidence.reason_code,
-        session_ms: disconnect
-            .evidence
-            .session
-            .map_or(0, |session| saturating_ms(session).into()),
-        text: entry.text.clone(),
-        retry_in_ms: match record.next {
-            Next::Retry(wait) => Some(saturating_ms(wait).into()),
-            Next::Parked(_) | Next::Stopped => None,
-        },
-        decided_by: match record.decided_by {
-            DecidedBy::Policy => "policy",
-            DecidedBy::Fallback(_) => "fallback",
-            DecidedBy::Host => "host",
-        }
-        .to_owned(),
-        clamped: record.clamped,
     }
 }
 

@@ -19,6 +19,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+mod advice;
 pub mod backoff;
 pub mod cause;
 pub mod classify;

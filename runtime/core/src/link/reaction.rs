@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::ParkReason;
 use super::cause::{
     Cause, CauseClass, Disconnect, Fault, Inference, Intent, MqttVersion, Phase, TlsReject,
 };
@@ -411,6 +412,36 @@ const fn tls_words(reject: TlsReject) -> &'static str {
         TlsReject::BadCertificate => "the broker's certificate cannot be accepted",
         TlsReject::Alert(_) => "the broker ended TLS with an alert",
         TlsReject::Handshake => "the TLS handshake failed",
+    }
+}
+
+impl ParkReason {
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientId => "client-id",
+            Self::Option => "option",
+            Self::Proxy => "proxy",
+            Self::DuplicateClientId => "duplicate-client-id",
+            Self::Version => "version",
+            Self::Policy => "policy",
+        }
+    }
+
+    /// What an operator must do.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::ClientId => "give the gateway a client id the broker accepts (link.client_id)",
+            Self::Option => "allow at the broker what the gateway asks for, or change [link]",
+            Self::Proxy => "give the proxy's credentials",
+            Self::DuplicateClientId => {
+                "find the other client with this id and give one of the two another (link.client_id)"
+            }
+            Self::Version => "allow a version the broker speaks (link.mqtt_version)",
+            Self::Policy => "mend what the cause names; the policy saw no use in trying",
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ATTRIBUTES, CONNECT, DISCONNECT, Encoded, Oversize, Publish, RPC, SequenceRange, TELEMETRY,
-    attributes_payload, connect_payload, device_payload, json_string, json_value, reply_payload,
+    ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_TELEMETRY, Oversize, Publish, RPC,
+    SequenceRange, TELEMETRY, attributes_payload, connect_payload, device_payload, gateway_payload,
+    json_string, json_value, reply_payload,
 };
 use crate::message::{DeviceName, Key, Quality, Reading, Sequence, Uplink};
 
@@ -86,6 +87,13 @@ impl Encoder {
                 body,
             } => {
                 self.push_single(sequence, RPC, reply_payload(device, *request_id, body));
+            }
+            Uplink::Gateway { timestamp, values } => {
+                self.push_single(
+                    sequence,
+                    GATEWAY_TELEMETRY,
+                    gateway_payload(*timestamp, values),
+                );
             }
         }
     }

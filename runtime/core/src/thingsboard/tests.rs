@@ -124,6 +124,16 @@ fn other_messages_keep_their_place_between_telemetry() {
             Uplink::DeviceDisconnected {
                 device: device("A"),
             },
+            Uplink::Gateway {
+                timestamp: TimestampMs(9),
+                values: vec![
+                    (
+                        Key::try_new("link_cause").unwrap(),
+                        Value::Text("reset".into()),
+                    ),
+                    (Key::try_new("link_down_s").unwrap(), Value::Double(2.5)),
+                ],
+            },
         ],
         1024,
     );
@@ -144,6 +154,10 @@ fn other_messages_keep_their_place_between_telemetry() {
                 r#"{"device":"A","id":7,"data":{"ok":true}}"#.to_owned()
             ),
             ("v1/gateway/disconnect", r#"{"device":"A"}"#.to_owned()),
+            (
+                "v1/devices/me/telemetry",
+                r#"{"ts":9,"values":{"link_cause":"reset","link_down_s":2.5}}"#.to_owned()
+            ),
         ]
     );
 }

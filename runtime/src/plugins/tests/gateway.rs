@@ -234,7 +234,8 @@ impl Gateway {
                 } => self.replies.push((request_id, body)),
                 other @ (Uplink::Attributes { .. }
                 | Uplink::DeviceConnected { .. }
-                | Uplink::DeviceDisconnected { .. }) => panic!("{other:?} was not expected"),
+                | Uplink::DeviceDisconnected { .. }
+                | Uplink::Gateway { .. }) => panic!("{other:?} was not expected"),
             }
         }
     }

@@ -42,7 +42,8 @@ fn id_of(uplink: &Uplink) -> u64 {
         Uplink::RpcReply { request_id, .. } => *request_id,
         Uplink::Attributes { .. }
         | Uplink::DeviceConnected { .. }
-        | Uplink::DeviceDisconnected { .. } => {
+        | Uplink::DeviceDisconnected { .. }
+        | Uplink::Gateway { .. } => {
             panic!("never appended: {uplink:?}")
         }
     }

@@ -1,0 +1,130 @@
+//! What a person can do about a cause. The host does its part by itself; where nothing is left to do, it says so.
+
+use super::cause::{Cause, Inference, TlsReject};
+
+impl Cause {
+    /// One sentence, an imperative where somebody can act. Keys name the configuration file's.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table: one row per cause")]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::NameResolution => "check the host in link.url and this machine's name servers",
+            Self::ConnectRefused => {
+                "check host and port in link.url, and that the broker runs and listens there"
+            }
+            Self::Unreachable => "check this machine's interfaces, addresses and routes",
+            Self::ConnectTimeout => {
+                "check link.url, and firewalls on the way: packets to the broker vanish without an answer"
+            }
+            Self::Tls(reject) => tls(reject),
+            Self::ProxyRefused(407) => "give the proxy's credentials",
+            Self::ProxyRefused(_) => {
+                "ask whoever runs the proxy why it does not let the broker through"
+            }
+            Self::ConnackTimeout => {
+                "check that link.url names an MQTT port; else the broker is overloaded or hangs"
+            }
+            Self::ClosedBeforeConnack => {
+                "read the broker's log: it refused this client without saying why; a TLS port asked without TLS does this too"
+            }
+            Self::VersionRefused => {
+                "nothing, if another version is allowed; else set link.mqtt_version to one the broker speaks"
+            }
+            Self::ClientIdRefused => "give the gateway an id the broker accepts (link.client_id)",
+            Self::ServerUnavailable | Self::ServerBusy => "nothing here; the broker must recover",
+            Self::BadCredentials => "check link.username and link.password against the broker",
+            Self::NotAuthorized => {
+                "allow this client at the broker, or check its credentials or token"
+            }
+            Self::Banned => "lift the ban at the broker",
+            Self::BadAuthenticationMethod => "choose a way of authentication the broker offers",
+            Self::QuotaExceeded | Self::MessageRateTooHigh => {
+                "send less: slow connectors down or batch more; or raise the broker's limit"
+            }
+            Self::ConnectionRateExceeded => "nothing; the gateway keeps its distance",
+            Self::UseAnotherServer | Self::ServerMoved => {
+                "check the server reference in the record and change link.url to it"
+            }
+            Self::OptionUnsupported(_) => {
+                "allow at the broker what the reason code names, or change [link]"
+            }
+            Self::PacketTooLarge => {
+                "lower link.packet_bytes_max to what the broker takes, or raise the broker's limit"
+            }
+            Self::ClosedByServer(inference) => closed(inference),
+            Self::Reset => {
+                "look for a device on the way that ends idle connections (NAT, firewall); a shorter link.keep_alive_s may help"
+            }
+            Self::TakenOver => {
+                "find the other client with this id and give one of the two another (link.client_id)"
+            }
+            Self::ServerShuttingDown | Self::MaximumConnectTime => "nothing; this was planned",
+            Self::KeepAliveTimeout => {
+                "look at this machine's load: the gateway did not get to send in time"
+            }
+            Self::AdministrativeAction => "ask the broker's administrator",
+            Self::ReceiveMaximumExceeded
+            | Self::TopicAliasInvalid
+            | Self::MalformedPacket
+            | Self::ProtocolError => {
+                "report this with the record and the broker's log: one of the two is wrong about the protocol"
+            }
+            Self::TopicInvalid => "allow the gateway's topics at the broker",
+            Self::ServerReason(_) => "look the reason code up in the broker's documentation",
+            Self::PeerGarbage => {
+                "check that link.url names an MQTT port, with TLS or without as the broker wants"
+            }
+            Self::PingrespTimeout | Self::BlackHole => {
+                "look at the network between here and the broker: what is sent gets no answer"
+            }
+            Self::WriteStalled | Self::AckTimeout => {
+                "look at the broker: it is connected but does not do its work"
+            }
+            Self::Local(_) => "nothing; it was asked for",
+            Self::HostRestarted => {
+                "find out what killed the gateway: power, the kernel's memory killer, or a person"
+            }
+            Self::LocalResource => {
+                "raise this machine's limits on open files or memory, or allow the gateway to open sockets"
+            }
+        }
+    }
+}
+
+const fn tls(reject: TlsReject) -> &'static str {
+    match reject {
+        TlsReject::UnknownIssuer => {
+            "name the authority that signed the broker's certificate in link.tls.ca_file"
+        }
+        TlsReject::NameMismatch => {
+            "use the certificate's name in link.url, or set link.tls.server_name"
+        }
+        TlsReject::Expired => {
+            "check this machine's clock; if it is right, renew the broker's certificate"
+        }
+        TlsReject::NotYetValid => "check this machine's clock",
+        TlsReject::ClientCertificate => {
+            "give a certificate the broker accepts (link.tls.client_cert_file and client_key_file)"
+        }
+        TlsReject::NotTls => "use mqtt:// instead of mqtts://, or the broker's TLS port",
+        TlsReject::BadCertificate => {
+            "let the detail in the record be read by whoever made the certificate"
+        }
+        TlsReject::Alert(_) | TlsReject::Handshake => {
+            "compare TLS versions, ciphers and certificates on both sides; the broker's log knows more"
+        }
+    }
+}
+
+const fn closed(inference: Inference) -> &'static str {
+    match inference {
+        Inference::Nothing => "read the broker's log: it gave no reason",
+        Inference::KeepAlive => "look at this machine's load, or raise link.keep_alive_s",
+        Inference::TakeoverOrAccess => {
+            "look for another client with this id, and for an access rule of the broker that ends the session"
+        }
+        Inference::Poison => {
+            "look at the message the record names: the broker seems not to bear it"
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! `moorline explain link`: the status and the journal, as a person asks for them.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use super::{OutputFormat, exit};
+use crate::config;
+use crate::journal::{Journal, Transition, UpEntry};
+use crate::status::{DisconnectEntry, LinkSection, Status};
+
+/// The gateway writes its status at least every second.
+const STALE_MS: u64 = 5_000;
+
+const BOLD: &str = "\x1b[1m";
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const RESET: &str = "\x1b[0m";
+
+/// What `moorline explain link` takes.
+#[derive(Debug, Args)]
+pub(super) struct LinkOptions {
+    /// The gateway's configuration file: names the state directory.
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "/etc/moorline/gateway.toml"
+    )]
+    config: PathBuf,
+    /// The state directory itself, without a configuration.
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    state_dir: Option<PathBuf>,
+    /// How many transitions to show.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    last: usize,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
+    format: OutputFormat,
+}
+
+pub(super) fn link(options: &LinkOptions) -> ExitCode {
+    let (state_dir, status_file) = match &options.state_dir {
+        Some(state_dir) => (
+            state_dir.clone(),
+            state_dir.join(crate::status::STATUS_FILE),
+        ),
+        None => match config::load(&options.config) {
+            Ok(settings) => (settings.state_dir, settings.status_file),
+            Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        },
+    };
+    let journal = match Journal::read(&state_dir, options.last) {
+        Ok(journal) => journal,
+        Err(error) => {
+            return exit::fail(
+                exit::OS,
+                &format!(
+                    "the journal in {} cannot be read: {error}",
+                    state_dir.display()
+                ),
+            );
+        }
+    };
+    let status = match Status::read_file(&status_file) {
+        Ok(status) => Some(status),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            return exit::fail(
+                exit::OS,
+                &format!("{} cannot be read: {error}", status_file.display()),
+            );
+        }
+    };
+    if status.is_none() && journal.transitions.is_empty() {
+        return exit::fail(exit::DATA, &nothing(&state_dir));
+    }
+    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+    match options.format {
+        OutputFormat::Json => exit::print(&as_json(status.as_ref(), &journal, now_ms)),
+        OutputFormat::Human => {
+            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let page = Page {
+                now_ms,
+                colour,
+                zone: TimeZone::system(),
+            };
+            exit::print(&page.human(status.as_ref(), &journal));
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn nothing(state_dir: &Path) -> String {
+    format!(
+        "no gateway has run with the state directory {}: neither status nor journal is there",
+        state_dir.display()
+    )
+}
+
+fn runs(status: &Status, now_ms: u64) -> bool {
+    now_ms.saturating_sub(status.written_at_ms) < STALE_MS && status.link.state != "stopped"
+}
+
+fn as_json(status: Option<&Status>, journal: &Journal, now_ms: u64) -> serde_json::Value {
+    json!({
+        "running": status.is_some_and(|status| runs(status, now_ms)),
+        "link": status.map(|status| &status.link),
+        "transitions": journal.transitions,
+        "skipped_lines": journal.skipped,
+    })
+}
+
+/// What it takes to tell it to a person.
+struct Page {
+    now_ms: u64,
+    colour: bool,
+    zone: TimeZone,
+}
+
+impl Page {
+    fn human(&self, status: Option<&Status>, journal: &Journal) -> String {
+        let mut lines = vec![self.now(status, journal)];
+        let last = journal
+            .transitions
+            .iter()
+            .rev()
+            .find_map(|transition| match transition {
+                Transition::Ended(ended) => Some(ended),
+                Transition::Up(_) => None,
+            });
+        if let Some(ended) = last {
+            lines.push(format!("\n{} {}", self.bold("why"), ended.text));
+            lines.push(format!("{} {}", self.bold("do "), ended.advice));
+        }
+        if !journal.transitions.is_empty() {
+            lines.push(String::new());
+            lines.extend(self.table(&journal.transitions));
+        }
+        if journal.skipped > 0 {
+            lines.push(format!(
+                "({} lines of the journal could not be read)",
+                journal.skipped
+            ));
+        }
+        lines.join("\n")
+    }
+
+    /// What the link is doing, in one line.
+    fn now(&self, status: Option<&Status>, journal: &Journal) -> String {
+        let Some(status) = status else {
+            return "the gateway has left no status; this is what its journal holds".to_owned();
+        };
+        if !runs(status, self.now_ms) {
+            let end = if status.link.state == "stopped" {
+                "was stopped"
+            } else {
+                "does not run, and was not stopped in good order"
+            };
+            return self.paint(
+                RED,
+                &format!(
+                    "the gateway {end}: its last status is of {}, {} ago",
+                    self.time(status.written_at_ms),
+                    ago(self.now_ms.saturating_sub(status.written_at_ms))
+                ),
+            );
+        }
+        let link = &status.link;
+        match link.state.as_str() {
+            "up" => self.paint(GREEN, &self.up(link, journal)),
+            "waiting" => match link.next_try_ms {
+                Some(at) => self.paint(
+                    RED,
+                    &format!(
+                        "the link is down; the next attempt is at {}, in {}",
+                        self.time(at),
+                        ago(at.saturating_sub(self.now_ms))
+                    ),
+                ),
+                None => self.paint(
+                    RED,
+                    "the link is down and asks its policy when to try again",
+                ),
+            },
+            "parked" => self.paint(
+                RED,
+                "the link is parked: it does not try again until somebody acts",
+            ),
+            other => format!("the link is {other}"),
+        }
+    }
+
+    fn up(&self, link: &LinkSection, journal: &Journal) -> String {
+        let last = journal
+            .transitions
+            .iter()
+            .rev()
+            .find_map(|transition| match transition {
+                Transition::Up(up) => Some(up),
+                Transition::Ended(_) => None,
+            });
+        let mut words = "the link is up".to_owned();
+        if let Some(since) = link.since_ms {
+            words += &format!(
+                " since {}, for {}",
+                self.time(since),
+                ago(self.now_ms.saturating_sub(since))
+            );
+        }
+        words += &format!(
+            "; MQTT {}, session {} of this process",
+            link.mqtt_version, link.sessions
+        );
+        if let Some(peer) = last.and_then(|up| up.peer.as_ref()) {
+            words += &format!(", to {peer}");
+        }
+        words
+    }
+
+    fn table(&self, transitions: &[Transition]) -> Vec<String> {
+        let header = format!(
+            "{:<19}  {:<8}  {:<9}  {:<24}  {:<8}  {:<5}  {}",
+            "when", "what", "lasted", "cause", "fault", "code", "then"
+        );
+        let mut lines = vec![self.bold(&header)];
+        lines.extend(transitions.iter().map(|transition| match transition {
+            Transition::Up(up) => self.row(up.at_ms, GREEN, &up_cells(up)),
+            Transition::Ended(ended) => self.row(ended.at_ms, RED, &ended_cells(ended)),
+        }));
+        lines
+    }
+
+    fn row(&self, at_ms: u64, colour: &str, cells: &[String; 6]) -> String {
+        let [what, lasted, cause, fault, code, then] = cells;
+        format!(
+            "{:<19}  {}  {lasted:<9}  {cause:<24}  {fault:<8}  {code:<5}  {then}",
+            self.time(at_ms),
+            self.paint(colour, &format!("{what:<8}"))
+        )
+    }
+
+    /// Local time, to the second.
+    fn time(&self, at_ms: u64) -> String {
+        i64::try_from(at_ms)
+            .ok()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+            .map_or_else(
+                || "?".to_owned(),
+                |at| {
+                    at.to_zoned(self.zone.clone())
+                        .strftime("%Y-%m-%d %H:%M:%S")
+                        .to_string()
+                },
+            )
+    }
+
+    fn bold(&self, text: &str) -> String {
+        self.paint(BOLD, text)
+    }
+
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.colour {
+            format!("{colour}{text}{RESET}")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+fn up_cells(up: &UpEntry) -> [String; 6] {
+    let attempts = if up.attempts == 1 {
+        "1 attempt".to_owned()
+    } else {
+        format!("{} attempts", up.attempts)
+    };
+    let session = if up.session_present {
+        ", session resumed"
+    } else {
+        ""
+    };
+    [
+        "up".to_owned(),
+        String::new(),
+        String::new(),
+        String::new(),
+        String::new(),
+        format!(
+            "MQTT {} after {:.1} s down, {attempts}{session}",
+            up.mqtt_version,
+            up.down_ms / 1e3
+        ),
+    ]
+}
+
+fn ended_cells(ended: &DisconnectEntry) -> [String; 6] {
+    let in_session = ended.phase == "session";
+    let what = match (in_session, ended.fault.as_str()) {
+        (_, "nobody") => "ended",
+        (true, _) => "lost",
+        (false, _) => "failed",
+    };
+    let lasted = if in_session {
+        ago(ended.session_ms)
+    } else {
+        String::new()
+    };
+    let code = match (ended.evidence.reason_code, ended.evidence.errno) {
+        (Some(code), _) => format!("0x{code:02x}"),
+        (None, Some(errno)) => format!("e{errno}"),
+        (None, None) => String::new(),
+    };
+    let by = match (ended.decided_by.as_str(), ended.clamped) {
+        ("policy", true) => "the policy, clamped",
+        ("policy", false) => "the policy",
+        ("fallback", _) => "the built-in policy",
+        _ => "the host",
+    };
+    let then = match (ended.retry_in_ms, &ended.parked) {
+        (Some(wait_ms), _) => format!("again after {:.1} s, by {by}", wait_ms as f64 / 1e3),
+        (None, Some(reason)) => format!("parked ({reason}), by {by}"),
+        (None, None) => "stopped".to_owned(),
+    };
+    let mut cause = ended.cause.clone();
+    if ended.certainty == "inferred" {
+        cause.push('?');
+    }
+    [
+        what.to_owned(),
+        lasted,
+        cause,
+        ended.fault.clone(),
+        code,
+        then,
+    ]
+}
+
+/// A length of time in its two largest units.
+fn ago(ms: u64) -> String {
+    let s = ms / 1_000;
+    match s {
+        0..60 => format!("{:.1} s", ms as f64 / 1e3),
+        60..3_600 => format!("{} min {} s", s / 60, s % 60),
+        3_600..86_400 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
+        _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_700_000_100_000;
+
+    fn page() -> Page {
+        Page {
+            now_ms: NOW_MS,
+            colour: false,
+            zone: TimeZone::UTC,
+        }
+    }
+
+    fn status(state: &str) -> Status {
+        let mut status = Status {
+            written_at_ms: NOW_MS - 300,
+            ..Status::default()
+        };
+        state.clone_into(&mut status.link.state);
+        status
+    }
+
+    fn journal() -> Journal {
+        let ended = DisconnectEntry {
+            at_ms: NOW_MS - 30_000,
+            cause: "taken-over".into(),
+            fault: "operator".into(),
+            certainty: "certain".into(),
+            phase: "session".into(),
+            session_ms: 3_725_000,
+            text: "another client took our client id".into(),
+            advice: "find the other client".into(),
+            retry_in_ms: Some(60_000),
+            decided_by: "host".into(),
+            evidence: crate::status::EvidenceEntry {
+                reason_code: Some(0x8e),
+                ..Default::default()
+            },
+            ..DisconnectEntry::default()
+        };
+        let up = UpEntry {
+            at_ms: NOW_MS - 3_755_000,
+            session: 1,
+            mqtt_version: "5.0".into(),
+            down_ms: 12_345.0,
+            attempts: 3,
+            ..UpEntry::default()
+        };
+        Journal {
+            transitions: vec![Transition::Up(up), Transition::Ended(Box::new(ended))],
+            skipped: 0,
+        }
+    }
+
+    #[test]
+    fn a_waiting_link_says_until_when_why_and_what_to_do() {
+        let mut status = status("waiting");
+        status.link.next_try_ms = Some(NOW_MS + 30_000);
+        let text = page().human(Some(&status), &journal());
+        let expected = "\
+the link is down; the next attempt is at 2023-11-14 22:15:30, in 30.0 s
+
+why another client took our client id
+do  find the other client
+
+when                 what      lasted     cause                     fault     code   then
+2023-11-14 21:12:25  up                                                              MQTT 5.0 after 12.3 s down, 3 attempts
+2023-11-14 22:14:30  lost      1 h 2 min  taken-over                operator  0x8e   again after 60.0 s, by the host";
+        let trimmed: Vec<_> = text.lines().map(str::trim_end).collect();
+        assert_eq!(trimmed.join("\n"), expected);
+    }
+
+    #[test]
+    fn a_gateway_that_died_is_not_said_to_be_up() {
+        let mut status = status("up");
+        status.written_at_ms = NOW_MS - 7_200_000;
+        let text = page().human(Some(&status), &journal());
+        assert!(
+            text.starts_with(
+                "the gateway does not run, and was not stopped in good order: its last status is of 2023-11-14 20:15:00, 2 h 0 min ago"
+            ),
+            "{text}"
+        );
+        assert_eq!(as_json(Some(&status), &journal(), NOW_MS)["running"], false);
+    }
+}
