@@ -33,11 +33,29 @@ impl Shutdown {
     }
 }
 
-/// SIGINT and SIGTERM, both a request to stop in good order.
+/// SIGINT and SIGTERM, both a request to stop in good order, and SIGHUP, one to read the configuration again.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
+    /// A terminal controls the process: when that is gone, SIGHUP means to stop.
+    on_terminal: bool,
+}
+
+const TERMINAL: &str = "/dev/tty";
+
+fn terminal_answers() -> bool {
+    std::fs::File::open(TERMINAL).is_ok()
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop, by the signal of this name.
+    Stop(&'static str),
+    /// To read the configuration again.
+    Reload,
 }
 
 impl Signals {
@@ -49,14 +67,32 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            on_terminal: terminal_answers(),
         })
     }
 
-    /// Waits for the next one and names it.
-    pub async fn next(&mut self) -> &'static str {
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.hang_up.recv() => {
+                if self.on_terminal && !terminal_answers() {
+                    Asked::Stop("SIGHUP")
+                } else {
+                    Asked::Reload
+                }
+            }
+        }
+    }
+
+    /// Waits for the next one that asks to stop, and names it.
+    pub async fn next_stop(&mut self) -> &'static str {
+        loop {
+            if let Asked::Stop(name) = self.next().await {
+                return name;
+            }
         }
     }
 }

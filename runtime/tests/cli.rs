@@ -30,7 +30,7 @@ fn help_names_every_command_and_shows_examples() {
     let output = moorline(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["run", "demo", "check", "explain", "plugin"] {
+    for command in ["run", "demo", "check", "reload", "explain", "plugin"] {
         assert!(help.contains(command), "{help}");
     }
     assert!(!help.contains("demo-part"), "{help}");
@@ -39,6 +39,7 @@ fn help_names_every_command_and_shows_examples() {
         &["demo"],
         &["check"],
         &["explain", "link"],
+        &["reload"],
         &["plugin", "build"],
         &["plugin", "inspect"],
     ] {

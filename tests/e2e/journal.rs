@@ -1,4 +1,5 @@
-//! After an outage: the platform is told, the journal remembers, `explain` explains, also when the gateway is gone.
+//! After an outage: the platform is told, the journal remembers, `explain` explains, also when the gateway is gone. A
+//! reload costs no session.
 
 use std::process::Command;
 use std::time::Duration;
@@ -95,4 +96,50 @@ async fn an_outage_is_told_upstream_and_explained_by_the_next_process() {
         page["transitions"][1]["ended"]["evidence"]["errno"], 104,
         "{page}"
     );
+}
+
+fn reloads(rig: &Rig) {
+    let output = Command::new(binary())
+        .args(["reload", "--config"])
+        .arg(rig.path("gateway.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_reload_costs_no_session() {
+    let Some(kind) = mosquitto() else { return };
+    let rig = Rig::start(kind.clone()).await;
+    let place = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
+    let configuration = |inflight_max: u32| {
+        rig.configuration()
+            .with(&format!("inflight_max = {inflight_max}"))
+            .simulated("sim", place.path(), Some(rig.audit.witness()))
+    };
+    let mut running = rig.gateway(&configuration(50));
+    running.flows().await;
+    std::fs::write(rig.path("gateway.toml"), configuration(60).text()).unwrap();
+    reloads(&rig);
+    let told = |log: &str| log.contains("the link has new settings");
+    running
+        .wait("the new settings are taken", DEADLINE, |_now| {
+            told(&std::fs::read_to_string(rig.path("gateway.log")).unwrap())
+        })
+        .await;
+    std::fs::write(rig.path("gateway.toml"), "[gateway]\nname = 1\n").unwrap();
+    let refused = Command::new(binary())
+        .args(["reload", "--config"])
+        .arg(rig.path("gateway.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    let before = running.history().now.spool.delivered_readings;
+    let history = running
+        .wait("readings still flow", DEADLINE, |now| {
+            now.now.spool.delivered_readings > before
+        })
+        .await;
+    assert_eq!((history.sessions(), history.disconnects().len()), (1, 0));
+    rig.settle(running).await;
 }

@@ -34,6 +34,16 @@ impl Configuration {
         self
     }
 
+    /// With a line changed.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[must_use]
+    pub fn replaced(self, line: &str, by: &str) -> Self {
+        assert!(self.0.contains(line), "{line:?} is not in {}", self.0);
+        Self(self.0.replace(line, by))
+    }
+
     /// Adds a policy.
     #[must_use]
     pub fn policy(self, component: &Path) -> Self {

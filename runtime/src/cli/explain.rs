@@ -7,15 +7,14 @@ use std::process::ExitCode;
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use moorline_core::time::TimestampMs;
 use serde_json::json;
 
 use super::{OutputFormat, exit};
+use crate::clock::Clock;
 use crate::config;
 use crate::journal::{Journal, Transition, UpEntry};
 use crate::status::{DisconnectEntry, LinkSection, Status};
-
-/// The gateway writes its status at least every second.
-const STALE_MS: u64 = 5_000;
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[31m";
@@ -80,13 +79,13 @@ pub(super) fn link(options: &LinkOptions) -> ExitCode {
     if status.is_none() && journal.transitions.is_empty() {
         return exit::fail(exit::DATA, &nothing(&state_dir));
     }
-    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+    let now = Clock::start().wall();
     match options.format {
-        OutputFormat::Json => exit::print(&as_json(status.as_ref(), &journal, now_ms)),
+        OutputFormat::Json => exit::print(&as_json(status.as_ref(), &journal, now)),
         OutputFormat::Human => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let page = Page {
-                now_ms,
+                now,
                 colour,
                 zone: TimeZone::system(),
             };
@@ -103,13 +102,9 @@ fn nothing(state_dir: &Path) -> String {
     )
 }
 
-fn runs(status: &Status, now_ms: u64) -> bool {
-    now_ms.saturating_sub(status.written_at_ms) < STALE_MS && status.link.state != "stopped"
-}
-
-fn as_json(status: Option<&Status>, journal: &Journal, now_ms: u64) -> serde_json::Value {
+fn as_json(status: Option<&Status>, journal: &Journal, now: TimestampMs) -> serde_json::Value {
     json!({
-        "running": status.is_some_and(|status| runs(status, now_ms)),
+        "running": status.is_some_and(|status| status.is_fresh(now)),
         "link": status.map(|status| &status.link),
         "transitions": journal.transitions,
         "skipped_lines": journal.skipped,
@@ -118,7 +113,7 @@ fn as_json(status: Option<&Status>, journal: &Journal, now_ms: u64) -> serde_jso
 
 /// What it takes to tell it to a person.
 struct Page {
-    now_ms: u64,
+    now: TimestampMs,
     colour: bool,
     zone: TimeZone,
 }
@@ -156,7 +151,7 @@ impl Page {
         let Some(status) = status else {
             return "the gateway has left no status; this is what its journal holds".to_owned();
         };
-        if !runs(status, self.now_ms) {
+        if !status.is_fresh(self.now) {
             let end = if status.link.state == "stopped" {
                 "was stopped"
             } else {
@@ -167,7 +162,7 @@ impl Page {
                 &format!(
                     "the gateway {end}: its last status is of {}, {} ago",
                     self.time(status.written_at_ms),
-                    ago(self.now_ms.saturating_sub(status.written_at_ms))
+                    ago(self.now.0.saturating_sub(status.written_at_ms))
                 ),
             );
         }
@@ -180,7 +175,7 @@ impl Page {
                     &format!(
                         "the link is down; the next attempt is at {}, in {}",
                         self.time(at),
-                        ago(at.saturating_sub(self.now_ms))
+                        ago(at.saturating_sub(self.now.0))
                     ),
                 ),
                 None => self.paint(
@@ -210,7 +205,7 @@ impl Page {
             words += &format!(
                 " since {}, for {}",
                 self.time(since),
-                ago(self.now_ms.saturating_sub(since))
+                ago(self.now.0.saturating_sub(since))
             );
         }
         words += &format!(
@@ -359,7 +354,7 @@ mod tests {
 
     fn page() -> Page {
         Page {
-            now_ms: NOW_MS,
+            now: TimestampMs(NOW_MS),
             colour: false,
             zone: TimeZone::UTC,
         }
@@ -435,6 +430,9 @@ when                 what      lasted     cause                     fault     co
             ),
             "{text}"
         );
-        assert_eq!(as_json(Some(&status), &journal(), NOW_MS)["running"], false);
+        assert_eq!(
+            as_json(Some(&status), &journal(), TimestampMs(NOW_MS))["running"],
+            false
+        );
     }
 }

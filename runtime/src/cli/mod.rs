@@ -12,6 +12,7 @@ pub mod exit;
 mod explain;
 mod log;
 mod plugin;
+mod reload;
 mod run;
 
 /// An edge gateway: one MQTT link that no plugin, reload or swap drops; device connectors are WebAssembly components.
@@ -86,6 +87,12 @@ enum Command {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
+    /// Have a running gateway read its configuration again; a session that is up goes on.
+    ///
+    /// The link's settings count from its next attempt on, which is made now if the link waits or is parked. What needs a
+    /// restart instead is named in the gateway's log. The file is checked first, and nothing is done if it is wrong.
+    #[command(after_help = "Example:\n  moorline reload --config gateway.toml")]
+    Reload(ConfigFile),
     /// Tell why something is as it is.
     #[command(subcommand)]
     Explain(Explain),
@@ -136,6 +143,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Run(file) => run::run(&file.config),
         Command::Demo(options) => run::demo(options),
         Command::Check { config, format } => check::check(&config.config, format),
+        Command::Reload(file) => reload::reload(&file.config),
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),

@@ -14,7 +14,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
     with_runtime(async {
-        match gateway::run(settings).await {
+        match gateway::run(file, settings).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = match &error {

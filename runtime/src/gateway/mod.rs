@@ -10,9 +10,10 @@
 //! ```
 
 mod downlinks;
+mod reload;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -25,9 +26,11 @@ use crate::config::Settings;
 use crate::journal;
 use crate::link::{self, LinkHandle, LinkStatus, TlsSetupError};
 use crate::plugins::{self, PluginSettings, Plugins, StartError};
-use crate::shutdown::{self, Signals};
+use crate::shutdown::{self, Asked, Signals};
 use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
 use crate::status::{self, Sources, Tracker};
+
+use reload::Reload;
 
 /// Downlinks between the link and the plugins.
 const DOWNLINKS: usize = 256;
@@ -64,19 +67,26 @@ pub enum GatewayError {
     LinkEnded,
 }
 
-/// Runs the gateway until SIGINT or SIGTERM, then ends it in good order. A second signal cuts the drain short.
+/// Runs the gateway until SIGINT or SIGTERM, then ends it in good order. A second signal cuts the drain short. SIGHUP
+/// reads `file`, where `settings` came from, again.
 ///
 /// # Errors
 /// When a room cannot be opened. Nothing that happens later ends the gateway.
-pub async fn run(settings: Settings) -> Result<(), GatewayError> {
+pub async fn run(file: &Path, settings: Settings) -> Result<(), GatewayError> {
     let mut signals = Signals::listen().map_err(GatewayError::Signals)?;
+    let mut reload = Reload::new(file, settings.clone());
     let gateway = Gateway::open(settings).await?;
-    let ended = tokio::select! {
-        name = signals.next() => {
-            info!(signal = name, "stopping: plugins first, then the spool drains, then the link ends");
-            Ok(())
+    let ended = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop(name) => {
+                    info!(signal = name, "stopping: plugins first, then the spool drains, then the link ends");
+                    break Ok(());
+                }
+                Asked::Reload => reload.apply(&gateway.link).await,
+            },
+            () = gateway.link_ended() => break Err(GatewayError::LinkEnded),
         }
-        () = gateway.link_ended() => Err(GatewayError::LinkEnded),
     };
     gateway.close(signals).await;
     ended
@@ -163,7 +173,7 @@ impl Gateway {
                 waiting_readings = spool.status().borrow().depth_readings,
                 "the spool did not drain in time; what is left waits on disk for the next start"
             ),
-            name = signals.next() => info!(signal = name, "not waiting for the spool to drain"),
+            name = signals.next_stop() => info!(signal = name, "not waiting for the spool to drain"),
         }
         link.stop(LINK_GRACE).await;
         stop_status.fire();
@@ -184,7 +194,7 @@ impl Gateway {
 }
 
 /// The state directory is for the gateway's user alone: it holds plugin state and what was measured.
-fn prepare(state_dir: &std::path::Path) -> std::io::Result<()> {
+fn prepare(state_dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -192,7 +202,7 @@ fn prepare(state_dir: &std::path::Path) -> std::io::Result<()> {
         .create(state_dir)
 }
 
-fn report(name: &str, state_dir: &std::path::Path, recovery: &Recovery, spool: &SpoolStatus) {
+fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus) {
     info!(
         gateway = name,
         version = env!("CARGO_PKG_VERSION"),

@@ -29,7 +29,7 @@ use super::dialer::{DialFailure, Dialer, Dialled, PhaseTimes};
 use super::feeder::{Batch, Order};
 use super::settings::LinkSettings;
 use super::status::{LinkStatus, UpRecord};
-use super::{LinkCommand, observe};
+use super::{LinkCommand, Reconfiguration, observe};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::SpoolStatus;
@@ -95,17 +95,10 @@ impl Driver {
         ends: Ends,
         clock: Clock,
     ) -> Self {
-        let link_settings = Settings {
-            floor: settings.pace.floor,
-            ceiling: settings.pace.ceiling,
-            stable_after: settings.pace.stable_after,
-            policy_deadline: settings.pace.policy_deadline,
-            versions: settings.versions,
-        };
         let acked = ends.orders.borrow().acked;
         Self {
             link: Link::new(
-                link_settings,
+                limits(&settings),
                 RandomState::new().hash_one(std::process::id()),
             ),
             classifier: Classifier::default(),
@@ -174,6 +167,13 @@ impl Driver {
     fn command(&mut self, command: Option<LinkCommand>) {
         match command {
             Some(LinkCommand::Unpark) => self.input(Input::Unpark),
+            Some(LinkCommand::Reconfigure(new)) => {
+                let Reconfiguration { settings, dialer } = *new;
+                self.dialer = dialer;
+                let limits = limits(&settings);
+                self.settings = Arc::new(settings);
+                self.input(Input::Reconfigured(limits));
+            }
             Some(LinkCommand::Stop { grace }) => self.stop(grace),
             // Nobody holds the link any more.
             None => self.stop(Duration::ZERO),
@@ -455,6 +455,17 @@ impl Driver {
 
     fn order(&mut self, change: impl FnOnce(&mut Order)) {
         self.ends.orders.send_modify(change);
+    }
+}
+
+/// What the core must know of the settings.
+fn limits(settings: &LinkSettings) -> Settings {
+    Settings {
+        floor: settings.pace.floor,
+        ceiling: settings.pace.ceiling,
+        stable_after: settings.pace.stable_after,
+        policy_deadline: settings.pace.policy_deadline,
+        versions: settings.versions,
     }
 }
 

@@ -55,8 +55,10 @@ pub use tls::TlsSetupError;
 const COMMANDS: usize = 16;
 
 /// What the link can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum LinkCommand {
+    /// Use these settings from the next attempt on, and make it now unless a session is up.
+    Reconfigure(Box<Reconfiguration>),
     /// Try again now: somebody acted.
     Unpark,
     /// Wait this long for what is in flight, send DISCONNECT, and end.
@@ -72,6 +74,29 @@ pub struct LinkHandle {
     status: watch::Receiver<LinkStatus>,
     commands: mpsc::Sender<LinkCommand>,
     driver: JoinHandle<()>,
+}
+
+/// New settings, checked and ready for use.
+pub struct Reconfiguration {
+    settings: LinkSettings,
+    dialer: Dialer,
+}
+
+impl std::fmt::Debug for Reconfiguration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.settings.fmt(f)
+    }
+}
+
+impl Reconfiguration {
+    /// Prepares `settings` for a running link.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up from them; the link then keeps those it has.
+    pub fn new(settings: LinkSettings) -> Result<Self, TlsSetupError> {
+        let dialer = Dialer::new(&settings)?;
+        Ok(Self { settings, dialer })
+    }
 }
 
 impl LinkHandle {

@@ -8,7 +8,7 @@ use moorline_core::swap;
 use thiserror::Error;
 
 /// Everything the plugin host needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PluginSettings {
     /// Where compiled components are kept.
     pub cache_directory: PathBuf,
@@ -23,7 +23,7 @@ pub struct PluginSettings {
 }
 
 /// One connector: one component, one instance per connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConnectorSettings {
     /// Its name.
     pub name: String,
@@ -38,7 +38,7 @@ pub struct ConnectorSettings {
 }
 
 /// One device connection of a connector.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionSettings {
     /// Its name: also the name of the granted stream.
     pub name: String,
@@ -49,7 +49,7 @@ pub struct ConnectionSettings {
 }
 
 /// The reconnect policy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PolicySettings {
     /// The component's file.
     pub component: PathBuf,

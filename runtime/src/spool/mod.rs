@@ -42,7 +42,7 @@ pub enum Durability {
 }
 
 /// How the spool is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolSettings {
     /// Its directory; made when it is not there. Only one gateway may use it.
     pub directory: PathBuf,

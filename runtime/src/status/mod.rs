@@ -14,6 +14,7 @@ pub(crate) use writer::{Sources, run};
 
 use std::path::Path;
 
+use moorline_core::time::TimestampMs;
 use serde::{Deserialize, Serialize};
 
 /// The file's name in the state directory.
@@ -154,7 +155,16 @@ pub struct PolicySection {
     pub error: Option<String>,
 }
 
+/// A gateway that runs writes its status at least every second.
+const STALE_MS: u64 = 5_000;
+
 impl Status {
+    /// Whether the gateway that wrote it still ran a moment before `now`.
+    #[must_use]
+    pub fn is_fresh(&self, now: TimestampMs) -> bool {
+        now.0.saturating_sub(self.written_at_ms) < STALE_MS && self.link.state != "stopped"
+    }
+
     /// Reads a status file.
     ///
     /// # Errors

@@ -150,8 +150,10 @@ pub enum Input {
     Decided(Result<Decision, PolicyFault>),
     /// The network came back.
     NetworkUp,
-    /// An operator or a configuration change un-parks the link, or cuts a wait short.
+    /// An operator un-parks the link, or cuts a wait short.
     Unpark,
+    /// The host's limits changed. A session that is up goes on; else this un-parks.
+    Reconfigured(Settings),
     /// End it for good.
     Stop(Intent),
 }
@@ -271,10 +273,7 @@ impl Link {
     /// A link that has not started. `seed` feeds its jitter.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let version = match settings.versions {
-            Versions::Auto | Versions::V5 => MqttVersion::V5,
-            Versions::V311 => MqttVersion::V311,
-        };
+        let version = first_version(settings.versions);
         Self {
             settings,
             state: State::Stopped,
@@ -359,7 +358,14 @@ impl Link {
             Input::Ended(disconnect) => self.on_ended(now, *disconnect),
             Input::Decided(advice) => self.on_decided(now, advice),
             Input::NetworkUp => self.on_network_up(now),
-            Input::Unpark => self.on_unpark(),
+            Input::Unpark => self.on_unpark(now),
+            Input::Reconfigured(settings) => {
+                if settings.versions != self.settings.versions {
+                    self.version = first_version(settings.versions);
+                }
+                self.settings = settings;
+                self.on_unpark(now);
+            }
             Input::Stop(intent) => self.on_stop(now, intent),
         }
     }
@@ -638,7 +644,7 @@ impl Link {
         }
     }
 
-    fn on_unpark(&mut self) {
+    fn on_unpark(&mut self, now: Instant) {
         match self.state {
             State::Parked { .. } | State::Waiting { .. } => {
                 self.takeovers.clear();
@@ -646,11 +652,14 @@ impl Link {
                 self.attempt = 0;
                 self.open();
             }
-            State::Stopped
-            | State::Opening { .. }
-            | State::Up { .. }
-            | State::Consulting { .. }
-            | State::Closing { .. } => {}
+            State::Consulting { .. } => {
+                // Nobody waits for the policy's answer any more.
+                if let Some(Pending { disconnect, .. }) = self.pending.take() {
+                    let at_once = Ruling::Wait(Duration::ZERO);
+                    self.rule(now, disconnect, at_once, DecidedBy::Host, false);
+                }
+            }
+            State::Stopped | State::Opening { .. } | State::Up { .. } | State::Closing { .. } => {}
         }
     }
 
@@ -754,5 +763,12 @@ fn park_reason(cause: Cause) -> ParkReason {
         | CauseClass::AckTimeout
         | CauseClass::Local
         | CauseClass::HostRestart => ParkReason::Policy,
+    }
+}
+
+const fn first_version(versions: Versions) -> MqttVersion {
+    match versions {
+        Versions::Auto | Versions::V5 => MqttVersion::V5,
+        Versions::V311 => MqttVersion::V311,
     }
 }

@@ -757,3 +757,42 @@ proptest! {
         prop_assert!(window.is_empty());
     }
 }
+
+#[test]
+fn a_reconfiguration_leaves_a_session_alone_and_cuts_every_wait_short() {
+    let v311 = || {
+        Input::Reconfigured(Settings {
+            versions: Versions::V311,
+            ..Settings::default()
+        })
+    };
+    let mut up = link();
+    up.handle(at(0), Input::Start);
+    up.handle(at(1), Input::Opened);
+    while up.poll_output().is_some() {}
+    up.handle(at(2), v311());
+    assert_eq!(up.poll_output(), None);
+    assert!(matches!(up.state(), State::Up { .. }));
+
+    let waiting: [&[Input]; 3] = [
+        // Parked.
+        &[lost(Cause::ClientIdRefused)],
+        // Asking the policy.
+        &[lost(Cause::ConnectRefused)],
+        // Waiting.
+        &[lost(Cause::ConnectRefused), after(60_000)],
+    ];
+    for inputs in waiting {
+        let mut link = link();
+        link.handle(at(0), Input::Start);
+        for input in inputs {
+            link.handle(at(1), input.clone());
+        }
+        link.handle(at(2), v311());
+        link.handle_timeout(at(2));
+        let opening = State::Opening {
+            version: MqttVersion::V311,
+        };
+        assert_eq!(*link.state(), opening, "after {inputs:?}");
+    }
+}

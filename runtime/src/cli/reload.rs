@@ -1,0 +1,50 @@
+//! `moorline reload`: SIGHUP to the right process, after a look at the file.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::exit;
+use crate::clock::Clock;
+use crate::config;
+use crate::status::Status;
+
+pub(super) fn reload(file: &Path) -> ExitCode {
+    let settings = match config::load(file) {
+        Ok(settings) => settings,
+        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+    };
+    let status_file = &settings.status_file;
+    let running = Status::read_file(status_file)
+        .ok()
+        .filter(|status| status.is_fresh(Clock::start().wall()))
+        .and_then(|status| i32::try_from(status.pid).ok())
+        .and_then(Pid::from_raw);
+    let Some(process) = running else {
+        return exit::fail(
+            exit::DATA,
+            &format!(
+                "no gateway runs with this configuration: {} is not there or not fresh",
+                status_file.display()
+            ),
+        );
+    };
+    match kill_process(process, Signal::HUP) {
+        Ok(()) => {
+            exit::print(&format!(
+                "process {} reads {} again",
+                process.as_raw_nonzero(),
+                file.display()
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(error) => exit::fail(
+            exit::OS,
+            &format!(
+                "process {} cannot be told: {error}",
+                process.as_raw_nonzero()
+            ),
+        ),
+    }
+}
