@@ -8,6 +8,7 @@ pub mod fault_proxy;
 pub mod gateway;
 pub mod journal;
 pub mod link;
+mod log_gate;
 pub mod plugin_build;
 pub mod plugins;
 pub mod policy_handle;

@@ -6,18 +6,27 @@ use moorline_core::message::{DeviceName, Downlink, Uplink};
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::clock::Clock;
+use crate::log_gate::LogGate;
 use crate::plugins::{Deliveries, DeliveryRefused};
 use crate::spool::{AppendRefused, Appender};
 
 /// A reply that the spool does not take for so long is dropped: the platform has its own time-out for RPC.
 const REPLY_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Lines about undelivered messages in a row; a platform may send without end.
+const LINES_BURST: u32 = 20;
+/// After that, one line per this long.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Runs until the link has ended.
 pub(super) async fn pump(
     mut downlinks: mpsc::Receiver<Downlink>,
     deliveries: Deliveries,
     appender: Appender,
+    clock: Clock,
 ) {
+    let mut gate = LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL);
     while let Some(downlink) = downlinks.recv().await {
         let asked = match &downlink {
             Downlink::Rpc {
@@ -29,7 +38,9 @@ pub(super) async fn pump(
         let Err(refused) = deliveries.deliver(downlink).await else {
             continue;
         };
-        warn!(%device, %refused, "a message from the platform was not delivered");
+        if let Some(more) = gate.admit(clock.now()) {
+            warn!(%device, %refused, more, "a message from the platform was not delivered");
+        }
         if let Some((device, request_id)) = asked {
             refuse(&appender, device, request_id, refused).await;
         }

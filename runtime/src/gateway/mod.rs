@@ -129,7 +129,12 @@ impl Gateway {
         if settings.report_disconnects {
             tasks.spawn(report::run(link.status(), appender.clone()));
         }
-        tasks.spawn(downlinks::pump(downlinks, plugins.deliveries(), appender));
+        tasks.spawn(downlinks::pump(
+            downlinks,
+            plugins.deliveries(),
+            appender,
+            clock,
+        ));
         tasks.spawn(tell_plugins(link.status(), link_up));
         tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {

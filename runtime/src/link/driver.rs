@@ -31,11 +31,17 @@ use super::settings::LinkSettings;
 use super::status::{LinkStatus, UpRecord};
 use super::{LinkCommand, Reconfiguration, observe};
 use crate::clock::Clock;
+use crate::log_gate::LogGate;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::SpoolStatus;
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, DialFailure>> + Send>>;
 type Consulting = Pin<Box<dyn Future<Output = Result<Decision, PolicyFault>> + Send>>;
+
+/// Lines in a row about messages that are dropped or set aside; the other side decides how many there are.
+const LINES_BURST: u32 = 20;
+/// After that, one line per this long.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the driver is doing about the broker.
 enum Work {
@@ -85,6 +91,10 @@ pub(super) struct Driver {
     lost: (Instant, u64),
     /// Messages after the cursor that no packet can carry and that are counted: a new session meets them again.
     oversize_counted: BTreeSet<Sequence>,
+    /// Lines about messages from the platform that go nowhere.
+    dropped: LogGate,
+    /// Lines about messages the platform does not take.
+    set_aside: LogGate,
 }
 
 impl Driver {
@@ -115,6 +125,8 @@ impl Driver {
             dialled: None,
             lost: (clock.now(), 0),
             oversize_counted: BTreeSet::new(),
+            dropped: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
+            set_aside: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
         }
     }
 
@@ -367,10 +379,12 @@ impl Driver {
     }
 
     fn dead_letter(&mut self, sequence: Option<Sequence>, readings: u32, why: &str) {
-        warn!(
-            sequence = sequence.map(|sequence| sequence.0),
-            readings, "a message is set aside: {why}"
-        );
+        if let Some(more) = self.set_aside.admit(self.clock.now()) {
+            warn!(
+                sequence = sequence.map(|sequence| sequence.0),
+                readings, more, "a message is set aside: {why}"
+            );
+        }
         self.count(|status| {
             status.dead_letters += 1;
             status.dead_letter_readings += u64::from(readings);
@@ -389,7 +403,9 @@ impl Driver {
             Err(error) => Some(error.to_string()),
         };
         if let Some(why) = dropped {
-            warn!(%topic, why, "a message from the platform is dropped");
+            if let Some(more) = self.dropped.admit(self.clock.now()) {
+                warn!(%topic, why, more, "a message from the platform is dropped");
+            }
             self.count(|status| status.downlinks_dropped += 1);
         }
     }

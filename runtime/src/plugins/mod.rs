@@ -309,7 +309,7 @@ impl Building<'_> {
             rpcs: PendingRpcs::default(),
             streams,
             state: KeyValues::of(&self.settings.state_directory, &name),
-            log: log::Gate::new(self.clock.now()),
+            log: log::gate(self.clock.now()),
             readings: 0,
             back_pressure: 0,
             devices: std::collections::BTreeSet::new(),

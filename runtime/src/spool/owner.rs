@@ -220,8 +220,12 @@ impl Owner {
     }
 
     fn prepare(&mut self) {
-        let prepared = self.spool.prepare().map(|_more| ());
-        self.note("prepare", prepared);
+        match self.spool.prepare() {
+            // On a full disk a spare begins well and ends badly, again and again.
+            Ok(true) => {}
+            Ok(false) => self.note("prepare", Ok(())),
+            Err(error) => self.note("prepare", Err(error)),
+        }
     }
 
     /// Says once when the storage begins to fail and once when it works again.

@@ -26,6 +26,7 @@ use super::routes::Claims;
 use super::store::HostState;
 use super::streams::Streams;
 use crate::clock::Clock;
+use crate::log_gate::LogGate;
 use crate::spool::{AppendRefused, Appender};
 use edge::telemetry::EmitError;
 
@@ -41,7 +42,7 @@ pub(crate) struct Resident {
     pub(crate) rpcs: PendingRpcs,
     pub(crate) streams: Streams,
     pub(crate) state: KeyValues,
-    pub(crate) log: log::Gate,
+    pub(crate) log: LogGate,
     pub(crate) readings: u64,
     pub(crate) back_pressure: u64,
     /// Devices this instance has claimed, so that a batch costs no message per device.
