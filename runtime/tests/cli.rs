@@ -145,3 +145,45 @@ fn inspecting_what_is_no_component_ends_with_ex_dataerr() {
 fn a_wrong_option_ends_with_usage() {
     assert_eq!(moorline(&["run", "--confg", "x"]).status.code(), Some(64));
 }
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    use std::io::Write as _;
+    use std::time::{Duration, Instant};
+
+    /// What a pipe holds on Linux.
+    const PIPE_BYTES: usize = 64 * 1024;
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let (unread, mut log) = std::io::pipe().unwrap();
+    log.write_all(&vec![b'.'; PIPE_BYTES]).unwrap();
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_moorline"))
+        .args(["run", "--config", &config])
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let status = directory.path().join("state/status.json");
+    until("an attempt was made and failed", || {
+        let text = std::fs::read(&status).ok()?;
+        let status: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        (status["link"]["disconnects"].as_array()?.len() > 1).then_some(())
+    });
+    let process = rustix::process::Pid::from_child(&gateway);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    let ended = until("it ends when asked", || gateway.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+    drop(unread);
+}

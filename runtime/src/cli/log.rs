@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use thiserror::Error;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -14,14 +15,26 @@ pub(super) enum LogError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
 }
 
-pub(super) fn install(format: LogFormat, level: &str) -> Result<(), LogError> {
+/// Lines that wait for whoever reads the log. A reader that stops costs lines, and never holds up the gateway.
+const LINES_QUEUED: usize = 4_096;
+
+/// Writes what still waits when it is dropped.
+#[must_use]
+pub(super) struct LogWriter(#[expect(dead_code, reason = "works by being dropped")] WorkerGuard);
+
+pub(super) fn install(format: LogFormat, level: &str) -> Result<LogWriter, LogError> {
     // The client crate and the compiler narrate at info; what they know reaches the log as our own records.
     let filter = EnvFilter::try_new(format!("warn,moorline={level}"))
         .or_else(|_not_a_level| EnvFilter::try_new(level))?;
     let terminal = std::io::stderr().is_terminal();
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES_QUEUED)
+        .thread_name("log")
+        .finish(std::io::stderr());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_span_events(FmtSpan::NONE)
         .with_ansi(terminal);
     let json = match format {
@@ -34,5 +47,5 @@ pub(super) fn install(format: LogFormat, level: &str) -> Result<(), LogError> {
     } else {
         subscriber.with_target(false).init();
     }
-    Ok(())
+    Ok(LogWriter(guard))
 }

@@ -136,9 +136,10 @@ enum Explain {
 /// Does what the arguments say.
 #[must_use]
 pub fn main(arguments: Arguments) -> ExitCode {
-    if let Err(refusal) = log::install(arguments.log, &arguments.log_level) {
-        return exit::fail(exit::USAGE, &refusal);
-    }
+    let _log = match log::install(arguments.log, &arguments.log_level) {
+        Ok(log) => log,
+        Err(refusal) => return exit::fail(exit::USAGE, &refusal),
+    };
     match arguments.command {
         Command::Run(file) => run::run(&file.config),
         Command::Demo(options) => run::demo(options),

@@ -72,6 +72,13 @@ impl TryFrom<String> for BrokerUrl {
         } else {
             return Err(format!("{url:?} must begin with mqtt:// or mqtts://"));
         };
+        if rest.contains('@') {
+            // Not shown: it may hold a password.
+            return Err(
+                "is not host:port; user names and passwords belong in link.username and link.password"
+                    .to_owned(),
+            );
+        }
         let default_port = if tls { 8883 } else { 1883 };
         let (host, port) = host_port(rest.trim_end_matches('/'), Some(default_port))?;
         Ok(Self { tls, host, port })
@@ -138,14 +145,43 @@ impl TryFrom<String> for Name {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "toml::Value")]
 pub(crate) enum Version {
     #[default]
-    #[serde(rename = "auto")]
     Auto,
-    #[serde(rename = "5")]
     V5,
-    #[serde(rename = "3.1.1")]
     V311,
+}
+
+impl TryFrom<toml::Value> for Version {
+    type Error = &'static str;
+    fn try_from(version: toml::Value) -> Result<Self, &'static str> {
+        match version.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            Some("5") => Ok(Self::V5),
+            Some("3.1.1") => Ok(Self::V311),
+            Some(_) | None => Err(r#"must be "auto", "5" or "3.1.1", in quotes"#),
+        }
+    }
+}
+
+/// A client id of our own choice: MQTT 5.0 section 3.1.3.1. What brokers accept beyond the standard's minimum of 23
+/// letters and digits is theirs to say.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct ClientId(pub(crate) String);
+
+impl TryFrom<String> for ClientId {
+    type Error = &'static str;
+    fn try_from(id: String) -> Result<Self, &'static str> {
+        if id.is_empty() {
+            return Err("must not be empty: the broker would make up another one for each session");
+        }
+        if id.len() > usize::from(u16::MAX) || id.chars().any(char::is_control) {
+            return Err("must be at most 65535 bytes without control characters");
+        }
+        Ok(Self(id))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -183,7 +219,7 @@ pub(crate) struct Gateway {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Link {
     pub(crate) url: Spanned<BrokerUrl>,
-    pub(crate) client_id: Option<String>,
+    pub(crate) client_id: Option<ClientId>,
     pub(crate) username: Option<Spanned<SecretSource>>,
     pub(crate) password: Option<Spanned<SecretSource>>,
     #[serde(default)]

@@ -182,7 +182,7 @@ impl Resolver<'_> {
                 "[link.tls] is given but the URL does not begin with mqtts://",
             );
         }
-        let client_id = raw.client_id.unwrap_or_else(|| gateway.to_owned());
+        let client_id = raw.client_id.map_or_else(|| gateway.to_owned(), |id| id.0);
         let mut link =
             LinkSettings::new(url.host.clone(), url.port, client_id, state_dir.to_owned());
         if url.tls {

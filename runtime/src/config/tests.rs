@@ -95,6 +95,22 @@ fn a_wrong_type_and_a_value_out_of_range_are_named() {
         found[0].contains("must begin with mqtt:// or mqtts://"),
         "{found:?}"
     );
+    let found = findings(&format!("{MINIMAL}mqtt_version = 5\n"));
+    assert!(
+        found[0].contains(r#"link.mqtt_version: must be "auto", "5" or "3.1.1", in quotes"#),
+        "{found:?}"
+    );
+    let found = findings(&format!("{MINIMAL}client_id = \"\"\n"));
+    assert!(
+        found[0].contains("link.client_id: must not be empty"),
+        "{found:?}"
+    );
+    let found = findings(&MINIMAL.replace("mqtt://", "mqtt://user:sesame@"));
+    assert!(
+        found[0].contains("link.url: is not host:port; user names"),
+        "{found:?}"
+    );
+    assert!(!found[0].contains("sesame"), "{found:?}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moorline_core::spool::cursor::CursorFound;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -215,13 +216,22 @@ fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus
         waiting_readings = spool.depth_readings,
         "starting"
     );
-    if spool.damaged_readings > 0 || spool.quarantined_segments > 0 {
+    let damage = spool.damaged_readings > 0
+        || spool.quarantined_segments > 0
+        || recovery.damaged_segments > 0
+        || matches!(recovery.cursor, CursorFound::OneSlot | CursorFound::Lost);
+    if damage {
         warn!(
             damaged_readings = spool.damaged_readings,
+            damaged_segments = recovery.damaged_segments,
             quarantined_segments = spool.quarantined_segments,
-            ?recovery,
-            "the spool found damage from before; it is set aside and counted"
+            cursor = ?recovery.cursor,
+            "the spool was damaged while the gateway was away; what cannot be read is skipped and counted, \
+             and what is not known to be acknowledged is sent again"
         );
+    }
+    if recovery.torn_tail {
+        warn!("the spool's last record was cut, as by a power loss; everything before it is there");
     }
 }
 
