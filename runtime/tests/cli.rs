@@ -146,13 +146,10 @@ fn a_wrong_option_ends_with_usage() {
     assert_eq!(moorline(&["run", "--confg", "x"]).status.code(), Some(64));
 }
 
-#[test]
-fn a_log_that_nobody_reads_holds_up_nobody() {
-    use std::io::Write as _;
+/// A gateway without a broker goes on trying, and ends when asked, whatever becomes of its log.
+fn works_with_a_log_that_goes_to(log: impl Into<std::process::Stdio>) {
     use std::time::{Duration, Instant};
 
-    /// What a pipe holds on Linux.
-    const PIPE_BYTES: usize = 64 * 1024;
     const DEADLINE: Duration = Duration::from_secs(30);
 
     fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -168,8 +165,6 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
 
     let directory = tempfile::tempdir().unwrap();
     let config = file(directory.path(), "gateway.toml", LINK);
-    let (unread, mut log) = std::io::pipe().unwrap();
-    log.write_all(&vec![b'.'; PIPE_BYTES]).unwrap();
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_moorline"))
         .args(["run", "--config", &config])
         .stderr(log)
@@ -185,5 +180,29 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
     let ended = until("it ends when asked", || gateway.try_wait().unwrap());
     assert!(ended.success(), "{ended}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    use std::io::Write as _;
+
+    /// What a pipe holds on Linux.
+    const PIPE_BYTES: usize = 64 * 1024;
+
+    let (unread, mut log) = std::io::pipe().unwrap();
+    log.write_all(&vec![b'.'; PIPE_BYTES]).unwrap();
+    works_with_a_log_that_goes_to(log);
     drop(unread);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    works_with_a_log_that_goes_to(full);
+    let (unread, log) = std::io::pipe().unwrap();
+    drop(unread);
+    works_with_a_log_that_goes_to(log);
 }

@@ -70,7 +70,7 @@ async fn main() {
                         continue;
                     }
                 }
-                outlet.ack(after).await;
+                outlet.ack(after, 0).await;
                 if let Some(answer) = records.iter().find_map(|record| answer(&record.uplink)) {
                     break answer;
                 }

@@ -65,7 +65,7 @@ fn append(bencher: Bencher<'_, '_>, batch: u64, sync: Durability) {
     });
     runtime.block_on(async {
         let last = outlet.status().borrow().last;
-        outlet.ack(last).await;
+        outlet.ack(last, 0).await;
         spool.close().await.expect("a clean end");
     });
 }

@@ -197,6 +197,9 @@ fn reply_payload(device: &DeviceName, request_id: u64, body: &str) -> Vec<u8> {
 /// Why a message from the platform is not understood. It is logged and counted; the link goes on.
 #[derive(Debug, Error)]
 pub enum DecodeError {
+    /// A message of ours: a server that does not know No Local sends them back, because both ways share a topic.
+    #[error("our own message came back")]
+    Echo,
     /// Nothing is subscribed that would deliver this topic.
     #[error("topic {0:?} is not one of the gateway API")]
     Topic(String),
@@ -211,8 +214,11 @@ pub enum DecodeError {
 #[derive(Deserialize)]
 struct RpcEnvelope<'a> {
     device: String,
+    /// Only a reply has it here; a request has it inside `data`.
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
     #[serde(borrow)]
-    data: RpcData<'a>,
+    data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -222,6 +228,8 @@ struct RpcData<'a> {
     #[serde(borrow, default)]
     params: Option<&'a RawValue>,
 }
+
+type OwnAttributes = BTreeMap<String, serde_json::Map<String, serde_json::Value>>;
 
 #[derive(Deserialize)]
 struct AttributesEnvelope {
@@ -237,18 +245,25 @@ pub fn decode(topic: &str, payload: &[u8]) -> Result<Downlink, DecodeError> {
     match topic {
         RPC => {
             let envelope: RpcEnvelope<'_> = serde_json::from_slice(payload)?;
+            if envelope.id.is_some() {
+                return Err(DecodeError::Echo);
+            }
+            let data: RpcData<'_> = serde_json::from_str(envelope.data.get())?;
             Ok(Downlink::Rpc {
                 device: DeviceName::try_new(&envelope.device)?,
-                request_id: envelope.data.id,
-                method: envelope.data.method,
-                params: envelope
-                    .data
-                    .params
-                    .map_or("null", RawValue::get)
-                    .to_owned(),
+                request_id: data.id,
+                method: data.method,
+                params: data.params.map_or("null", RawValue::get).to_owned(),
             })
         }
-        ATTRIBUTES => decode_attributes(serde_json::from_slice(payload)?),
+        ATTRIBUTES => match serde_json::from_slice(payload) {
+            Ok(envelope) => decode_attributes(envelope),
+            // Client attributes go up as `{"press-1":{"model":"X"}}`.
+            Err(_) if serde_json::from_slice::<OwnAttributes>(payload).is_ok() => {
+                Err(DecodeError::Echo)
+            }
+            Err(error) => Err(error.into()),
+        },
         other => Err(DecodeError::Topic(other.chars().take(128).collect())),
     }
 }

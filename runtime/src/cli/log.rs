@@ -36,6 +36,8 @@ pub(super) fn install(format: LogFormat, level: &str) -> Result<LogWriter, LogEr
         .with_env_filter(filter)
         .with_writer(writer)
         .with_span_events(FmtSpan::NONE)
+        // It would tell of a log that cannot be written by writing there, and panic.
+        .log_internal_errors(false)
         .with_ansi(terminal);
     let json = match format {
         LogFormat::Auto => !terminal,

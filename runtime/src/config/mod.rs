@@ -13,14 +13,18 @@ mod tests;
 pub use diagnostic::{Diagnostic, Refused};
 pub use settings::Settings;
 
+use crate::bounded_file;
 use diagnostic::Source;
+
+/// The largest configuration file that is read.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Reads and resolves a configuration file, secrets included.
 ///
 /// # Errors
 /// With everything that is wrong, not only the first finding; a file that does not parse has exactly one.
 pub fn load(file: &Path) -> Result<Settings, Refused> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let text = bounded_file::read_text(file, FILE_BYTES_MAX).map_err(|error| {
         Refused(vec![Diagnostic {
             file: file.to_owned(),
             position: None,

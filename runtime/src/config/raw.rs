@@ -1,5 +1,6 @@
 //! The file as it is written. Every type refuses what cannot be right while the parser still knows the line.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -53,13 +54,37 @@ fn host_port(authority: &str, default_port: Option<u16>) -> Result<(String, u16)
             (authority, port)
         }
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() || port == 0 || host.contains(['/', '@', ' ']) {
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let usable = match bracketed {
+        Some(address) => is_ipv6(address),
+        None => is_name(host) || is_ipv6(host),
+    };
+    if !usable || port == 0 {
+        let shown: String = authority.chars().take(80).collect();
         return Err(format!(
-            "{authority:?} is not host:port; user names belong in `username`"
+            "{shown:?} is not host:port; an IPv6 address goes in brackets, a name has letters, digits, '-' and '.'"
         ));
     }
-    Ok((host.to_owned(), port))
+    Ok((bracketed.unwrap_or(host).to_owned(), port))
+}
+
+/// An address, with the interface where it needs one: `fe80::1%eth0` (RFC 4007 section 11).
+fn is_ipv6(host: &str) -> bool {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "zone"));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    Ipv6Addr::from_str(address).is_ok() && !zone.is_empty() && zone.chars().all(plain)
+}
+
+/// A name to look up (RFC 1123 section 2.1, and the '_' that private networks use), or an IPv4 address.
+fn is_name(host: &str) -> bool {
+    let label = |label: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len()) && label.chars().all(plain)
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 impl TryFrom<String> for BrokerUrl {
@@ -235,6 +260,7 @@ pub(crate) struct Link {
     pub(crate) retry_floor_ms: Option<Within<100, 60_000>>,
     pub(crate) retry_ceiling_s: Option<Within<1, 3600>>,
     pub(crate) inflight_max: Option<Within<1, 65_535>>,
+    pub(crate) inflight_bytes_max: Option<Within<1024, 268_435_456>>,
     pub(crate) packet_bytes_max: Option<Within<1024, 16_777_216>>,
     pub(crate) report_disconnects: Option<bool>,
     pub(crate) tls: Option<Tls>,

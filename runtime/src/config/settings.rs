@@ -10,11 +10,18 @@ use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
-use crate::link::{ClientIdentity, Credentials, LinkSettings, Secret, TlsSettings, Versions};
-use crate::plugins::{ConnectionSettings, ConnectorSettings, Limits, PolicySettings};
+use crate::bounded_file;
+use crate::link::{self, ClientIdentity, Credentials, LinkSettings, Secret, TlsSettings, Versions};
+use crate::plugins::{
+    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
+};
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
 
+/// The largest file of certificates or a key that is read.
+const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The largest secret that is read; MQTT carries 65 535 bytes, MQTT 5.0 section 1.5.
+const SECRET_BYTES_MAX: u64 = 128 * 1024;
 const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
@@ -127,10 +134,10 @@ impl Resolver<'_> {
     /// A path that must lead to a readable file.
     fn existing(&mut self, path: &Spanned<PathBuf>) -> PathBuf {
         let resolved = self.base.join(path.get_ref());
-        if let Err(error) = std::fs::File::open(&resolved) {
+        if let Err(error) = bounded_file::read(&resolved, COMPONENT_BYTES_MAX) {
             self.find(
                 path.span(),
-                format!("{} cannot be opened: {error}", resolved.display()),
+                format!("{} cannot be read: {error}", resolved.display()),
             );
         }
         resolved
@@ -138,7 +145,7 @@ impl Resolver<'_> {
 
     fn content(&mut self, path: &Spanned<PathBuf>) -> Vec<u8> {
         let resolved = self.base.join(path.get_ref());
-        std::fs::read(&resolved).unwrap_or_else(|error| {
+        bounded_file::read(&resolved, PEM_BYTES_MAX).unwrap_or_else(|error| {
             self.find(
                 path.span(),
                 format!("{} cannot be read: {error}", resolved.display()),
@@ -159,7 +166,7 @@ impl Resolver<'_> {
             }),
             raw::SecretSource::File(path) => {
                 let resolved = self.base.join(path);
-                match std::fs::read_to_string(&resolved) {
+                match bounded_file::read_text(&resolved, SECRET_BYTES_MAX) {
                     Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
                     Err(error) => {
                         self.find(
@@ -171,6 +178,12 @@ impl Resolver<'_> {
                 }
             }
         };
+        if text.len() > usize::from(u16::MAX) || text.contains('\0') {
+            self.find(
+                source.span(),
+                "no MQTT packet can carry it: it must be at most 65535 bytes without NUL",
+            );
+        }
         Secret::new(text)
     }
 
@@ -213,11 +226,19 @@ impl Resolver<'_> {
                 "retry_floor_ms is above retry_ceiling_s: nothing lies between them",
             );
         }
+        if let Some(bytes) = raw.inflight_bytes_max {
+            link.inflight_bytes_max = size(bytes.0);
+        }
         if let Some(publishes) = raw.inflight_max {
             link.inflight_max = u16::try_from(publishes.0).unwrap_or(u16::MAX);
         }
         if let Some(bytes) = raw.packet_bytes_max {
             link.packet_bytes_max = size(bytes.0);
+        }
+        if self.findings.is_empty()
+            && let Err(error) = link::check(&link)
+        {
+            self.find(raw.url.span(), format!("TLS cannot be set up: {error}"));
         }
         link
     }

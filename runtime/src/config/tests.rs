@@ -142,3 +142,48 @@ fn a_missing_file_says_so() {
         "{refused}"
     );
 }
+
+#[test]
+fn what_no_broker_can_be_reached_by_is_refused_before_the_run() {
+    let long = "x".repeat(254);
+    for host in ["[::1", "a:b:c", "h?", "a\\nb", "a b", "a..b", long.as_str()] {
+        let found = findings(&MINIMAL.replace("127.0.0.1", host));
+        assert!(
+            found[0].contains("link.url: ") && found[0].contains("is not host:port"),
+            "{found:?}"
+        );
+    }
+    let found =
+        findings(&format!("{MINIMAL}[link.tls]\nserver_name = \"?\"\n").replace("mqtt:", "mqtts:"));
+    assert!(
+        found[0].contains("link.url: TLS cannot be set up: \"?\" is not a name"),
+        "{found:?}"
+    );
+    for host in [
+        "[::1]",
+        "[fe80::1%eth0]",
+        "::1",
+        "broker.example.",
+        "edge_1",
+    ] {
+        parse(
+            Path::new("gateway.toml"),
+            &MINIMAL.replace("127.0.0.1", host),
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn no_secret_larger_than_a_packet_and_no_endless_file_is_taken() {
+    let found = findings(&format!("{MINIMAL}password = \"{}\"\n", "x".repeat(70_000)));
+    assert!(
+        found[0].contains("link.password: no MQTT packet can carry it"),
+        "{found:?}"
+    );
+    let found = findings(&format!("{MINIMAL}password = \"file:/dev/zero\"\n"));
+    assert!(
+        found[0].contains("link.password: secret file /dev/zero cannot be read: it is a pipe, a socket or a device"),
+        "{found:?}"
+    );
+}

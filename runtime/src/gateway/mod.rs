@@ -34,7 +34,7 @@ use crate::status::{self, Sources, Tracker};
 use reload::Reload;
 
 /// Downlinks between the link and the plugins.
-const DOWNLINKS: usize = 256;
+const DOWNLINKS: usize = 1024;
 /// For guests to say goodbye.
 const PLUGINS_GRACE: Duration = Duration::from_secs(5);
 /// For the spool to be delivered while the link is up. What is left waits on disk for the next start.

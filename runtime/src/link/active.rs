@@ -53,7 +53,8 @@ pub(super) struct Progress {
     /// Refused for good.
     pub(super) refused: Vec<Refusal>,
     /// Messages from the broker.
-    pub(super) received: Vec<(Bytes, Bytes)>,
+    /// Topic, payload, and whether the broker kept it from before.
+    pub(super) received: Vec<(Bytes, Bytes, bool)>,
     /// A batch for the driver to look at, before its publishes are taken in.
     pub(super) batch: Option<Batch>,
     /// It is over.
@@ -75,6 +76,8 @@ pub(super) struct Active {
     queue: VecDeque<Publish>,
     taking_in: bool,
     closing: Option<(Intent, Instant)>,
+    /// The last acknowledgement of a publish.
+    acked_at: Option<Instant>,
 }
 
 impl Active {
@@ -99,6 +102,7 @@ impl Active {
             queue: VecDeque::new(),
             taking_in: true,
             closing: None,
+            acked_at: None,
         }
     }
 
@@ -166,7 +170,9 @@ impl Active {
                 return;
             };
             let now = self.clock.now();
-            let Some(token) = window.admit(publish.range, publish.readings, now) else {
+            let Some(token) =
+                window.admit(publish.range, publish.readings, publish.payload.len(), now)
+            else {
                 return;
             };
             if let Err(error) = self
@@ -194,6 +200,7 @@ impl Active {
             pingreq_at: self.wire.pingreq_at(),
             blocked_at: self.wire.blocked_at(),
             oldest_publish_at: window.oldest_sent_at(),
+            acked_at: self.acked_at,
             received_at: self.wire.received_at(),
             probing: self.wire.probe_wanted(),
         };
@@ -216,9 +223,9 @@ impl Active {
         }
     }
 
-    /// A full socket is the peer's fault or the network's: the kernel knows.
+    /// Silence and a full socket are the peer's fault or the network's: the kernel knows.
     fn look_closer(&self, observed: Observed) -> Observed {
-        if observed != Observed::WriteStalled {
+        if observed != Observed::WriteStalled && observed != Observed::PingrespMissing {
             return observed;
         }
         match self
@@ -226,7 +233,8 @@ impl Active {
             .and_then(|(local, peer)| kernel::unsent(local, peer))
         {
             Some(Unsent::Retransmitted) => Observed::Unacknowledged,
-            Some(Unsent::NoRoom) | None => Observed::WriteStalled,
+            Some(Unsent::NoRoom) => Observed::WriteStalled,
+            None => observed,
         }
     }
 
@@ -249,7 +257,11 @@ impl Active {
             SessionEvent::Acked { token, code } => {
                 self.take_ack(Token(token), code, window, progress)
             }
-            SessionEvent::Received { topic, payload } => progress.received.push((topic, payload)),
+            SessionEvent::Received {
+                topic,
+                payload,
+                retained,
+            } => progress.received.push((topic, payload, retained)),
             SessionEvent::Subscribed { refused: 0 } => debug!("subscribed"),
             SessionEvent::Subscribed { refused } => {
                 warn!(
@@ -295,6 +307,7 @@ impl Active {
         let Some(acknowledged) = window.acknowledge(token) else {
             return;
         };
+        self.acked_at = Some(self.clock.now());
         progress.cursor = acknowledged.cursor.or(progress.cursor);
         match verdict {
             PubackVerdict::Delivered => {

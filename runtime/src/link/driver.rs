@@ -18,7 +18,7 @@ use moorline_core::link::window::Window;
 use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, Settings, State};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
-use moorline_core::thingsboard;
+use moorline_core::thingsboard::{self, DecodeError};
 use moorline_core::time::{Instant, rounded_ms};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -42,6 +42,10 @@ type Consulting = Pin<Box<dyn Future<Output = Result<Decision, PolicyFault>> + S
 const LINES_BURST: u32 = 20;
 /// After that, one line per this long.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+/// Characters of the peer's that a line repeats.
+const WORDS_MAX: usize = 128;
+/// Below this not even our SUBSCRIBE fits: the session is about to end, and no reading may be given up for it.
+const PACKET_BYTES_MIN: usize = 128;
 
 /// What the driver is doing about the broker.
 enum Work {
@@ -112,7 +116,7 @@ impl Driver {
                 RandomState::new().hash_one(std::process::id()),
             ),
             classifier: Classifier::default(),
-            window: Window::new(settings.inflight_max, acked),
+            window: Window::new(settings.inflight_max, settings.inflight_bytes_max, acked),
             settings: Arc::new(settings),
             clock,
             dialer,
@@ -301,8 +305,8 @@ impl Driver {
                 &format!("the broker refused it: 0x{:02x}", refusal.code),
             );
         }
-        for (topic, payload) in progress.received {
-            self.received(&topic, &payload);
+        for (topic, payload, retained) in progress.received {
+            self.received(&topic, &payload, retained);
         }
         if let Some(batch) = progress.batch {
             self.batch(batch);
@@ -337,7 +341,7 @@ impl Driver {
             order.generation += 1;
             order.after = after;
             order.packet_bytes_max = packet_bytes_max;
-            order.running = true;
+            order.running = packet_bytes_max >= PACKET_BYTES_MIN;
         });
     }
 
@@ -389,11 +393,17 @@ impl Driver {
             status.dead_letters += 1;
             status.dead_letter_readings += u64::from(readings);
         });
+        self.order(|order| order.set_aside_readings += u64::from(readings));
     }
 
-    fn received(&mut self, topic: &Bytes, payload: &Bytes) {
+    fn received(&mut self, topic: &Bytes, payload: &Bytes, retained: bool) {
         let topic = String::from_utf8_lossy(topic);
         let dropped = match thingsboard::decode(&topic, payload) {
+            Err(DecodeError::Echo) => None,
+            // It would be carried out again at each reconnect.
+            Ok(Downlink::Rpc { .. }) if retained => {
+                Some("an RPC is for now, and the broker kept this one".into())
+            }
             Ok(downlink) => self
                 .ends
                 .downlink
@@ -404,7 +414,9 @@ impl Driver {
         };
         if let Some(why) = dropped {
             if let Some(more) = self.dropped.admit(self.clock.now()) {
-                warn!(%topic, why, more, "a message from the platform is dropped");
+                let topic: String = topic.chars().take(WORDS_MAX).collect();
+                let why: String = why.chars().take(WORDS_MAX).collect();
+                warn!(topic, why, more, "a message from the platform is dropped");
             }
             self.count(|status| status.downlinks_dropped += 1);
         }

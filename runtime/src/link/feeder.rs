@@ -37,6 +37,8 @@ pub(super) struct Order {
     pub(super) running: bool,
     /// Everything through this one is acknowledged by the broker.
     pub(super) acked: Sequence,
+    /// Of what is acknowledged, and since the link began: readings the platform will never take.
+    pub(super) set_aside_readings: u64,
 }
 
 /// Publishes in the order in which they must go.
@@ -62,11 +64,12 @@ pub(super) async fn feed(
         ready: None,
         announced: Announced::default(),
         acked: order.acked,
+        set_aside_readings: order.set_aside_readings,
     };
     let mut pause = pin!(sleep(Duration::ZERO));
     let mut pausing = false;
     loop {
-        if feeder.acked < feeder.order.acked && !pausing {
+        if feeder.is_behind() && !pausing {
             pause.set(sleep(ACK_PAUSE));
             pausing = true;
         }
@@ -114,13 +117,22 @@ struct Feeder {
     announced: Announced,
     /// What the spool was told is acknowledged.
     acked: Sequence,
+    /// What the spool was told is set aside.
+    set_aside_readings: u64,
 }
 
 impl Feeder {
+    /// Whether the spool has not been told of everything.
+    fn is_behind(&self) -> bool {
+        self.acked < self.order.acked || self.set_aside_readings < self.order.set_aside_readings
+    }
+
     async fn acknowledge(&mut self) {
-        if self.acked < self.order.acked {
+        if self.is_behind() {
+            let set_aside = self.order.set_aside_readings - self.set_aside_readings;
             self.acked = self.order.acked;
-            self.outlet.ack(self.acked).await;
+            self.set_aside_readings = self.order.set_aside_readings;
+            self.outlet.ack(self.acked, set_aside).await;
         }
     }
 

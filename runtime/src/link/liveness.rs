@@ -18,6 +18,8 @@ pub(super) struct Facts {
     pub(super) blocked_at: Option<Instant>,
     /// When the oldest unacknowledged publish was sent.
     pub(super) oldest_publish_at: Option<Instant>,
+    /// When the last acknowledgement of a publish came.
+    pub(super) acked_at: Option<Instant>,
     /// The last byte from the peer.
     pub(super) received_at: Option<Instant>,
     /// A PINGREQ of ours is asked for and not yet sent.
@@ -46,15 +48,27 @@ pub(super) fn judge(
     // The earliest deadline names the cause when several have passed: it is the one that would have fired.
     let deadlines = [
         (facts.awaiting_connack_since, connack, Observed::Timeout),
-        (facts.pingreq_at, limits.pingresp, Observed::PingrespMissing),
-        (facts.blocked_at, limits.write_stall, Observed::WriteStalled),
+        (
+            later(facts.pingreq_at, facts.acked_at),
+            limits.pingresp,
+            Observed::PingrespMissing,
+        ),
+        (
+            later(facts.blocked_at, facts.received_at),
+            limits.write_stall,
+            Observed::WriteStalled,
+        ),
         (
             acknowledgement_awaited(facts),
             limits.ack,
             Observed::AckOverdue,
         ),
         // Should the probe never get out.
-        (facts.oldest_publish_at, silent, Observed::PingrespMissing),
+        (
+            later(facts.oldest_publish_at, facts.acked_at),
+            silent,
+            Observed::PingrespMissing,
+        ),
     ];
     let due = deadlines
         .iter()
@@ -79,7 +93,14 @@ fn acknowledgement_awaited(facts: &Facts) -> Option<Instant> {
     facts
         .received_at
         .is_some_and(|received| received > published)
-        .then_some(published)
+        .then(|| later(Some(published), facts.acked_at))?
+}
+
+/// Since when something is owed, counted from the last sign of life: a peer that works through a long queue is slow, not
+/// stuck.
+fn later(owed: Option<Instant>, life: Option<Instant>) -> Option<Instant> {
+    let owed = owed?;
+    Some(life.map_or(owed, |life| life.max(owed)))
 }
 
 /// A publish waits, the peer is silent, and no PINGREQ is under way: the next word is ours. Without this a peer that
@@ -233,6 +254,32 @@ mod tests {
         assert_eq!(
             judge_at(22, &facts),
             Verdict::Dead(Observed::PingrespMissing)
+        );
+    }
+
+    #[test]
+    fn a_slow_peer_that_acknowledges_all_the_while_is_alive() {
+        let slow = Facts {
+            oldest_publish_at: Some(at(0)),
+            blocked_at: Some(at(1)),
+            acked_at: Some(at(99)),
+            received_at: Some(at(99)),
+            ..Facts::default()
+        };
+        assert!(matches!(judge_at(100, &slow), Verdict::Alive(_)));
+        assert_eq!(
+            judge_at(99 + 15, &slow),
+            Verdict::Dead(Observed::WriteStalled)
+        );
+        let unblocked = Facts {
+            blocked_at: None,
+            received_at: Some(at(129)),
+            ..slow
+        };
+        assert_eq!(
+            judge_at(99 + 30, &unblocked),
+            Verdict::Dead(Observed::AckOverdue),
+            "it speaks, but its acknowledgements have stopped"
         );
     }
 }

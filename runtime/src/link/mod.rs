@@ -88,6 +88,14 @@ impl std::fmt::Debug for Reconfiguration {
     }
 }
 
+/// Whether a link could be made from `settings`, as far as that can be known without connecting.
+///
+/// # Errors
+/// When TLS cannot be set up from them.
+pub fn check(settings: &LinkSettings) -> Result<(), TlsSetupError> {
+    Dialer::new(settings).map(drop)
+}
+
 impl Reconfiguration {
     /// Prepares `settings` for a running link.
     ///
@@ -149,6 +157,7 @@ pub fn spawn(
         packet_bytes_max: settings.packet_bytes_max,
         running: false,
         acked,
+        set_aside_readings: 0,
     };
     let (orders, order_feed) = watch::channel(first_order);
     let (batch_feed, batches) = mpsc::channel(BATCHES);

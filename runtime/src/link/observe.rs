@@ -6,7 +6,7 @@ use moorline_core::mqtt_frame::{Connack, Properties};
 use moorline_core::time::Instant;
 
 use super::dialer::{DialError, DialFailure};
-use super::session::GaveUp;
+use super::session::{GaveUp, GaveUpOver};
 use super::wire::{Wire, WireEnd};
 
 /// An attempt that got no stream.
@@ -53,10 +53,10 @@ pub(super) fn wire_end(
 ) -> Observed {
     let Some(end) = wire.end() else {
         evidence.detail = Some(gave_up.words);
-        return if gave_up.unanswered_ping {
-            Observed::PingrespMissing
-        } else {
-            Observed::Garbage
+        return match gave_up.over {
+            GaveUpOver::Ping => Observed::PingrespMissing,
+            GaveUpOver::OwnPacket => Observed::Unsendable,
+            GaveUpOver::Stream => Observed::Garbage,
         };
     };
     match end {

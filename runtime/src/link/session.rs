@@ -47,8 +47,12 @@ pub(super) enum SessionEvent {
     Up(Connack),
     /// The server acknowledged a publish, with this reason code; 0x80 and above refuse it.
     Acked { token: Token, code: u8 },
-    /// The server sent a message.
-    Received { topic: Bytes, payload: Bytes },
+    /// The server sent a message; `retained`: one that it kept from before we asked.
+    Received {
+        topic: Bytes,
+        payload: Bytes,
+        retained: bool,
+    },
     /// The server answered SUBSCRIBE; how many of the topics it refused.
     Subscribed { refused: usize },
     /// It is over. The reason is in the `Wire`, unless the crate gave up by itself.
@@ -60,9 +64,19 @@ pub(super) enum SessionEvent {
 pub(super) struct GaveUp {
     /// For people.
     pub(super) words: String,
+    pub(super) over: GaveUpOver,
+}
+
+/// What the crate gave up over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GaveUpOver {
     /// It wanted to send the next PINGREQ and the last one had no answer: with a keep-alive shorter than our own deadline
     /// the crate comes first.
-    pub(super) unanswered_ping: bool,
+    Ping,
+    /// A packet of ours, larger than the server takes.
+    OwnPacket,
+    /// The stream, or what came over it.
+    Stream,
 }
 
 /// The request could not be queued: the window admitted more than the session has room for, or it is over.

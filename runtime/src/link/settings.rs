@@ -138,6 +138,8 @@ pub struct LinkSettings {
     pub pace: Pace,
     /// Most publishes unacknowledged at a time; the broker's Receive Maximum may lower it.
     pub inflight_max: u16,
+    /// Most payload bytes unacknowledged at a time; one publish always fits.
+    pub inflight_bytes_max: usize,
     /// Most bytes of one publish; the broker's Maximum Packet Size may lower it.
     pub packet_bytes_max: usize,
     /// How long the broker keeps our session after a disconnect (MQTT 5.0); zero = it forgets at once.
@@ -167,13 +169,14 @@ impl LinkSettings {
             keep_alive: Duration::from_secs(30),
             timeouts: PhaseTimeouts::new(Duration::from_secs(10), Duration::from_secs(10)),
             // A peer that vanishes under load is found within ten seconds, whichever way it shows: silence is probed and
-            // the probe given up after 3 + 5 s, a full socket after 8 s, bytes the peer's kernel does not take after 9 s.
+            // the probe given up after 3 + 5 s, a full socket after 8 s. The kernel's own timer is the last resort only:
+            // it also runs out on a peer that reads slowly and acknowledges all the while.
             liveness: LivenessLimits {
                 pingresp: Duration::from_secs(5),
                 probe_after: Duration::from_secs(3),
                 ack: Duration::from_secs(30),
                 write_stall: Duration::from_secs(8),
-                tcp_user: Duration::from_secs(9),
+                tcp_user: Duration::from_secs(30),
             },
             pace: Pace {
                 floor: Duration::from_secs(1),
@@ -182,6 +185,7 @@ impl LinkSettings {
                 policy_deadline: Duration::from_millis(50),
             },
             inflight_max: 100,
+            inflight_bytes_max: 512 * 1024,
             packet_bytes_max: 64 * 1024,
             session_expiry: Duration::ZERO,
             clean_start: true,

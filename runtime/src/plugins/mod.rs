@@ -56,6 +56,7 @@ pub use status::{
     ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
     SwapOutcome, SwapRecord,
 };
+pub(crate) use world::COMPONENT_BYTES_MAX;
 
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;

@@ -134,6 +134,8 @@ pub struct SpoolStatus {
     pub evicted_readings: u64,
     /// Readings that were accepted and cannot be read any more, since the spool was made.
     pub damaged_readings: u64,
+    /// Readings the platform refused for good or no packet could carry, since the spool was made.
+    pub set_aside_readings: u64,
     /// Readings appended since the spool was made, across restarts.
     pub appended_readings_total: u64,
     /// Damaged segments put aside.
@@ -153,6 +155,7 @@ impl SpoolStatus {
             bytes: status.bytes,
             evicted_readings: status.evicted.readings,
             damaged_readings: status.damaged.readings,
+            set_aside_readings: status.set_aside_readings,
             appended_readings_total: status.appended.readings,
             quarantined_segments: status.quarantined_segments,
             fault: fault.or(status.stalled),
@@ -220,9 +223,14 @@ impl Outlet {
         answer.await.unwrap_or(Err(ReadError::Closed))
     }
 
-    /// The platform has everything through `through`. After a close it is of no use and does nothing.
-    pub async fn ack(&mut self, through: Sequence) {
-        match self.asks.send(Ask::Ack { through }).await {
+    /// The platform has everything through `through`, except `set_aside_readings` more than were told before: those it
+    /// will never take. After a close it is of no use and does nothing.
+    pub async fn ack(&mut self, through: Sequence, set_aside_readings: u64) {
+        let ask = Ask::Ack {
+            through,
+            set_aside_readings,
+        };
+        match self.asks.send(ask).await {
             // Closed: what is not acknowledged comes again after the next start.
             Ok(()) | Err(_) => {}
         }

@@ -41,6 +41,7 @@ pub(super) enum Ask {
     },
     Ack {
         through: Sequence,
+        set_aside_readings: u64,
     },
 }
 
@@ -158,6 +159,11 @@ impl Owner {
             append.uplink
         });
         spool.append(uplinks, outcomes);
+        let refused = self.outcomes.iter().find_map(|outcome| match outcome {
+            Err(Refused::Storage(error)) => Some(*error),
+            Ok(_) | Err(Refused::TooLarge) => None,
+        });
+        self.note("append", refused.map_or(Ok(()), Err));
         let uncommitted = match self.settings.sync {
             Durability::Sync => self.commit(),
             Durability::Batched => None,
@@ -192,8 +198,12 @@ impl Owner {
                     }
                 }
             }
-            Ask::Ack { through } => {
+            Ask::Ack {
+                through,
+                set_aside_readings,
+            } => {
                 self.spool.ack(through);
+                self.spool.set_aside(set_aside_readings);
                 self.acked = true;
             }
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_core::message::{DeviceName, Sequence, Uplink};
+use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::{Limits, Spool as CoreSpool};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -84,7 +85,7 @@ async fn what_goes_in_comes_out() {
         (0..1000).collect::<Vec<_>>()
     );
     let mut status = outlet.status();
-    outlet.ack(Sequence(1000)).await;
+    outlet.ack(Sequence(1000), 0).await;
     let settled = timeout(
         DEADLINE,
         status.wait_for(|status| status.depth_records == 0),
@@ -224,6 +225,28 @@ async fn a_full_spool_stays_in_its_bounds_and_counts() {
     assert_eq!(records.len() as u64, settled.depth_records);
     assert_eq!(records.last().map(id), Some(39_999));
     assert!(records.len() < 40_000);
+}
+
+#[tokio::test]
+async fn a_spool_whose_directory_was_removed_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_spool, appender, outlet, _) =
+        open(settings(directory.path(), Durability::Batched)).unwrap();
+    appender.append(message(0)).await.unwrap();
+    std::fs::remove_dir_all(directory.path()).unwrap();
+    let mut status = outlet.status();
+    let refused = timeout(DEADLINE, async {
+        for n in 1.. {
+            if let Err(AppendRefused::Storage(error)) = appender.append(message(n)).await {
+                return error;
+            }
+        }
+        unreachable!("the segment is full in the end")
+    });
+    assert_eq!(refused.await.unwrap(), StorageError::Missing);
+    let faulty = status.wait_for(|status| status.fault.is_some());
+    let fault = timeout(DEADLINE, faulty).await.unwrap().unwrap().fault;
+    assert_eq!(fault, Some(StorageError::Missing));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

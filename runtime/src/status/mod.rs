@@ -77,6 +77,8 @@ pub struct SpoolSection {
     pub evicted_readings: u64,
     /// Readings of it that the disk gave back damaged; their segments are set aside.
     pub damaged_readings: u64,
+    /// Readings of it that the platform refused for good, or that no packet could carry.
+    pub dead_lettered_readings: u64,
     /// Bytes on disk.
     pub bytes: u64,
     /// Why nothing can be written now.

@@ -185,13 +185,17 @@ fn outcome(outcome: &SwapOutcome) -> Option<&'static str> {
 }
 
 fn spool_section(spool: &SpoolStatus) -> SpoolSection {
-    let gone = spool.depth_readings + spool.evicted_readings + spool.damaged_readings;
+    let gone = spool.depth_readings
+        + spool.evicted_readings
+        + spool.damaged_readings
+        + spool.set_aside_readings;
     SpoolSection {
         accepted_readings: spool.appended_readings_total,
         delivered_readings: spool.appended_readings_total.saturating_sub(gone),
         depth_readings: spool.depth_readings,
         evicted_readings: spool.evicted_readings,
         damaged_readings: spool.damaged_readings,
+        dead_lettered_readings: spool.set_aside_readings,
         bytes: spool.bytes,
         fault: spool.fault.map(|fault| fault.to_string()),
     }

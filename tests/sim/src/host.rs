@@ -117,6 +117,7 @@ impl Host {
         spool: Spool<SimStorage>,
         settings: link::Settings,
         inflight_max: u16,
+        inflight_bytes_max: usize,
         seed: u64,
     ) -> Self {
         let acked = spool.status().acked;
@@ -132,7 +133,7 @@ impl Host {
             spool,
             link: Link::new(settings, seed),
             classifier: Classifier::default(),
-            window: Window::new(inflight_max, acked),
+            window: Window::new(inflight_max, inflight_bytes_max, acked),
             work: Work::Idle,
             queue: VecDeque::new(),
             order,

@@ -20,6 +20,9 @@ const RIGHT_AFTER: Duration = Duration::from_secs(1);
 /// So many closes in a row right after the same message point to that message.
 const SUSPICIONS: u32 = 2;
 
+/// Far less than any kernel waits for an acknowledgement of bytes.
+const SPOKE_JUST_NOW: Duration = Duration::from_secs(1);
+
 // Linux errno numbers, as `std::io::Error::raw_os_error` gives them. The core may not link libc.
 const EPERM: i32 = 1;
 const EPIPE: i32 = 32;
@@ -55,6 +58,8 @@ pub enum Observed {
     Fin,
     /// The peer sent what is not MQTT.
     Garbage,
+    /// A packet of ours is larger than the server takes: it was not sent.
+    Unsendable,
     /// Our deadline for PINGRESP passed.
     PingrespMissing,
     /// Our deadline for the oldest PUBACK passed.
@@ -125,6 +130,7 @@ impl Classifier {
             | Observed::AckOverdue
             | Observed::WriteStalled
             | Observed::Unacknowledged
+            | Observed::Unsendable
             | Observed::Timeout
             | Observed::Local(_) => evidence.transport_end = Some(TransportEnd::Local),
             Observed::Unresolved
@@ -183,6 +189,15 @@ impl Classifier {
         let cause = match observed {
             Observed::Unresolved => Cause::NameResolution,
             Observed::Timeout => timeout(phase),
+            // The kernel's timer also runs out on a window that stays shut: a peer that has just spoken is not gone.
+            Observed::Errno(ETIMEDOUT)
+                if phase == Phase::Session
+                    && evidence
+                        .silence
+                        .is_some_and(|silence| silence < SPOKE_JUST_NOW) =>
+            {
+                Cause::WriteStalled
+            }
             Observed::Errno(errno) => from_errno(phase, errno),
             Observed::Tls(reject) => Cause::Tls(reject),
             Observed::ProxyRefused(code) => Cause::ProxyRefused(code),
@@ -191,6 +206,7 @@ impl Classifier {
             Observed::ServerDisconnect(code) => Cause::from_disconnect(code),
             Observed::Fin => return self.silent_close(phase, evidence),
             Observed::Garbage => Cause::PeerGarbage,
+            Observed::Unsendable => Cause::PacketTooLarge,
             Observed::PingrespMissing => Cause::PingrespTimeout,
             Observed::AckOverdue => Cause::AckTimeout,
             Observed::WriteStalled => Cause::WriteStalled,

@@ -563,16 +563,23 @@ fn a_close_without_a_reason_is_read_from_its_context() {
 
 #[test]
 fn errno_means_what_it_means_in_its_phase() {
-    let of = |phase, errno| {
-        let observation = Observation {
+    let of_after = |phase, errno, silence_s| {
+        let mut observation = Observation {
             phase,
             observed: Observed::Errno(errno),
             ..fin(0, 0, None)
         };
+        observation.evidence.silence = Some(Duration::from_secs(silence_s));
         let disconnect = Classifier::default().classify(observation);
         assert_eq!(disconnect.evidence.errno, Some(errno));
         disconnect.cause.name()
     };
+    let of = |phase, errno| of_after(phase, errno, 30);
+    assert_eq!(
+        of_after(Phase::Session, 110, 0),
+        "write-stalled",
+        "a peer that has just spoken is not behind a black hole"
+    );
     assert_eq!(of(Phase::Tcp, 111), "connect-refused");
     assert_eq!(of(Phase::Tcp, 110), "connect-timeout");
     assert_eq!(of(Phase::Session, 110), "black-hole");
@@ -624,12 +631,12 @@ const fn range(first: u64, last: u64) -> Option<SequenceRange> {
 
 #[test]
 fn the_cursor_waits_for_every_part_of_a_message() {
-    let mut window = Window::new(4, Sequence(0));
-    let a = window.admit(range(1, 2), 1, at(0)).unwrap();
-    let b = window.admit(range(3, 3), 1, at(0)).unwrap();
-    let c = window.admit(range(3, 4), 1, at(0)).unwrap();
-    let d = window.admit(None, 0, at(0)).unwrap();
-    assert_eq!(window.admit(range(5, 5), 1, at(0)), None, "full");
+    let mut window = Window::new(4, usize::MAX, Sequence(0));
+    let a = window.admit(range(1, 2), 1, 10, at(0)).unwrap();
+    let b = window.admit(range(3, 3), 1, 10, at(0)).unwrap();
+    let c = window.admit(range(3, 4), 1, 10, at(0)).unwrap();
+    let d = window.admit(None, 0, 10, at(0)).unwrap();
+    assert_eq!(window.admit(range(5, 5), 1, 10, at(0)), None, "full");
     assert_eq!(window.acknowledge(b).unwrap().cursor, None);
     assert_eq!(window.acknowledge(a).unwrap().cursor, Some(Sequence(2)));
     assert_eq!(window.acknowledge(a), None, "twice");
@@ -657,14 +664,14 @@ fn a_part_of_a_message_settles_nothing_while_the_rest_waits_for_room() {
     let publishes = encoder.finish().publishes;
     assert!(publishes.len() > 1);
     // A window of one: the second part is not even admitted when the first is acknowledged.
-    let mut window = Window::new(1, Sequence(6));
+    let mut window = Window::new(1, usize::MAX, Sequence(6));
     let (last, parts) = publishes.split_last().unwrap();
     for part in parts {
-        let token = window.admit(part.range, part.readings, at(0)).unwrap();
+        let token = window.admit(part.range, part.readings, 10, at(0)).unwrap();
         assert_eq!(window.acknowledge(token).unwrap().cursor, None);
     }
     assert_eq!(window.clone().lost(), Sequence(6));
-    let token = window.admit(last.range, last.readings, at(0)).unwrap();
+    let token = window.admit(last.range, last.readings, 10, at(0)).unwrap();
     assert_eq!(window.acknowledge(token).unwrap().cursor, Some(Sequence(7)));
 }
 
@@ -729,13 +736,13 @@ proptest! {
 
     #[test]
     fn the_window_agrees_with_a_naive_model(limit in 1u16..12, steps in prop::collection::vec((any::<bool>(), 0usize..16), 1..200)) {
-        let mut window = Window::new(limit, Sequence(0));
+        let mut window = Window::new(limit, usize::MAX, Sequence(0));
         let mut model: Vec<(window::Token, u64, bool)> = Vec::new();
         let mut sequence = 0;
         for (admit, pick) in steps {
             if admit {
                 let unacknowledged_span = model.iter().position(|entry| !entry.2).map_or(0, |first| model.len() - first);
-                match window.admit(range(sequence + 1, sequence + 1), 1, at(0)) {
+                match window.admit(range(sequence + 1, sequence + 1), 1, 10, at(0)) {
                     Some(token) => {
                         prop_assert!(unacknowledged_span < usize::from(limit));
                         sequence += 1;
@@ -795,4 +802,21 @@ fn a_reconfiguration_leaves_a_session_alone_and_cuts_every_wait_short() {
         };
         assert_eq!(*link.state(), opening, "after {inputs:?}");
     }
+}
+
+#[test]
+fn a_window_is_bounded_by_bytes_too_but_one_publish_always_fits() {
+    let mut window = Window::new(100, 100, Sequence(0));
+    let big = window.admit(None, 1, 1_000, at(0)).unwrap();
+    assert!(!window.has_room());
+    window.acknowledge(big).unwrap();
+    let tokens: Vec<_> = std::iter::from_fn(|| window.admit(None, 1, 30, at(1))).collect();
+    assert_eq!(tokens.len(), 4, "30 + 30 + 30 are fewer than 100");
+    window.acknowledge(tokens[2]).unwrap();
+    assert!(
+        window.has_room(),
+        "acknowledged out of order, and gone from the wire"
+    );
+    window.lost();
+    assert!(window.admit(None, 1, 99, at(2)).is_some() && window.has_room());
 }

@@ -24,6 +24,7 @@ pub struct Token(pub u64);
 struct Entry {
     range: Option<SequenceRange>,
     readings: u32,
+    bytes: usize,
     sent_at: Instant,
     acknowledged: bool,
 }
@@ -45,20 +46,28 @@ pub struct Window {
     entries: VecDeque<Entry>,
     front: u64,
     limit: usize,
+    bytes_max: usize,
+    bytes: usize,
     cursor: Sequence,
     /// Highest message of an acknowledged publish that was popped.
     popped: Sequence,
 }
 
 impl Window {
-    /// An empty window of at most `limit` publishes over a spool acknowledged up to `cursor`.
+    /// An empty window over a spool acknowledged up to `cursor`: at most `limit` publishes, and no further one once their
+    /// payloads have `bytes_max` bytes together.
+    ///
+    /// The bytes matter where the peer is slow: what a full window holds must be read by it before an answer to anything
+    /// behind it can come.
     #[must_use]
-    pub fn new(limit: u16, cursor: Sequence) -> Self {
+    pub fn new(limit: u16, bytes_max: usize, cursor: Sequence) -> Self {
         let limit = usize::from(limit.max(1));
         Self {
             entries: VecDeque::with_capacity(limit),
             front: 0,
             limit,
+            bytes_max,
+            bytes: 0,
             cursor,
             popped: cursor,
         }
@@ -73,7 +82,7 @@ impl Window {
     /// Whether another publish may go.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.entries.len() < self.limit
+        self.entries.len() < self.limit && self.bytes < self.bytes_max.max(1)
     }
 
     /// Takes a publish in, unless the window is full.
@@ -81,14 +90,17 @@ impl Window {
         &mut self,
         range: Option<SequenceRange>,
         readings: u32,
+        bytes: usize,
         now: Instant,
     ) -> Option<Token> {
         if !self.has_room() {
             return None;
         }
+        self.bytes = self.bytes.saturating_add(bytes);
         self.entries.push_back(Entry {
             range,
             readings,
+            bytes,
             sent_at: now,
             acknowledged: false,
         });
@@ -103,6 +115,7 @@ impl Window {
             return None;
         }
         entry.acknowledged = true;
+        self.bytes = self.bytes.saturating_sub(entry.bytes);
         let (readings, range) = (entry.readings, entry.range);
         while let Some(entry) = self.entries.front().filter(|entry| entry.acknowledged) {
             if let Some(range) = entry.range {
@@ -129,6 +142,7 @@ impl Window {
     pub fn lost(&mut self) -> Sequence {
         self.front += self.entries.len() as u64;
         self.entries.clear();
+        self.bytes = 0;
         self.popped = self.cursor;
         self.cursor
     }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::record::{self, FrameRead, TERMINATOR};
+use super::retention::SPARES_MAX;
 use super::segment::{Condition, DATA_START, Frames, Header, Segment, segment_name};
 use super::storage::{Storage, StorageError};
 use super::{Place, Position, Spool, Totals, tail};
@@ -301,8 +302,8 @@ impl<S: Storage> Spool<S> {
     /// Starts the next segment. Nothing of the spool changes until it is complete, records of a poisoned predecessor
     /// included.
     fn roll(&mut self) -> Result<(), StorageError> {
-        let blank = self.take_blank()?;
-        match self.begin_segment(&blank) {
+        let (blank, file) = self.open_blank()?;
+        match self.begin_segment(&blank, file) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.pool.put_back(blank);
@@ -311,7 +312,7 @@ impl<S: Storage> Spool<S> {
         }
     }
 
-    fn begin_segment(&mut self, blank: &str) -> Result<(), StorageError> {
+    fn begin_segment(&mut self, blank: &str, mut file: S::File) -> Result<(), StorageError> {
         let epoch = self.take_epoch()?;
         let poisoned = self
             .writer
@@ -326,7 +327,6 @@ impl<S: Storage> Spool<S> {
             capacity: self.limits.segment_bytes,
             start,
         };
-        let mut file = self.storage.open(blank)?;
         let mut frames = Vec::new();
         if poisoned.is_some() {
             self.rescue(&header, &mut frames)?;
@@ -403,6 +403,21 @@ impl<S: Storage> Spool<S> {
                 }
             }
         }
+    }
+
+    /// A blank file, open. One that somebody removed or replaced is no blank any more: it is forgotten, and the next
+    /// one taken, made new in the end.
+    fn open_blank(&mut self) -> Result<(String, S::File), StorageError> {
+        for _ in 0..SPARES_MAX {
+            let blank = self.take_blank()?;
+            match self.storage.open(&blank) {
+                Ok(file) => return Ok((blank, file)),
+                Err(_) => self.pool.discard(&mut self.storage, &blank),
+            }
+        }
+        let blank = self.take_blank()?;
+        let file = self.storage.open(&blank)?;
+        Ok((blank, file))
     }
 
     /// A blank file, for which the oldest segments may have to go.

@@ -1,13 +1,14 @@
 //! The cursor: how far the platform acknowledged, what was given up, and which numbers may be in use.
 //!
 //! ```text
-//! file `cursor`:  0 ──── slot A (100 bytes) ──── 4096 ──── slot B (108 bytes) ──── 8192
+//! file `cursor`:  0 ──── slot A (108 bytes) ──── 4096 ──── slot B (108 bytes) ──── 8192
 //! slot:  magic u32 | version u32 | generation u64
 //!        acked: sequence u64, records u64, readings u64
 //!        evicted: records u64, readings u64
 //!        damaged: records u64, readings u64
 //!        reserved: sequence u64, epoch u64
 //!        poisoned epoch u64
+//!        set aside: readings u64
 //!        crc32c u32 over all before it                                     (little endian)
 //! ```
 //!
@@ -22,7 +23,7 @@ use super::{Position, Totals};
 use crate::message::Sequence;
 
 /// Bytes of a slot.
-pub const SLOT_BYTES: usize = 100;
+pub const SLOT_BYTES: usize = 108;
 
 const CURSOR_NAME: &str = "cursor";
 const SLOT_STRIDE: usize = 4096;
@@ -44,6 +45,8 @@ pub struct Cursor {
     pub reserved_epoch: u64,
     /// A sync of this segment failed: what a page cache says about it must not be synced again.
     pub poisoned_epoch: u64,
+    /// Acknowledged readings that the platform refused for good, or that no packet could carry.
+    pub set_aside_readings: u64,
 }
 
 /// What a slot holds.
@@ -76,6 +79,7 @@ impl Cursor {
             self.reserved_sequence,
             self.reserved_epoch,
             self.poisoned_epoch,
+            self.set_aside_readings,
         ];
         for (slot, number) in bytes[8..].chunks_exact_mut(8).zip(numbers) {
             slot.copy_from_slice(&number.to_le_bytes());
@@ -113,6 +117,7 @@ impl Cursor {
             reserved_sequence: number(8),
             reserved_epoch: number(9),
             poisoned_epoch: number(10),
+            set_aside_readings: number(11),
         };
         SlotRead::Whole(number(0), cursor)
     }

@@ -161,6 +161,8 @@ pub struct Status {
     pub evicted: Totals,
     /// Since the spool was made: accepted and not readable any more.
     pub damaged: Totals,
+    /// Since the spool was made: settled readings the platform does not have, because it refused them for good.
+    pub set_aside_readings: u64,
     /// Since the spool was made: appended.
     pub appended: Totals,
     /// Damaged segments put aside.
@@ -219,6 +221,7 @@ impl<S: Storage> Spool<S> {
             bytes: self.segment_bytes() + self.pool.bytes(),
             evicted: cursor.evicted,
             damaged: cursor.damaged,
+            set_aside_readings: cursor.set_aside_readings,
             appended: self.last.totals,
             quarantined_segments: self.pool.quarantined(),
             stalled: self.pool.stalled(),
@@ -230,6 +233,13 @@ impl<S: Storage> Spool<S> {
     pub fn ack(&mut self, through: Sequence) {
         self.handed.settle(through, &mut self.cursor.state);
         self.settle_lost_end();
+    }
+
+    /// Of what is or will be acknowledged, `readings` more did not reach the platform: it refused them for good, or no
+    /// packet can carry them. Written down together with the acknowledgements.
+    pub fn set_aside(&mut self, readings: u64) {
+        let counted = &mut self.cursor.state.set_aside_readings;
+        *counted = counted.saturating_add(readings);
     }
 
     /// Writes down what was acknowledged and recycles what is not needed. `durable` makes it survive a power cut, too.

@@ -15,7 +15,7 @@ pub const SEGMENTS_MIN: u64 = 4;
 pub const SEGMENT_BYTES_MIN: u64 = 2 * DATA_START;
 
 /// Spares kept after a backlog was drained; more are removed, so that the space is given back.
-const SPARES_MAX: usize = 2;
+pub(super) const SPARES_MAX: usize = 2;
 
 /// Damaged segments kept for a look; the oldest goes when another comes.
 const QUARANTINED_MAX: usize = 2;
@@ -190,6 +190,14 @@ impl<F> Pool<F> {
     /// Gives back a file taken with [`Pool::take`] that was not used.
     pub(crate) fn put_back(&mut self, name: String) {
         self.spares.push_front(name);
+    }
+
+    /// Gets rid of a file taken with [`Pool::take`] that cannot be opened.
+    pub(crate) fn discard<S: Storage<File = F>>(&mut self, storage: &mut S, name: &str) {
+        match storage.remove(name) {
+            // Whatever stands there now is counted nowhere; a start clears it away.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// One step towards a spare. `false`: there is nothing to do, or no room to do it.

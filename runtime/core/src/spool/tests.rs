@@ -5,7 +5,7 @@ mod model;
 
 use super::record::{FRAME_HEADER, Frame, FrameRead};
 use super::sim_storage::{Operation, SimStorage};
-use super::storage::StorageError;
+use super::storage::{Storage, StorageError};
 use super::{Limits, Record, Recovery, Refused, Spool, record};
 use crate::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Sequence, Uplink, Value};
 use crate::time::TimestampMs;
@@ -320,6 +320,48 @@ fn no_space_refuses_and_space_heals() {
     spool.prepare().unwrap();
     assert!(append(&mut spool, telemetry(accepted, 3)).is_ok());
     assert_eq!(read_all(&mut spool, Sequence(0)).len() as i64, accepted + 1);
+}
+
+#[test]
+fn a_spare_that_somebody_removed_is_no_reason_to_refuse() {
+    let mut storage = SimStorage::new(12, ROOMY);
+    let (mut spool, _) = open(&storage);
+    let mut id = 0;
+    for _round in 0..5 {
+        while spool.prepare().unwrap() {}
+        let spares: Vec<_> = storage
+            .files()
+            .into_iter()
+            .filter(|file| file.name.ends_with(".spare"))
+            .collect();
+        for spare in &spares {
+            storage.remove(&spare.name).unwrap();
+        }
+        for _ in 0..300 {
+            assert!(append(&mut spool, telemetry(id, 3)).is_ok());
+            id += 1;
+        }
+        spool.commit().unwrap();
+    }
+    let found = read_all(&mut spool, Sequence(0));
+    assert_eq!(found.len() as u64, spool.status().depth_records);
+    assert_eq!(spool.status().damaged.records, 0);
+}
+
+#[test]
+fn what_is_set_aside_is_remembered() {
+    let storage = SimStorage::new(13, ROOMY);
+    let (mut spool, _) = open(&storage);
+    append(&mut spool, telemetry(0, 3)).unwrap();
+    let last = append(&mut spool, telemetry(1, 4)).unwrap();
+    assert_eq!(read_all(&mut spool, Sequence(0)).len(), 2);
+    spool.ack(last);
+    spool.set_aside(4);
+    spool.close().unwrap();
+    storage.cut_power();
+    let (spool, _) = open(&storage);
+    let status = spool.status();
+    assert_eq!((status.set_aside_readings, status.depth_readings), (4, 0));
 }
 
 #[test]

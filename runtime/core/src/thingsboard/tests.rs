@@ -269,6 +269,23 @@ fn rpc_and_attributes_come_down() {
 }
 
 #[test]
+fn what_came_back_to_us_is_no_request() {
+    let ours = [
+        (
+            "v1/gateway/rpc",
+            r#"{"device":"A","id":7,"data":{"success":true}}"#,
+        ),
+        ("v1/gateway/rpc", r#"{"device":"A","id":7,"data":"x"}"#),
+        ("v1/gateway/attributes", r#"{"A":{"model":"X"},"B":{}}"#),
+        ("v1/gateway/attributes", r#"{"device":{"model":"X"}}"#),
+    ];
+    for (topic, payload) in ours {
+        let came_back = decode(topic, payload.as_bytes());
+        assert!(matches!(came_back, Err(DecodeError::Echo)), "{payload}");
+    }
+}
+
+#[test]
 fn bad_downlinks_are_told_apart() {
     assert!(matches!(decode("x", b"{}"), Err(DecodeError::Topic(_))));
     assert!(matches!(

@@ -10,8 +10,8 @@ use rumqttc_v4::{ConnectionError, StateError, SubscribeFilter, SubscribeReasonCo
 
 use super::super::settings::LinkSettings;
 use super::{
-    GaveUp, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token, WRITE_BATCH,
-    keep_alive_s, request_capacity,
+    GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
+    WRITE_BATCH, keep_alive_s, request_capacity,
 };
 
 /// The driver owns every deadline; the crate's own must never be the first.
@@ -92,10 +92,12 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
             Err(error) => {
                 return GaveUp {
                     words: error.to_string(),
-                    unanswered_ping: matches!(
-                        error,
-                        ConnectionError::MqttState(StateError::AwaitPingResp)
-                    ),
+                    over: if matches!(error, ConnectionError::MqttState(StateError::AwaitPingResp))
+                    {
+                        GaveUpOver::Ping
+                    } else {
+                        GaveUpOver::Stream
+                    },
                 };
             }
         };
@@ -104,7 +106,7 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
         {
             return GaveUp {
                 words: "nobody listens".into(),
-                unanswered_ping: false,
+                over: GaveUpOver::Stream,
             };
         }
     }
@@ -126,6 +128,7 @@ fn translate(
         Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received {
             topic: publish.topic,
             payload: publish.payload,
+            retained: publish.retain,
         }),
         Event::Incoming(Packet::SubAck(ack)) => {
             let refused = ack

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rumqttc::mqttbytes;
 use rumqttc::{
     AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
 };
-use rumqttc::{ConnectionError, StateError, SubscribeFilter, SubscribeReasonCode};
+use rumqttc::{ConnectionError, StateError, SubscribeFilterInput, SubscribeReasonCode};
 
 use super::super::settings::LinkSettings;
 use super::{
-    GaveUp, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token, WRITE_BATCH,
-    keep_alive_s, request_capacity,
+    GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
+    WRITE_BATCH, keep_alive_s, request_capacity,
 };
 
 /// The driver owns every deadline; the crate's own must never be the first.
@@ -69,15 +70,13 @@ pub(super) fn publish(
 }
 
 pub(super) fn subscribe(client: &AsyncClient, topics: &[(&str, u8)]) -> Result<(), SessionFull> {
+    // A server without No Local would send us our own RPC replies: the platform's topics go both ways.
     let filters = topics.iter().map(|&(topic, qos)| {
-        SubscribeFilter::new(
-            topic,
-            if qos == 0 {
-                QoS::AtMostOnce
-            } else {
-                QoS::AtLeastOnce
-            },
-        )
+        let qos = match qos {
+            0 => QoS::AtMostOnce,
+            _ => QoS::AtLeastOnce,
+        };
+        SubscribeFilterInput::new(topic, qos).no_local(true)
     });
     client
         .try_subscribe_many(filters)
@@ -93,10 +92,7 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
             Err(error) => {
                 return GaveUp {
                     words: error.to_string(),
-                    unanswered_ping: matches!(
-                        error,
-                        ConnectionError::MqttState(StateError::AwaitPingResp)
-                    ),
+                    over: given_up_over(&error),
                 };
             }
         };
@@ -105,9 +101,27 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
         {
             return GaveUp {
                 words: "nobody listens".into(),
-                unanswered_ping: false,
+                over: GaveUpOver::Stream,
             };
         }
+    }
+}
+
+fn given_up_over(error: &ConnectionError) -> GaveUpOver {
+    let ConnectionError::MqttState(error) = error else {
+        return GaveUpOver::Stream;
+    };
+    let too_large = matches!(
+        error,
+        StateError::OutgoingPacketTooLarge { .. }
+            | StateError::Deserialization(mqttbytes::Error::OutgoingPacketTooLarge { .. })
+    );
+    if too_large {
+        GaveUpOver::OwnPacket
+    } else if matches!(error, StateError::AwaitPingResp) {
+        GaveUpOver::Ping
+    } else {
+        GaveUpOver::Stream
     }
 }
 
@@ -130,6 +144,7 @@ fn translate(
         Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received {
             topic: publish.topic,
             payload: publish.payload,
+            retained: publish.retain,
         }),
         Event::Incoming(Packet::SubAck(ack)) => {
             let refused = ack

@@ -397,7 +397,6 @@ async fn a_deaf_peer_is_found_within_ten_seconds_by_default_and_is_no_black_hole
     let broker = play(vec![vec![CONNECT, connack_v5(0), Act::Deaf]]).await;
     let mut rig = rig::start(broker.address, |settings| {
         with_default_deadlines(settings);
-        settings.inflight_max = 2000;
     });
     rig.up().await;
     for number in 0..600 {
@@ -541,6 +540,21 @@ async fn pings_answered_but_publishes_not_is_an_ack_timeout() {
 }
 
 #[tokio::test]
+async fn a_broker_that_takes_no_packet_of_ours_is_told_so_and_costs_no_reading() {
+    // Maximum Packet Size 1.
+    let tiny = Act::Send(vec![0x20, 8, 0, 0, 5, 0x27, 0, 0, 0, 1]);
+    let broker = play(vec![vec![CONNECT, tiny, Act::Serve]]).await;
+    let mut rig = rig::start(broker.address, |_| {});
+    rig.append(attribute(0, 10)).await;
+    let seen = rig.first_disconnect().await;
+    assert_eq!(seen.cause, Cause::PacketTooLarge, "{seen}");
+    assert_eq!(seen.evidence.transport_end, Some(TransportEnd::Local));
+    let words = seen.evidence.detail.unwrap_or_default();
+    assert!(words.contains("maximum packet size"), "{words}");
+    assert_eq!(rig.status.borrow().dead_letters, 0);
+}
+
+#[tokio::test]
 async fn a_peer_that_stops_reading_is_a_stalled_write() {
     for (version, connack) in [
         (Versions::V5, connack_v5(0)),
@@ -550,6 +564,7 @@ async fn a_peer_that_stops_reading_is_a_stalled_write() {
         let mut rig = rig::start(broker.address, |settings| {
             settings.versions = version;
             settings.inflight_max = 2000;
+            settings.inflight_bytes_max = usize::MAX;
             settings.liveness.ack = Duration::from_secs(600);
             settings.liveness.probe_after = Duration::from_secs(600);
             settings.liveness.write_stall = Duration::from_secs(1);

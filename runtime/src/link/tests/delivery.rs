@@ -139,9 +139,15 @@ async fn a_publish_refused_for_good_is_counted_and_the_link_goes_on() {
     ];
     let broker = play(vec![script]).await;
     let mut rig = rig::start(broker.address, |_| {});
-    rig.append(attribute(0, 10)).await;
+    let mut spool = rig.spool.status();
+    rig.append(reading(0)).await;
     rig.append(attribute(1, 10)).await;
     rig.delivered().await;
+    let told = spool.wait_for(|spool| spool.set_aside_readings > 0);
+    let told = tokio::time::timeout(DEADLINE, told).await;
+    let told = told.expect("in time").expect("a live spool");
+    assert_eq!((told.set_aside_readings, told.depth_readings), (1, 0));
+    drop(told);
     let status = rig.status.borrow().clone();
     assert_eq!(
         (
@@ -248,7 +254,7 @@ async fn a_start_after_an_unclean_end_says_so() {
 }
 
 #[tokio::test]
-async fn an_rpc_comes_down() {
+async fn an_rpc_comes_down_unless_the_broker_kept_it() {
     let payload = br#"{"device":"A","data":{"id":7,"method":"set","params":{"v":1}}}"#;
     let topic = b"v1/gateway/rpc";
     let mut frame = vec![
@@ -260,10 +266,15 @@ async fn an_rpc_comes_down() {
     frame.extend_from_slice(topic);
     frame.push(0);
     frame.extend_from_slice(payload);
+    let mut retained = frame.clone();
+    retained[0] = 0x31;
+    let id = retained.windows(6).position(|part| part == b"\"id\":7");
+    retained[id.expect("an id") + 5] = b'6';
     let script = vec![
         CONNECT,
         connack_v5(0),
         Act::Expect(PacketKind::Subscribe),
+        Act::Send(retained),
         Act::Send(frame),
         Act::Serve,
     ];

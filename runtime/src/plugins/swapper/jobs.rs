@@ -10,6 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::Target;
+use crate::bounded_file;
 use crate::plugins::bindings::connector::ConnectorPre;
 use crate::plugins::bindings::policy::ReconnectPolicyPre;
 use crate::plugins::cache::{Cache, digest_of};
@@ -77,17 +78,8 @@ async fn blocking<T: Send + 'static>(
 
 /// Reads a component's file, but no more than a component may have.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let unreadable =
-        |words: String| Failure::new(Reason::Unreadable, format!("{}: {words}", path.display()));
-    let length = std::fs::metadata(path)
-        .map_err(|error| unreadable(error.to_string()))?
-        .len();
-    if length > COMPONENT_BYTES_MAX {
-        return Err(unreadable(format!(
-            "{length} bytes are more than {COMPONENT_BYTES_MAX}"
-        )));
-    }
-    std::fs::read(path).map_err(|error| unreadable(error.to_string()))
+    bounded_file::read(path, COMPONENT_BYTES_MAX)
+        .map_err(|error| Failure::new(Reason::Unreadable, format!("{}: {error}", path.display())))
 }
 
 pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Done> {

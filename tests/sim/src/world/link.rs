@@ -23,6 +23,7 @@ impl World {
             spool,
             self.terms.link,
             self.terms.inflight_max,
+            self.terms.inflight_bytes_max,
             self.seed ^ self.lives,
         );
         self.host = Some(host);

@@ -125,7 +125,10 @@ impl World {
             let Some(publish) = host.queue.pop_front() else {
                 return self.take_batch();
             };
-            let Some(token) = host.window.admit(publish.range, publish.readings, now) else {
+            let Some(token) =
+                host.window
+                    .admit(publish.range, publish.readings, publish.payload.len(), now)
+            else {
                 self.fail("a window with room admits nothing");
             };
             let oldest = host.window.oldest_sent_at();

@@ -45,8 +45,8 @@ proptest! {
     }
 
     #[test]
-    fn slots_and_headers_read_back(numbers in any::<[u64; 11]>()) {
-        let [a, b, c, d, e, f, g, h, i, j, generation] = numbers;
+    fn slots_and_headers_read_back(numbers in any::<[u64; 12]>()) {
+        let [a, b, c, d, e, f, g, h, i, j, k, generation] = numbers;
         let cursor = Cursor {
             acked: Position { sequence: Sequence(a), totals: Totals { records: b, readings: c } },
             evicted: Totals { records: d, readings: e },
@@ -54,6 +54,7 @@ proptest! {
             reserved_sequence: h,
             reserved_epoch: i,
             poisoned_epoch: j,
+            set_aside_readings: k,
         };
         prop_assert_eq!(Cursor::decode(&cursor.encode(generation)), SlotRead::Whole(generation, cursor));
         let header = Header { epoch: h, capacity: i, start: cursor.acked };
