@@ -14,8 +14,8 @@ const REQUESTS_QUEUED: usize = 256;
 /// Why a downlink did not reach a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DeliveryRefused {
-    /// No connector speaks for the device.
-    #[error("no connector speaks for this device")]
+    /// No connector has said that the device is connected, or the last one has said that it is gone.
+    #[error("no connector has this device connected")]
     UnknownDevice,
     /// Its connector has too much to do: another try later is worth it.
     #[error("the device's connector is busy")]

@@ -111,7 +111,7 @@ const fn tls(reject: TlsReject) -> &'static str {
             "let the detail in the record be read by whoever made the certificate"
         }
         TlsReject::Alert(_) | TlsReject::Handshake => {
-            "compare TLS versions, ciphers and certificates on both sides; the broker's log knows more"
+            "make sure that link.url names the broker's TLS port; compare TLS versions, ciphers and certificates on both sides"
         }
     }
 }

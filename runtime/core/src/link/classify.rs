@@ -198,6 +198,7 @@ impl Classifier {
             {
                 Cause::WriteStalled
             }
+            Observed::Errno(ECONNRESET | EPIPE | ECONNABORTED) => return self.reset(phase),
             Observed::Errno(errno) => from_errno(phase, errno),
             Observed::Tls(reject) => Cause::Tls(reject),
             Observed::ProxyRefused(code) => Cause::ProxyRefused(code),
@@ -216,6 +217,22 @@ impl Classifier {
             Observed::HostRestarted => return (Cause::HostRestarted, Certainty::Inferred),
         };
         (cause, Certainty::Certain)
+    }
+
+    /// Before CONNACK a reset is a close with bytes left unread. Afterwards anybody on the way may have sent it, unless it
+    /// always comes right after the same message.
+    fn reset(&self, phase: Phase) -> (Cause, Certainty) {
+        match phase {
+            Phase::Session if self.suspicions >= SUSPICIONS => (
+                Cause::ClosedByServer(Inference::Poison),
+                Certainty::Inferred,
+            ),
+            Phase::Tls => (Cause::Tls(TlsReject::Handshake), Certainty::Inferred),
+            Phase::Connect => (Cause::ClosedBeforeConnack, Certainty::Certain),
+            Phase::Dns | Phase::Tcp | Phase::Proxy | Phase::Session => {
+                (Cause::Reset, Certainty::Certain)
+            }
+        }
     }
 
     fn silent_close(&self, phase: Phase, evidence: &Evidence) -> (Cause, Certainty) {
@@ -266,7 +283,6 @@ const fn from_errno(phase: Phase, errno: i32) -> Cause {
         ENETUNREACH | EHOSTUNREACH | ENETDOWN | EHOSTDOWN => Cause::Unreachable,
         // A packet filter that refuses to let us out.
         EPERM => Cause::Unreachable,
-        ECONNRESET | EPIPE | ECONNABORTED => Cause::Reset,
         ETIMEDOUT => match phase {
             Phase::Dns | Phase::Tcp => Cause::ConnectTimeout,
             Phase::Proxy | Phase::Tls | Phase::Connect | Phase::Session => Cause::BlackHole,

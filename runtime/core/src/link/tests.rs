@@ -559,6 +559,16 @@ fn a_close_without_a_reason_is_read_from_its_context() {
         ("closed-by-server-poison", true)
     );
     assert_eq!(cause(fin(9_000, 10, Some(6))), ("closed-by-server", false));
+    let reset = |suspect| Observation {
+        observed: Observed::Errno(104),
+        ..fin(9_000, 10, Some(suspect))
+    };
+    assert_eq!(cause(reset(7)), ("reset", false));
+    assert_eq!(
+        cause(reset(7)),
+        ("closed-by-server-poison", true),
+        "a broker that dies of a message may leave by a reset"
+    );
 }
 
 #[test]
@@ -584,6 +594,8 @@ fn errno_means_what_it_means_in_its_phase() {
     assert_eq!(of(Phase::Tcp, 110), "connect-timeout");
     assert_eq!(of(Phase::Session, 110), "black-hole");
     assert_eq!(of(Phase::Session, 104), "reset");
+    assert_eq!(of(Phase::Connect, 104), "closed-before-connack");
+    assert_eq!(of(Phase::Tls, 104), "tls-rejected");
     assert_eq!(of(Phase::Tcp, 113), "unreachable");
     assert_eq!(of(Phase::Tcp, 24), "local-resource");
 

@@ -81,8 +81,8 @@ async fn an_attempt_that_fails() {
         ),
         (
             Act::Reset,
-            Cause::Reset,
-            Fault::Network,
+            Cause::ClosedBeforeConnack,
+            Fault::Peer,
             Some(TransportEnd::Rst),
         ),
         (
