@@ -11,6 +11,7 @@
 //!  swap:        watch ─► swap ─► compile, check, warm ─► cut over ─► drain
 //! ```
 
+pub mod fleet;
 pub mod link;
 pub mod message;
 pub mod mqtt_frame;

@@ -12,6 +12,7 @@ pub mod exit;
 mod explain;
 mod log;
 mod plugin;
+mod policy;
 mod reload;
 mod run;
 
@@ -99,6 +100,9 @@ enum Command {
     /// Build and inspect plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Try reconnect policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// One process of the demo.
     #[command(subcommand, hide = true)]
     DemoPart(Part),
@@ -120,6 +124,19 @@ enum PluginCommand {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Show what a fleet does to its broker after an outage, on virtual time, for each policy.
+    ///
+    /// Every gateway runs the real link machine and asks the real component. A broker that is away refuses connections; once
+    /// back, it accepts so many CONNECTs per second, keeps a backlog in order, and refuses the rest. A policy that fails ends
+    /// with code 65, after the results.
+    #[command(
+        after_help = "Examples:\n  moorline policy simulate full_jitter.wasm --builtin fixed-15s --svg fleet.svg\n  moorline policy simulate a.wasm b.wasm --fleet 2000 --outage-s 60 --accept-per-s 100 --json\n  moorline policy simulate --builtin immediate --builtin immediate-clamped --overload silent"
+    )]
+    Simulate(policy::SimulateOptions),
 }
 
 #[derive(Debug, Subcommand)]
@@ -148,6 +165,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
+        Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
         Command::DemoPart(part) => run::demo_part(part),
     }
 }

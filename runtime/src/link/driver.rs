@@ -112,7 +112,7 @@ impl Driver {
         let acked = ends.orders.borrow().acked;
         Self {
             link: Link::new(
-                limits(&settings),
+                settings.limits(),
                 RandomState::new().hash_one(std::process::id()),
             ),
             classifier: Classifier::default(),
@@ -186,7 +186,7 @@ impl Driver {
             Some(LinkCommand::Reconfigure(new)) => {
                 let Reconfiguration { settings, dialer } = *new;
                 self.dialer = dialer;
-                let limits = limits(&settings);
+                let limits = settings.limits();
                 self.settings = Arc::new(settings);
                 self.input(Input::Reconfigured(limits));
             }
@@ -483,17 +483,6 @@ impl Driver {
 
     fn order(&mut self, change: impl FnOnce(&mut Order)) {
         self.ends.orders.send_modify(change);
-    }
-}
-
-/// What the core must know of the settings.
-fn limits(settings: &LinkSettings) -> Settings {
-    Settings {
-        floor: settings.pace.floor,
-        ceiling: settings.pace.ceiling,
-        stable_after: settings.pace.stable_after,
-        policy_deadline: settings.pace.policy_deadline,
-        versions: settings.versions,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moorline_core::link;
 pub use moorline_core::link::Versions;
 
 /// A value that never reaches a log.
@@ -190,6 +191,18 @@ impl LinkSettings {
             session_expiry: Duration::ZERO,
             clean_start: true,
             state_directory,
+        }
+    }
+
+    /// What the core must know of them.
+    #[must_use]
+    pub(crate) const fn limits(&self) -> link::Settings {
+        link::Settings {
+            floor: self.pace.floor,
+            ceiling: self.pace.ceiling,
+            stable_after: self.pace.stable_after,
+            policy_deadline: self.pace.policy_deadline,
+            versions: self.versions,
         }
     }
 }

@@ -23,6 +23,7 @@ mod host;
 mod inspect;
 mod instance;
 mod policy;
+mod rehearsal;
 mod restart;
 mod routes;
 mod settings;
@@ -47,6 +48,7 @@ use tokio::task::JoinSet;
 
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
+pub use rehearsal::{Contradiction, Rehearsal};
 pub use routes::DeliveryRefused;
 pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,

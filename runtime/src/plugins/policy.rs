@@ -121,9 +121,14 @@ impl PolicyGuest {
         })
     }
 
+    /// Another of the same build that was never asked anything.
+    pub(super) fn twin(&self) -> Result<Self, Failure> {
+        Self::prepare(&self.engine, self.pre.clone(), self.build)
+    }
+
     /// Makes up for a failed decision. It may take longer than the link would wait, so that it has no place in
     /// `decide`.
-    fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
         if self.live.is_none() {
             match instantiate(&self.engine, &self.pre) {
                 Ok(live) => self.live = Some(live),
@@ -134,7 +139,11 @@ impl PolicyGuest {
         }
     }
 
-    fn decide(&mut self, question: &Question, deadline: Duration) -> Result<Decision, Failure> {
+    pub(super) fn decide(
+        &mut self,
+        question: &Question,
+        deadline: Duration,
+    ) -> Result<Decision, Failure> {
         let Some((mut store, policy)) = self.live.take() else {
             return Err(Failure::new(
                 Reason::Trapped,
@@ -157,6 +166,20 @@ impl PolicyGuest {
             // The Store is spoilt: `renew` makes another, when nobody waits for it.
             Err(error) => Err(judge(&error, store.data())),
         }
+    }
+}
+
+/// What the link is told of a failure.
+pub(super) const fn fault_of(failure: &Failure) -> PolicyFault {
+    match failure.reason {
+        Reason::Stalled => PolicyFault::Stalled,
+        Reason::Unreadable
+        | Reason::NotAComponent
+        | Reason::WrongWorld
+        | Reason::Trapped
+        | Reason::OutOfMemory
+        | Reason::Refused
+        | Reason::Host => PolicyFault::Trapped,
     }
 }
 
@@ -282,16 +305,7 @@ impl Host {
             Err(failure) => failure,
         };
         tracing::error!(generation = %build.generation, digest = %build.digest, "the reconnect policy failed: it {failure}");
-        let fault = match failure.reason {
-            Reason::Stalled => PolicyFault::Stalled,
-            Reason::Unreadable
-            | Reason::NotAComponent
-            | Reason::WrongWorld
-            | Reason::Trapped
-            | Reason::OutOfMemory
-            | Reason::Refused
-            | Reason::Host => PolicyFault::Trapped,
-        };
+        let fault = fault_of(&failure);
         self.figures.send_modify(|figures| match fault {
             PolicyFault::Stalled => figures.stalled += 1,
             PolicyFault::Trapped | PolicyFault::Absent => figures.trapped += 1,
