@@ -33,7 +33,7 @@ const IMMEDIATE: PeerRule = PeerRule::Fixed(Duration::ZERO);
 
 /// What a component is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Builtin {
+pub(crate) enum Builtin {
     /// What a gateway without a policy does: 1 to 120 s, full jitter.
     FullJitter,
     /// Clients that try every 15 s; nobody clamps them.

@@ -15,7 +15,7 @@ use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed};
 use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
 use moorline_core::link::window::Window;
-use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, Settings, State};
+use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, State};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
 use moorline_core::thingsboard::{self, DecodeError};

@@ -282,5 +282,10 @@ fn refused(component: &ComponentStatus) -> Option<String> {
         return Some(format!("build {digest} {failure}"));
     }
     let missing = component.active.is_none() && component.state == swap::State::Empty;
-    missing.then(|| format!("{} is not there or cannot be read", component.path.display()))
+    missing.then(|| {
+        format!(
+            "{} is not there or cannot be read",
+            component.path.display()
+        )
+    })
 }

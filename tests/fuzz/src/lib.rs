@@ -1,0 +1,245 @@
+//! What must hold whatever bytes come from outside: one function for each parser of them.
+//!
+//! A function panics when its property does not hold. The fuzz targets under `targets/` call them with what a
+//! coverage-guided fuzzer finds; `tests/replay.rs` calls them with the corpus, with its mutations and with noise, so that
+//! an ordinary test run covers them, too.
+//!
+//! ```text
+//! cargo install cargo-fuzz
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/targets mqtt_stream tests/fuzz/corpus/mqtt_stream
+//! ```
+
+use moorline_core::message::{Downlink, Sequence};
+use moorline_core::mqtt_frame::{
+    FrameError, FrameScanner, PacketKind, body, parse_connack, parse_disconnect,
+};
+use moorline_core::spool::cursor::{Cursor, SlotRead};
+use moorline_core::spool::record::{self, FrameRead};
+use moorline_core::spool::segment::{Header, HeaderRead};
+use moorline_core::spool::sim_storage::SimStorage;
+use moorline_core::spool::storage::Storage;
+use moorline_core::spool::{Limits, Spool};
+use moorline_core::thingsboard;
+
+/// A property by the name of its corpus.
+pub type Property = fn(&[u8]);
+
+/// Every property there is.
+pub const PROPERTIES: [(&str, Property); 4] = [
+    ("mqtt_stream", mqtt_stream),
+    ("thingsboard", thingsboard),
+    ("spool_bytes", spool_bytes),
+    ("spool_directory", spool_directory),
+];
+
+/// The tap must follow a broker's bytes the same way however the network cuts them. The first byte says how.
+///
+/// # Panics
+/// When it does not.
+pub fn mqtt_stream(data: &[u8]) {
+    let Some((&cut, stream)) = data.split_first() else {
+        return;
+    };
+    let whole = scan(stream, stream.len());
+    assert_eq!(
+        whole,
+        scan(stream, usize::from(cut)),
+        "cut every {cut} bytes"
+    );
+    let Ok(frames) = whole else { return };
+    for (kind, frame) in frames {
+        let body = body(&frame);
+        assert!(body.len() < frame.len());
+        match kind {
+            PacketKind::Connack => {
+                let connack = parse_connack(body);
+                assert_eq!(connack.map(|connack| connack.code), body.get(1).copied());
+            }
+            PacketKind::Disconnect => {
+                let code = parse_disconnect(body).code;
+                assert_eq!(code, body.first().copied().unwrap_or(0));
+            }
+            PacketKind::Connect
+            | PacketKind::Publish
+            | PacketKind::Puback
+            | PacketKind::Pubrec
+            | PacketKind::Pubrel
+            | PacketKind::Pubcomp
+            | PacketKind::Subscribe
+            | PacketKind::Suback
+            | PacketKind::Unsubscribe
+            | PacketKind::Unsuback
+            | PacketKind::Pingreq
+            | PacketKind::Pingresp
+            | PacketKind::Auth => {}
+        }
+    }
+}
+
+/// The whole frames of a stream that arrives `cut` bytes at a time.
+fn scan(stream: &[u8], cut: usize) -> Result<Vec<(PacketKind, Vec<u8>)>, FrameError> {
+    let mut scanner = FrameScanner::default();
+    let (mut frames, mut frame) = (Vec::new(), Vec::new());
+    for mut chunk in stream.chunks(cut.max(1)) {
+        while let Some(piece) = scanner.next_piece(chunk) {
+            let piece = piece?;
+            assert!(piece.len > 0 && piece.begins == frame.is_empty());
+            let (taken, rest) = chunk.split_at(piece.len);
+            frame.extend_from_slice(taken);
+            chunk = rest;
+            if piece.ends {
+                frames.push((piece.kind, std::mem::take(&mut frame)));
+            }
+        }
+    }
+    Ok(frames)
+}
+
+/// Whatever the platform publishes is understood or refused, and what is understood can be handed on. The first byte
+/// chooses the topic.
+///
+/// # Panics
+/// When it cannot.
+pub fn thingsboard(data: &[u8]) {
+    let Some((&choice, payload)) = data.split_first() else {
+        return;
+    };
+    let topics = ["v1/gateway/rpc", "v1/gateway/attributes", "v1/devices/me/x"];
+    let topic = topics[usize::from(choice) % topics.len()];
+    match thingsboard::decode(topic, payload) {
+        Ok(Downlink::Rpc { device, params, .. }) => {
+            assert!(!device.as_str().is_empty());
+            let value: Result<serde_json::Value, _> = serde_json::from_str(&params);
+            assert!(value.is_ok(), "{params}");
+        }
+        Ok(Downlink::SharedAttributes {
+            device,
+            changed,
+            deleted,
+        }) => {
+            assert!(!device.as_str().is_empty());
+            assert!(changed.iter().all(|(key, _)| !key.as_str().is_empty()));
+            assert!(deleted.iter().all(|key| !key.as_str().is_empty()));
+        }
+        // The words go to the log.
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A frame, a header or a cursor slot of the disk is whole or it is not; nothing outside its bytes is ever read.
+///
+/// # Panics
+/// When it is.
+pub fn spool_bytes(data: &[u8]) {
+    let seed = record::seed(data.first().copied().unwrap_or(0).into());
+    match record::decode(seed, data) {
+        FrameRead::Frame(frame) => {
+            assert!(
+                frame.payload.len() < frame.span()
+                    && frame.span() <= data.len().next_multiple_of(8)
+            );
+        }
+        FrameRead::Torn | FrameRead::Corrupt { .. } | FrameRead::End => {}
+    }
+    if let SlotRead::Whole(generation, cursor) = Cursor::decode(data) {
+        assert_eq!(
+            cursor.encode(generation),
+            data[..cursor.encode(generation).len()]
+        );
+    }
+    if let HeaderRead::Whole(header) =
+        Header::decode(data, data.get(8).copied().unwrap_or(0).into())
+    {
+        assert_eq!(header.encode(), data[..header.encode().len()]);
+    }
+}
+
+/// The names a spool directory can hold, of which `spool_directory` makes files.
+pub const FILE_NAMES: [&str; 6] = [
+    "cursor",
+    "0000000000000001.segment",
+    "0000000000000002.segment",
+    "0000000000000003.segment",
+    "0000000000000004.spare",
+    "0000000000000005.filling",
+];
+
+/// Whatever is found in the directory, the spool opens, hands out what is whole, each record once and in order, and works
+/// on. The bytes are files: which name, two bytes of length, contents.
+///
+/// # Panics
+/// When it does not.
+pub fn spool_directory(data: &[u8]) {
+    let mut storage = SimStorage::new(1, 1 << 30);
+    for (name, contents) in files(data) {
+        let Ok(mut file) = storage.create(name) else {
+            return;
+        };
+        let written = storage.write_at(&mut file, 0, contents);
+        assert!(written.is_ok(), "the disk has room");
+    }
+    let limits = Limits::new(16 * 1024, 160 * 1024, 4 * 1024);
+    let Ok(limits) = limits else { return };
+    let Ok((mut spool, _)) = Spool::open(storage.clone(), limits) else {
+        panic!("damaged contents never keep a spool from opening");
+    };
+    let before = spool.status();
+    let found = drain(&mut spool);
+    spool.ack(spool.status().last);
+    let status = spool.status();
+    let damaged = status.damaged.since(before.damaged).records;
+    assert_eq!(status.depth_records, 0, "everything is settled");
+    assert_eq!(
+        found + damaged,
+        before.depth_records,
+        "what waited was there or is counted"
+    );
+    let mut outcomes = Vec::new();
+    let reply = moorline_core::message::Uplink::Telemetry(Vec::new());
+    spool.append([reply], &mut outcomes);
+    if let Some(Ok(sequence)) = outcomes.first() {
+        assert!(*sequence > status.last, "a number is never used twice");
+        assert!(spool.commit().is_ok());
+        let found = drain(&mut spool);
+        assert!(found > 0, "what was accepted can be read");
+    }
+    if spool.close().is_ok() {
+        let Ok((mut spool, _)) = Spool::open(storage, limits) else {
+            panic!("its own work opens");
+        };
+        let waiting = spool.status().depth_records;
+        assert_eq!(drain(&mut spool), waiting);
+    }
+}
+
+fn files(mut data: &[u8]) -> Vec<(&'static str, &[u8])> {
+    let mut files: Vec<(&'static str, &[u8])> = Vec::new();
+    while let [choice, high, low, rest @ ..] = data {
+        let name = FILE_NAMES[usize::from(*choice) % FILE_NAMES.len()];
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
+        let (contents, rest) = rest.split_at(length);
+        if files.iter().all(|(taken, _)| *taken != name) {
+            files.push((name, contents));
+        }
+        data = rest;
+    }
+    files
+}
+
+/// Reads from the beginning to the end; how many records there were.
+fn drain(spool: &mut Spool<SimStorage>) -> u64 {
+    let (mut after, mut count) = (Sequence(0), 0);
+    loop {
+        let mut records = Vec::new();
+        let read = spool.read(after, 64 * 1024, 64, &mut records);
+        assert!(read.is_ok(), "the disk reads");
+        if records.is_empty() {
+            return count;
+        }
+        for record in records {
+            assert!(record.sequence > after, "in order, and each once");
+            after = record.sequence;
+            count += 1;
+        }
+    }
+}
