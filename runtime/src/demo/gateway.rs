@@ -21,18 +21,29 @@ const READ_EVERY: Duration = Duration::from_millis(100);
 pub struct History {
     /// The last status read.
     pub now: Status,
-    /// Sessions the broker accepted, by process.
-    sessions: BTreeMap<(u64, u32), u64>,
+    /// The link's counters, by process.
+    links: BTreeMap<(u64, u32), LinkCounters>,
     disconnects: BTreeMap<(u64, u64), DisconnectEntry>,
     swaps: BTreeMap<(u64, u64), SwapEntry>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LinkCounters {
+    sessions: u64,
+    policy_faults: u64,
+    policy_clamped: u64,
 }
 
 impl History {
     /// Adds what `status` has that is not known yet. Processes are told apart and ordered by their start.
     pub fn merge(&mut self, status: Status) {
         let process = status.started_at_ms;
-        self.sessions
-            .insert((process, status.pid), status.link.sessions);
+        let counters = LinkCounters {
+            sessions: status.link.sessions,
+            policy_faults: status.link.policy_faults,
+            policy_clamped: status.link.policy_clamped,
+        };
+        self.links.insert((process, status.pid), counters);
         for disconnect in &status.link.disconnects {
             self.disconnects
                 .insert((process, disconnect.id), disconnect.clone());
@@ -46,13 +57,25 @@ impl History {
     /// Sessions over all processes.
     #[must_use]
     pub fn sessions(&self) -> u64 {
-        self.sessions.values().sum()
+        self.links.values().map(|link| link.sessions).sum()
+    }
+
+    /// Times the built-in policy stood in, over all processes.
+    #[must_use]
+    pub fn policy_faults(&self) -> u64 {
+        self.links.values().map(|link| link.policy_faults).sum()
+    }
+
+    /// Times a policy's answer was clamped, over all processes.
+    #[must_use]
+    pub fn policy_clamped(&self) -> u64 {
+        self.links.values().map(|link| link.policy_clamped).sum()
     }
 
     /// Processes seen.
     #[must_use]
     pub fn processes(&self) -> usize {
-        self.sessions.len()
+        self.links.len()
     }
 
     /// Disconnects and failed attempts over all processes, oldest first.

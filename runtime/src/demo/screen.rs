@@ -13,6 +13,11 @@ const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
 const RESET: &str = "\x1b[0m";
 
+/// Columns before the text: the time and the mark.
+const INDENT: usize = 11;
+/// A narrower terminal folds lines by itself.
+const COLUMNS_MIN: usize = 40;
+
 /// How a line is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -62,6 +67,10 @@ impl Screen {
             Tone::Bad => "!!",
         };
         self.erase();
+        let text = match self.columns() {
+            Some(columns) => folded(text, columns.saturating_sub(INDENT)),
+            None => text.to_owned(),
+        };
         self.write(&format!("{at:6.1}s {before}{mark} {text}{after}\n"));
     }
 
@@ -78,6 +87,14 @@ impl Screen {
         }
     }
 
+    /// How wide the terminal is.
+    fn columns(&self) -> Option<usize> {
+        let size = self
+            .terminal
+            .then(|| rustix::termios::tcgetwinsize(std::io::stdout()).ok())??;
+        Some(size.ws_col.into()).filter(|columns| *columns > COLUMNS_MIN)
+    }
+
     fn erase(&mut self) {
         if std::mem::take(&mut self.fresh) {
             self.write(ERASE_LINE);
@@ -91,5 +108,43 @@ impl Screen {
         out.write_all(text.as_bytes())
             .and_then(|()| out.flush())
             .unwrap_or_default();
+    }
+}
+
+/// Breaks `text` between words so that no line has more than `width` characters, if its words allow that. What follows the
+/// first line is indented under it, and two more.
+fn folded(text: &str, width: usize) -> String {
+    let lead = text.len() - text.trim_start().len();
+    let indent = INDENT + lead + 2;
+    let mut folded = " ".repeat(lead);
+    let mut column = lead;
+    for word in text.trim_start().split(' ') {
+        let length = word.chars().count();
+        if column > lead && column + 1 + length > width {
+            folded.push('\n');
+            folded.push_str(&" ".repeat(indent));
+            column = lead + 2;
+        } else if column > lead {
+            folded.push(' ');
+            column += 1;
+        }
+        folded.push_str(word);
+        column += length;
+    }
+    folded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_folded_between_words_and_indented() {
+        assert_eq!(folded("one two   three", 40), "one two   three");
+        let under = " ".repeat(INDENT + 2);
+        assert_eq!(folded("one two three", 8), format!("one two\n{under}three"));
+        let under = " ".repeat(INDENT + 4);
+        assert_eq!(folded("  one two", 6), format!("  one\n{under}two"));
+        assert_eq!(folded("unbreakable", 4), "unbreakable");
     }
 }

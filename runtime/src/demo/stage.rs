@@ -241,13 +241,12 @@ impl Stage {
             malformed == 0,
             &format!("{malformed} payloads were not ThingsBoard telemetry"),
         );
-        let link = &history.now.link;
         let mut report = DemoReport {
             connects: self.connects(),
             device_sessions: self.device_sessions(),
             policy: ReportedPolicy {
-                faults: link.policy_faults,
-                clamped: link.policy_clamped,
+                faults: history.policy_faults(),
+                clamped: history.policy_clamped(),
             },
             broker: self.broker.kind().name().to_owned(),
             problems: self.problems,

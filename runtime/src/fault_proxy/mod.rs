@@ -46,8 +46,8 @@ pub enum Mode {
     Pass,
     /// Nobody listens: new connections are refused. Open ones go on.
     Refuse,
-    /// Sockets stay open and connections are accepted, but no byte is read or forwarded, in one direction or
-    /// (`None`) both. What the kernel had buffered flows when the mode ends.
+    /// Sockets stay open and connections are accepted, but no byte is forwarded, in one direction or (`None`) both. The
+    /// way swallows bytes, so that the sender meets silence and not a full socket; they flow when the mode ends.
     BlackHole(Option<Direction>),
     /// Bytes pass late and slowly.
     Shape(Shape),

@@ -13,7 +13,7 @@ use super::tap::Chunk;
 use super::{Direction, Mode, Orders, Shape, Strike};
 
 const CHUNK_BYTES: usize = 16 * 1024;
-/// Bytes held back by latency and rate before the pump stops reading.
+/// Bytes held back by latency, rate or a black hole before the pump stops reading.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How one direction ended.
@@ -76,10 +76,13 @@ impl Pump {
 
     async fn forward(&mut self, from: &TcpStream, to: &TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK_BYTES];
-        while !(self.finished && self.held.is_empty()) {
+        loop {
             let mode = self.orders.borrow_and_update().mode;
             let passes = self.passes(mode);
-            let reads = passes && !self.finished && self.held_bytes < HELD_BYTES_MAX;
+            if passes && self.finished && self.held.is_empty() {
+                return Ok(());
+            }
+            let reads = !self.finished && self.held_bytes < HELD_BYTES_MAX;
             let due = self.held.front().map(|held| held.due);
             tokio::select! {
                 told = self.orders.changed() => if told.is_err() { return Ok(()) },
@@ -95,7 +98,6 @@ impl Pump {
                 () = sleep_until(due), if passes && due.is_some() => self.release(to).await?,
             }
         }
-        Ok(())
     }
 
     fn passes(&self, mode: Mode) -> bool {
@@ -125,7 +127,7 @@ impl Pump {
             Mode::Pass | Mode::Refuse | Mode::BlackHole(_) => None,
         };
         match shape {
-            None if self.held.is_empty() => write_all(to, &bytes).await,
+            None if self.held.is_empty() && self.passes(mode) => write_all(to, &bytes).await,
             shape => {
                 let due = self.due(shape.unwrap_or_default(), bytes.len());
                 self.held_bytes += bytes.len();

@@ -159,7 +159,8 @@ impl Classifier {
             return;
         }
         let session = evidence.session.unwrap_or_default();
-        self.short_sessions = if session < SHORT_SESSION {
+        // A reset may come from anybody on the way; a broker that does not want us closes.
+        self.short_sessions = if session < SHORT_SESSION && observed == Observed::Fin {
             self.short_sessions.saturating_add(1)
         } else {
             0

@@ -553,6 +553,16 @@ fn a_close_without_a_reason_is_read_from_its_context() {
         cause(fin(500, 100, None)),
         ("closed-by-server-takeover-or-access", true)
     );
+    let cut = Observation {
+        observed: Observed::Errno(104),
+        ..fin(500, 100, None)
+    };
+    assert_eq!(cause(cut), ("reset", false));
+    assert_eq!(
+        cause(fin(500, 100, None)),
+        ("closed-by-server", false),
+        "a session that the network cut says nothing about the broker"
+    );
     assert_eq!(cause(fin(9_000, 10, Some(5))), ("closed-by-server", false));
     assert_eq!(
         cause(fin(9_000, 10, Some(5))),
