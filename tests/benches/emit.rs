@@ -115,6 +115,7 @@ fn answer(uplink: &Uplink) -> Option<[f64; 3]> {
         | Uplink::Attributes { .. }
         | Uplink::DeviceConnected { .. }
         | Uplink::DeviceDisconnected { .. }
-        | Uplink::Gateway { .. } => None,
+        | Uplink::Gateway { .. }
+        | Uplink::Letter { .. } => None,
     }
 }

@@ -7,7 +7,9 @@
 mod bad_input;
 mod bad_plugins;
 mod broker;
+mod dead_letters;
 mod faults;
+mod fleet;
 mod journal;
 mod modbus;
 mod policies;

@@ -36,8 +36,17 @@ impl Rig {
     /// # Panics
     /// When a part does not start.
     pub async fn start(kind: BrokerKind) -> Self {
+        Self::start_with(kind, |_directory| String::new()).await
+    }
+
+    /// Like [`Rig::start`], with lines for Mosquitto's configuration, which may name files in the rig's directory.
+    ///
+    /// # Panics
+    /// When a part does not start.
+    pub async fn start_with(kind: BrokerKind, lines: impl FnOnce(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let broker = Broker::start(kind, &directory.path().join("broker"))
+        let lines = lines(directory.path());
+        let broker = Broker::start_with(kind, &directory.path().join("broker"), &lines)
             .await
             .unwrap();
         let (tap, acknowledged) = mpsc::channel(TAPPED);

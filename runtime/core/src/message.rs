@@ -191,6 +191,15 @@ pub enum Uplink {
         /// Keys and values.
         values: Vec<(Key, Value)>,
     },
+    /// A dead letter that is sent again, as it was.
+    Letter {
+        /// Where it goes.
+        topic: String,
+        /// What it says.
+        payload: String,
+        /// How many readings it carries.
+        readings: u32,
+    },
 }
 
 impl Uplink {
@@ -204,6 +213,7 @@ impl Uplink {
             | Self::DeviceDisconnected { .. }
             | Self::RpcReply { .. }
             | Self::Gateway { .. } => 0,
+            Self::Letter { readings, .. } => u64::from(*readings),
         }
     }
 }

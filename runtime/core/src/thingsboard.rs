@@ -36,6 +36,16 @@ const ATTRIBUTES: &str = "v1/gateway/attributes";
 const RPC: &str = "v1/gateway/rpc";
 const GATEWAY_TELEMETRY: &str = "v1/devices/me/telemetry";
 
+/// What a gateway publishes on.
+const TOPICS: [&str; 6] = [
+    CONNECT,
+    DISCONNECT,
+    TELEMETRY,
+    ATTRIBUTES,
+    RPC,
+    GATEWAY_TELEMETRY,
+];
+
 /// What a session subscribes to, with the QoS asked for.
 pub const SUBSCRIPTIONS: [(&str, u8); 2] = [(RPC, 1), (ATTRIBUTES, 1)];
 
@@ -65,15 +75,37 @@ pub struct Publish {
     pub readings: u32,
 }
 
-/// A message that no packet the broker takes can carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Oversize {
+/// A message, or a part of one, that is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
     /// Its place in the spool.
     pub sequence: Sequence,
-    /// Readings that were left out; zero when the message is not telemetry.
-    pub readings: u32,
-    /// Bytes the smallest indivisible part would have taken.
-    pub bytes: usize,
+    /// Why.
+    pub why: WhyLeftOut,
+    /// What would have been sent.
+    pub publishes: Vec<Publish>,
+}
+
+/// Why a message is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyLeftOut {
+    /// Its smallest indivisible part takes so many bytes, and no packet the broker takes can carry them.
+    TooLarge {
+        /// Bytes of the payload.
+        bytes: usize,
+    },
+    /// A dead letter that was changed by hand to a topic a gateway does not publish on.
+    Topic,
+    /// The caller set it aside.
+    SetAside,
+}
+
+impl LeftOut {
+    /// Readings in it; zero when it is not telemetry.
+    #[must_use]
+    pub fn readings(&self) -> u32 {
+        self.publishes.iter().map(|publish| publish.readings).sum()
+    }
 }
 
 /// What encoding a run of messages gave.
@@ -81,8 +113,8 @@ pub struct Oversize {
 pub struct Encoded {
     /// In the order in which they must be sent.
     pub publishes: Vec<Publish>,
-    /// What could not be carried at all, for the dead-letter count.
-    pub oversize: Vec<Oversize>,
+    /// What is not sent, for the dead letters; at most one for each message.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// The devices the platform must know about, so that a new session can announce them again.
@@ -106,7 +138,8 @@ impl Announced {
             Uplink::Telemetry(_)
             | Uplink::Attributes { .. }
             | Uplink::RpcReply { .. }
-            | Uplink::Gateway { .. } => {}
+            | Uplink::Gateway { .. }
+            | Uplink::Letter { .. } => {}
         }
     }
 

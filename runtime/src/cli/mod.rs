@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::demo::part::{DemoOptions, Part};
 
 mod check;
+mod dead_letter;
 pub mod exit;
 mod explain;
 mod log;
@@ -100,6 +101,9 @@ enum Command {
     /// Build and inspect plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Look into the spool.
+    #[command(subcommand)]
+    Spool(SpoolCommand),
     /// Try reconnect policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -124,6 +128,16 @@ enum PluginCommand {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum SpoolCommand {
+    /// What the platform refused for good, no packet can carry, or the broker ended sessions over.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  moorline spool dead-letter ls --config gateway.toml\n  moorline spool dead-letter show 3 --config gateway.toml\n  moorline spool dead-letter replay --all --config gateway.toml"
+    )]
+    DeadLetter(dead_letter::DeadLetterCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,6 +179,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
+        Command::Spool(SpoolCommand::DeadLetter(command)) => dead_letter::dead_letter(&command),
         Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
         Command::DemoPart(part) => run::demo_part(part),
     }

@@ -7,8 +7,22 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::exit;
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::status::Status;
+
+/// The gateway that runs with these settings.
+fn running(settings: &Settings) -> Option<Pid> {
+    Status::read_file(&settings.status_file)
+        .ok()
+        .filter(|status| status.is_fresh(Clock::start().wall()))
+        .and_then(|status| i32::try_from(status.pid).ok())
+        .and_then(Pid::from_raw)
+}
+
+/// Has the gateway that runs with these settings look again, if there is one.
+pub(super) fn tell_running(settings: &Settings) -> Option<Result<(), rustix::io::Errno>> {
+    running(settings).map(|process| kill_process(process, Signal::HUP))
+}
 
 pub(super) fn reload(file: &Path) -> ExitCode {
     let settings = match config::load(file) {
@@ -16,12 +30,7 @@ pub(super) fn reload(file: &Path) -> ExitCode {
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
     let status_file = &settings.status_file;
-    let running = Status::read_file(status_file)
-        .ok()
-        .filter(|status| status.is_fresh(Clock::start().wall()))
-        .and_then(|status| i32::try_from(status.pid).ok())
-        .and_then(Pid::from_raw);
-    let Some(process) = running else {
+    let Some(process) = running(&settings) else {
         return exit::fail(
             exit::DATA,
             &format!(

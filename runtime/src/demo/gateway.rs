@@ -150,6 +150,12 @@ impl Gateway {
         Ok(())
     }
 
+    /// Its configuration file.
+    #[must_use]
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
     /// The process id, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

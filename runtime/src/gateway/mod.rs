@@ -84,7 +84,10 @@ pub async fn run(file: &Path, settings: Settings) -> Result<(), GatewayError> {
                     info!(signal = name, "stopping: plugins first, then the spool drains, then the link ends");
                     break Ok(());
                 }
-                Asked::Reload => reload.apply(&gateway.link).await,
+                Asked::Reload => {
+                    reload.apply(&gateway.link).await;
+                    gateway.spool.replay().await;
+                }
             },
             () = gateway.link_ended() => break Err(GatewayError::LinkEnded),
         }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_core::link::cause::{Intent, MqttVersion};
-use moorline_core::link::classify::{Observation, Observed, PubackVerdict, puback_verdict};
+use moorline_core::link::classify::{
+    Observation, Observed, PubackVerdict, Refusals, puback_verdict,
+};
 use moorline_core::link::window::{Token, Window};
 use moorline_core::message::Sequence;
 use moorline_core::mqtt_frame::Connack;
@@ -33,11 +35,19 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A publish the broker refused for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) code: u8,
     pub(super) first: Option<Sequence>,
     pub(super) readings: u32,
+    pub(super) sent: Option<Sent>,
+}
+
+/// A publish as it was sent, kept until it is acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) topic: &'static str,
+    pub(super) payload: Bytes,
 }
 
 /// What one step brought.
@@ -52,8 +62,7 @@ pub(super) struct Progress {
     pub(super) cursor: Option<Sequence>,
     /// Refused for good.
     pub(super) refused: Vec<Refusal>,
-    /// Messages from the broker.
-    /// Topic, payload, and whether the broker kept it from before.
+    /// Messages from the broker: topic, payload, and whether the broker kept it from before.
     pub(super) received: Vec<(Bytes, Bytes, bool)>,
     /// A batch for the driver to look at, before its publishes are taken in.
     pub(super) batch: Option<Batch>,
@@ -78,6 +87,11 @@ pub(super) struct Active {
     closing: Option<(Intent, Instant)>,
     /// The last acknowledgement of a publish.
     acked_at: Option<Instant>,
+    refusals: Refusals,
+    /// The smaller of our limit and the broker's.
+    inflight_max: u16,
+    /// One publish at a time: one of them may be what the broker ends sessions over.
+    careful: bool,
 }
 
 impl Active {
@@ -85,6 +99,8 @@ impl Active {
         dialled: Dialled,
         version: MqttVersion,
         settings: Arc<LinkSettings>,
+        refusals: Refusals,
+        careful: bool,
         clock: Clock,
     ) -> Self {
         let wire = Arc::new(Wire::new(clock));
@@ -98,6 +114,9 @@ impl Active {
             connect_at: clock.now(),
             up_at: None,
             keep_alive: settings.keep_alive,
+            refusals,
+            inflight_max: settings.inflight_max,
+            careful,
             settings,
             queue: VecDeque::new(),
             taking_in: true,
@@ -117,6 +136,17 @@ impl Active {
         self.queue.clear();
     }
 
+    /// How many publishes in a row were refused.
+    pub(super) const fn refusals(&self) -> Refusals {
+        self.refusals
+    }
+
+    /// As many publishes at a time as usual again.
+    pub(super) fn be_usual(&mut self, window: &mut Window<Sent>) {
+        self.careful = false;
+        window.resize(self.inflight_max);
+    }
+
     /// Sends DISCONNECT, if there is a session to end; either way the next steps end it.
     pub(super) fn close(&mut self, intent: Intent) {
         let now = self.clock.now();
@@ -127,7 +157,7 @@ impl Active {
     /// What happens next. May be cancelled.
     pub(super) async fn step(
         &mut self,
-        window: &mut Window,
+        window: &mut Window<Sent>,
         batches: &mut mpsc::Receiver<Batch>,
     ) -> Progress {
         let mut progress = Progress::default();
@@ -164,21 +194,22 @@ impl Active {
         }
     }
 
-    fn send(&mut self, window: &mut Window) {
+    fn send(&mut self, window: &mut Window<Sent>) {
         while window.has_room() {
             let Some(publish) = self.queue.pop_front() else {
                 return;
             };
             let now = self.clock.now();
-            let Some(token) =
-                window.admit(publish.range, publish.readings, publish.payload.len(), now)
+            let sent = Sent {
+                topic: publish.topic,
+                payload: Bytes::from(publish.payload),
+            };
+            let (bytes, payload) = (sent.payload.len(), sent.payload.clone());
+            let Some(token) = window.admit(publish.range, publish.readings, bytes, sent, now)
             else {
                 return;
             };
-            if let Err(error) = self
-                .session
-                .publish(token.0, publish.topic, publish.payload)
-            {
+            if let Err(error) = self.session.publish(token.0, publish.topic, payload) {
                 // The window never exceeds the session's room, so the session is over; its end is on the way.
                 debug!(%error, "a publish found no session");
                 return;
@@ -186,7 +217,7 @@ impl Active {
         }
     }
 
-    fn judge(&self, window: &Window) -> Verdict {
+    fn judge(&self, window: &Window<Sent>) -> Verdict {
         let now = self.clock.now();
         if let Some((_, deadline)) = self.closing {
             return if deadline <= now {
@@ -212,7 +243,7 @@ impl Active {
         )
     }
 
-    fn act_on(&mut self, verdict: Verdict, window: &Window, progress: &mut Progress) {
+    fn act_on(&mut self, verdict: Verdict, window: &Window<Sent>, progress: &mut Progress) {
         match verdict {
             Verdict::Alive(_) => {}
             Verdict::Probe => self.wire.ask_probe(),
@@ -239,7 +270,7 @@ impl Active {
     }
 
     /// One event, and all that are there already: acknowledgements come in bursts.
-    fn hear(&mut self, event: SessionEvent, window: &mut Window, progress: &mut Progress) {
+    fn hear(&mut self, event: SessionEvent, window: &mut Window<Sent>, progress: &mut Progress) {
         let mut next = Some(event);
         while let Some(event) = next {
             self.take(event, window, progress);
@@ -251,7 +282,7 @@ impl Active {
         }
     }
 
-    fn take(&mut self, event: SessionEvent, window: &mut Window, progress: &mut Progress) {
+    fn take(&mut self, event: SessionEvent, window: &mut Window<Sent>, progress: &mut Progress) {
         match event {
             SessionEvent::Up(connack) => self.take_up(connack, window, progress),
             SessionEvent::Acked { token, code } => {
@@ -284,21 +315,29 @@ impl Active {
         }
     }
 
-    fn take_up(&mut self, connack: Connack, window: &mut Window, progress: &mut Progress) {
+    fn take_up(&mut self, connack: Connack, window: &mut Window<Sent>, progress: &mut Progress) {
         self.up_at = Some(self.clock.now());
         if let Some(seconds) = connack.properties.server_keep_alive_s {
             self.keep_alive = Duration::from_secs(u64::from(seconds));
         }
         let offered = connack.properties.receive_maximum.unwrap_or(u16::MAX);
-        window.resize(self.settings.inflight_max.min(offered));
+        self.inflight_max = self.settings.inflight_max.min(offered);
+        window.resize(if self.careful { 1 } else { self.inflight_max });
         if let Err(error) = self.session.subscribe(&SUBSCRIPTIONS) {
             warn!(%error, "the subscriptions could not be asked for");
         }
         progress.up = Some(connack);
     }
 
-    fn take_ack(&mut self, token: Token, code: u8, window: &mut Window, progress: &mut Progress) {
-        let verdict = puback_verdict(code);
+    fn take_ack(
+        &mut self,
+        token: Token,
+        code: u8,
+        window: &mut Window<Sent>,
+        progress: &mut Progress,
+    ) {
+        let topic = window.carried(token).map_or("", |sent| sent.topic);
+        let verdict = self.refusals.judge(puback_verdict(code), topic);
         if verdict == PubackVerdict::Deferred {
             // Not acknowledged in the window: the next session sends it again.
             progress.over = Some(self.observation(Observed::PublishDeferred(code), window));
@@ -318,12 +357,13 @@ impl Active {
                 code,
                 first: acknowledged.range.map(|range| range.first),
                 readings: acknowledged.readings,
+                sent: acknowledged.carried,
             }),
             PubackVerdict::Deferred => {}
         }
     }
 
-    fn observation(&self, observed: Observed, window: &Window) -> Observation {
+    fn observation(&self, observed: Observed, window: &Window<Sent>) -> Observation {
         let now = self.clock.now();
         let mut evidence = observe::evidence(&self.wire, now);
         evidence.session = self.up_at.map(|at| now.saturating_since(at));

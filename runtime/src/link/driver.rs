@@ -12,18 +12,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
-use moorline_core::link::classify::{Classifier, Observation, Observed};
+use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
+use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
 use moorline_core::link::window::Window;
 use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, State};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
-use moorline_core::thingsboard::{self, DecodeError};
+use moorline_core::spool::dead_letter::{Letter, Reason};
+use moorline_core::thingsboard::{self, DecodeError, LeftOut, WhyLeftOut};
 use moorline_core::time::{Instant, rounded_ms};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::active::{Active, Progress};
+use super::active::{Active, Progress, Refusal, Sent};
 use super::boot_marker::BootMarker;
 use super::dialer::{DialFailure, Dialer, Dialled, PhaseTimes};
 use super::feeder::{Batch, Order};
@@ -70,6 +72,7 @@ pub(super) struct Ends {
     pub(super) downlink: mpsc::Sender<Downlink>,
     pub(super) orders: watch::Sender<Order>,
     pub(super) batches: mpsc::Receiver<Batch>,
+    pub(super) letters: mpsc::Sender<Letter>,
     pub(super) spool: watch::Receiver<SpoolStatus>,
 }
 
@@ -82,7 +85,9 @@ pub(super) struct Driver {
     ends: Ends,
     link: Link,
     classifier: Classifier,
-    window: Window,
+    poison: Poison,
+    refusals: Refusals,
+    window: Window<Sent>,
     work: Work,
     consulting: Option<Consulting>,
     /// A stop was asked for.
@@ -93,8 +98,8 @@ pub(super) struct Driver {
     dialled: Option<(SocketAddr, PhaseTimes)>,
     /// When the last session ended, or the process started, and the attempts made by then.
     lost: (Instant, u64),
-    /// Messages after the cursor that no packet can carry and that are counted: a new session meets them again.
-    oversize_counted: BTreeSet<Sequence>,
+    /// Messages after the cursor that are left out and counted: a new session meets them again.
+    left_out_counted: BTreeSet<Sequence>,
     /// Lines about messages from the platform that go nowhere.
     dropped: LogGate,
     /// Lines about messages the platform does not take.
@@ -116,6 +121,8 @@ impl Driver {
                 RandomState::new().hash_one(std::process::id()),
             ),
             classifier: Classifier::default(),
+            poison: Poison::default(),
+            refusals: Refusals::default(),
             window: Window::new(settings.inflight_max, settings.inflight_bytes_max, acked),
             settings: Arc::new(settings),
             clock,
@@ -128,7 +135,7 @@ impl Driver {
             drain_until: None,
             dialled: None,
             lost: (clock.now(), 0),
-            oversize_counted: BTreeSet::new(),
+            left_out_counted: BTreeSet::new(),
             dropped: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
             set_aside: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
         }
@@ -274,7 +281,11 @@ impl Driver {
                 let took = dialled.took;
                 info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), tls_ms = rounded_ms(took.tls), "connected");
                 self.dialled = Some((dialled.peer, took));
-                let active = Active::open(dialled, version, Arc::clone(&self.settings), self.clock);
+                let careful = self.poison.careful_through().is_some();
+                let settings = Arc::clone(&self.settings);
+                let refusals = self.refusals;
+                let active =
+                    Active::open(dialled, version, settings, refusals, careful, self.clock);
                 self.work = Work::Session(Box::new(active));
             }
             Err(failure) => self.over(observe::dial_failure(version, failure)),
@@ -288,22 +299,16 @@ impl Driver {
         if progress.delivered_publishes > 0 {
             self.input(Input::Acknowledged);
         }
-        if let Some(cursor) = progress.cursor {
-            self.order(|order| order.acked = cursor);
-            if !self.oversize_counted.is_empty() {
-                self.oversize_counted = self.oversize_counted.split_off(&Sequence(cursor.0 + 1));
-            }
-        }
         self.count(|status| {
             status.delivered_publishes += progress.delivered_publishes;
             status.delivered_readings += progress.delivered_readings;
         });
         for refusal in progress.refused {
-            self.dead_letter(
-                refusal.first,
-                refusal.readings,
-                &format!("the broker refused it: 0x{:02x}", refusal.code),
-            );
+            self.refused(refusal);
+        }
+        // After the letters: what is acknowledged may be forgotten by the spool.
+        if let Some(cursor) = progress.cursor {
+            self.settled(cursor);
         }
         for (topic, payload, retained) in progress.received {
             self.received(&topic, &payload, retained);
@@ -337,9 +342,12 @@ impl Driver {
         );
         self.input(Input::Opened);
         self.tell_up(connack.session_present);
+        let (careful_through, guilty) = (self.poison.careful_through(), self.poison.guilty());
         self.order(|order| {
             order.generation += 1;
             order.after = after;
+            order.careful_through = careful_through;
+            order.guilty = guilty.map(|guilty| guilty.sequence);
             order.packet_bytes_max = packet_bytes_max;
             order.running = packet_bytes_max >= PACKET_BYTES_MIN;
         });
@@ -368,13 +376,9 @@ impl Driver {
         if batch.generation != self.ends.orders.borrow().generation {
             return;
         }
-        for oversize in batch.oversize {
-            if self.oversize_counted.insert(oversize.sequence) {
-                self.dead_letter(
-                    Some(oversize.sequence),
-                    oversize.readings,
-                    "no packet the broker takes can carry it",
-                );
+        for left_out in batch.left_out {
+            if self.left_out_counted.insert(left_out.sequence) {
+                self.left_out(left_out);
             }
         }
         if let Work::Session(active) = &mut self.work {
@@ -382,11 +386,84 @@ impl Driver {
         }
     }
 
-    fn dead_letter(&mut self, sequence: Option<Sequence>, readings: u32, why: &str) {
+    /// Everything through `cursor` is acknowledged.
+    fn settled(&mut self, cursor: Sequence) {
+        self.order(|order| order.acked = cursor);
+        if !self.left_out_counted.is_empty() {
+            self.left_out_counted = self.left_out_counted.split_off(&Sequence(cursor.0 + 1));
+        }
+        if self.poison.settled(cursor) {
+            info!("messages go many at a time again");
+            self.order(|order| order.careful_through = None);
+            if let Work::Session(active) = &mut self.work {
+                active.be_usual(&mut self.window);
+            }
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        let Refusal {
+            code,
+            first,
+            readings,
+            sent,
+        } = refusal;
+        let reason = Reason::Refused { code };
+        self.dead_letter(reason, first, readings);
+        // An announcement is made anew in each session: it is no message that could be lost.
+        if let (Some(sequence), Some(sent)) = (first, sent) {
+            self.keep(reason, sequence, readings, sent.topic, &sent.payload);
+        }
+    }
+
+    fn left_out(&mut self, left_out: LeftOut) {
+        let reason = match left_out.why {
+            WhyLeftOut::TooLarge { bytes } => Reason::TooLarge {
+                bytes: bytes as u64,
+            },
+            WhyLeftOut::Topic => Reason::Topic,
+            WhyLeftOut::SetAside => Reason::Poison {
+                sessions: self.poison.guilty().map_or(0, |guilty| guilty.sessions),
+            },
+        };
+        self.dead_letter(reason, Some(left_out.sequence), left_out.readings());
+        for publish in left_out.publishes {
+            let (topic, readings) = (publish.topic, publish.readings);
+            self.keep(reason, left_out.sequence, readings, topic, &publish.payload);
+        }
+    }
+
+    /// Hands a dead letter to the spool, ahead of the acknowledgement that lets it forget the message.
+    fn keep(
+        &mut self,
+        reason: Reason,
+        sequence: Sequence,
+        readings: u32,
+        topic: &str,
+        payload: &[u8],
+    ) {
+        let letter = Letter {
+            at_ms: self.clock.wall(),
+            reason,
+            sequence,
+            readings,
+            topic: topic.to_owned(),
+            payload: String::from_utf8_lossy(payload).into_owned(),
+        };
+        if self.ends.letters.try_send(letter).is_err() {
+            warn!(
+                sequence = sequence.0,
+                readings,
+                "what a dead letter says is lost: more come than the disk takes; its readings are counted"
+            );
+        }
+    }
+
+    fn dead_letter(&mut self, reason: Reason, sequence: Option<Sequence>, readings: u32) {
         if let Some(more) = self.set_aside.admit(self.clock.now()) {
             warn!(
                 sequence = sequence.map(|sequence| sequence.0),
-                readings, more, "a message is set aside: {why}"
+                readings, more, "a message is set aside: {reason}"
             );
         }
         self.count(|status| {
@@ -427,16 +504,40 @@ impl Driver {
         if matches!(self.link.state(), State::Up { .. }) {
             self.lost = (self.clock.now(), self.link.counters().attempts);
         }
+        if let Work::Session(active) = &self.work {
+            self.refusals = active.refusals();
+        }
         self.work = Work::Idle;
         self.order(|order| order.running = false);
         let in_flight = self.window.in_flight() as u64;
+        let newest = self.window.newest();
         self.window.lost();
         self.count(|status| status.duplicates_possible += in_flight);
         let disconnect = self.classifier.classify(observation);
+        self.look_for_poison(newest);
         self.input(Input::Ended(Box::new(disconnect)));
         // A stop that waited for what was in flight has nothing left to wait for.
         if self.drain_until.is_some() {
             self.stop_now();
+        }
+    }
+
+    fn look_for_poison(&mut self, newest: Option<Sequence>) {
+        let careful = self.poison.careful_through().is_some();
+        if self.poison.ended(self.classifier.suspect(), newest)
+            && let Some(guilty) = self.poison.guilty()
+        {
+            warn!(
+                sequence = guilty.sequence.0,
+                sessions = guilty.sessions,
+                "the broker ends each session right after this message, alone as it was: it will be set aside"
+            );
+        }
+        if !careful && let Some(through) = self.poison.careful_through() {
+            warn!(
+                through = through.0,
+                "sessions keep ending right after the same message: messages go one at a time until the one is found"
+            );
         }
     }
 
@@ -488,7 +589,7 @@ impl Driver {
 
 async fn happens(
     work: &mut Work,
-    window: &mut Window,
+    window: &mut Window<Sent>,
     batches: &mut mpsc::Receiver<Batch>,
 ) -> Happened {
     match work {

@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use moorline_core::message::Sequence;
-use moorline_core::thingsboard::{Announced, Encoder, Oversize, Publish};
+use moorline_core::spool::dead_letter::Letter;
+use moorline_core::thingsboard::{Announced, Encoder, LeftOut, Publish};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
@@ -39,6 +40,10 @@ pub(super) struct Order {
     pub(super) acked: Sequence,
     /// Of what is acknowledged, and since the link began: readings the platform will never take.
     pub(super) set_aside_readings: u64,
+    /// Messages through this one are published one by one.
+    pub(super) careful_through: Option<Sequence>,
+    /// This one is set aside.
+    pub(super) guilty: Option<Sequence>,
 }
 
 /// Publishes in the order in which they must go.
@@ -46,7 +51,7 @@ pub(super) struct Order {
 pub(super) struct Batch {
     pub(super) generation: u64,
     pub(super) publishes: Vec<Publish>,
-    pub(super) oversize: Vec<Oversize>,
+    pub(super) left_out: Vec<LeftOut>,
 }
 
 /// Ends when the driver or the spool is gone.
@@ -54,11 +59,13 @@ pub(super) async fn feed(
     outlet: Outlet,
     mut orders: watch::Receiver<Order>,
     batches: mpsc::Sender<Batch>,
+    letters: mpsc::Receiver<Letter>,
 ) {
     let mut spool = outlet.status();
     let order = *orders.borrow_and_update();
     let mut feeder = Feeder {
         outlet,
+        letters,
         order,
         position: order.after,
         ready: None,
@@ -110,6 +117,7 @@ pub(super) async fn feed(
 
 struct Feeder {
     outlet: Outlet,
+    letters: mpsc::Receiver<Letter>,
     order: Order,
     /// Everything through this one was read for this session.
     position: Sequence,
@@ -129,6 +137,10 @@ impl Feeder {
 
     async fn acknowledge(&mut self) {
         if self.is_behind() {
+            // The driver sends a letter before it lets its message be forgotten: it is here by now.
+            while let Ok(letter) = self.letters.try_recv() {
+                self.outlet.keep(letter).await;
+            }
             let set_aside = self.order.set_aside_readings - self.set_aside_readings;
             self.acked = self.order.acked;
             self.set_aside_readings = self.order.set_aside_readings;
@@ -144,7 +156,7 @@ impl Feeder {
             self.ready = (order.running && !publishes.is_empty()).then(|| Batch {
                 generation: order.generation,
                 publishes,
-                oversize: Vec::new(),
+                left_out: Vec::new(),
             });
         }
         self.order = order;
@@ -158,9 +170,14 @@ impl Feeder {
         if !self.order.running || self.ready.is_some() || self.position >= last {
             return Ok(());
         }
+        let careful = self.order.careful_through;
+        let records_max = match careful {
+            Some(through) if self.position < through => 1,
+            Some(_) | None => READ_RECORDS_MAX,
+        };
         let records = self
             .outlet
-            .read(self.position, READ_BYTES_MAX, READ_RECORDS_MAX)
+            .read(self.position, READ_BYTES_MAX, records_max)
             .await?;
         let Some(newest) = records.last().map(|record| record.sequence) else {
             return Ok(());
@@ -168,14 +185,18 @@ impl Feeder {
         let mut encoder = Encoder::new(self.order.packet_bytes_max);
         for record in &records {
             self.announced.observe(&record.uplink);
-            encoder.push(record.sequence, &record.uplink);
+            if self.order.guilty == Some(record.sequence) {
+                encoder.set_aside(record.sequence, &record.uplink);
+            } else {
+                encoder.push(record.sequence, &record.uplink);
+            }
         }
         let encoded = encoder.finish();
         self.position = newest;
         self.ready = Some(Batch {
             generation: self.order.generation,
             publishes: encoded.publishes,
-            oversize: encoded.oversize,
+            left_out: encoded.left_out,
         });
         Ok(())
     }

@@ -53,6 +53,8 @@ pub use tls::TlsSetupError;
 
 /// Orders that wait for the driver.
 const COMMANDS: usize = 16;
+/// Dead letters on their way to the disk: more than a window of them at once is a broker that refuses everything.
+const LETTERS: usize = 256;
 
 /// What the link can be told.
 #[derive(Debug)]
@@ -158,18 +160,22 @@ pub fn spawn(
         running: false,
         acked,
         set_aside_readings: 0,
+        careful_through: None,
+        guilty: None,
     };
     let (orders, order_feed) = watch::channel(first_order);
     let (batch_feed, batches) = mpsc::channel(BATCHES);
     let (commands, command_feed) = mpsc::channel(COMMANDS);
     let (status_feed, status) = watch::channel(LinkStatus::new());
-    tokio::spawn(feeder::feed(outlet, order_feed, batch_feed));
+    let (letters, letter_feed) = mpsc::channel(LETTERS);
+    tokio::spawn(feeder::feed(outlet, order_feed, batch_feed, letter_feed));
     let ends = Ends {
         commands: command_feed,
         status: status_feed,
         downlink,
         orders,
         batches,
+        letters,
         spool,
     };
     let driver = tokio::spawn(Driver::new(settings, dialer, policy, ends, clock).run());

@@ -169,7 +169,7 @@ impl Session {
         &mut self,
         token: Token,
         topic: &'static str,
-        payload: Vec<u8>,
+        payload: Bytes,
     ) -> Result<(), SessionFull> {
         // The token goes first: the pump takes it when the crate reports the publish as written, and both are in order.
         self.tokens.try_send(token).map_err(|_full| SessionFull)?;

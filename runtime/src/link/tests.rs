@@ -6,6 +6,7 @@
 )]
 
 mod causes;
+mod dead_letters;
 mod delivery;
 mod mosquitto;
 mod rig;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moorline_core::message::{Sequence, Uplink};
+use moorline_core::spool::dead_letter::Letter;
 use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::{self as core_spool, Limits, LimitsError, Refused, Status};
 use thiserror::Error;
@@ -21,13 +22,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use core_spool::{Record, Recovery};
 use disk::{DirectoryError, Disk};
-use owner::{Append, Ask, Owner};
+use owner::{Append, Ask, Order, Owner};
 
 /// Appends on their way to the thread. A full queue is back-pressure for the guest that emits.
 const APPENDS_QUEUED: usize = 256;
 
 /// The link asks one thing at a time; acknowledgements may pile up a little.
 const ASKS_QUEUED: usize = 16;
+
+/// Orders are rare.
+const ORDERS_QUEUED: usize = 4;
 
 /// Encoded bytes of the newest records that stay decoded in memory for the link.
 const TAIL_BYTES: usize = 512 * 1024;
@@ -236,6 +240,14 @@ impl Outlet {
         }
     }
 
+    /// Puts a message aside for good: before the acknowledgement that covers it.
+    pub async fn keep(&mut self, letter: Letter) {
+        match self.asks.send(Ask::Keep(letter)).await {
+            // Closed: its message is not acknowledged and comes again after the next start.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// The figures; `changed()` wakes when something was appended or settled.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<SpoolStatus> {
@@ -246,7 +258,7 @@ impl Outlet {
 /// The thread. Dropping this leaves it running until both ends are dropped, too.
 #[derive(Debug)]
 pub struct Spool {
-    close: mpsc::Sender<oneshot::Sender<Result<(), StorageError>>>,
+    orders: mpsc::Sender<Order>,
     status: watch::Receiver<SpoolStatus>,
 }
 
@@ -257,10 +269,18 @@ impl Spool {
     /// When the last commit failed. What was accepted is written, not synced.
     pub async fn close(self) -> Result<(), StorageError> {
         let (reply, answer) = oneshot::channel();
-        match self.close.send(reply).await {
+        match self.orders.send(Order::Close(reply)).await {
             Ok(()) => answer.await.unwrap_or(Err(StorageError::Fault(0))),
             // It ended by itself, because both ends were dropped.
             Err(_ended) => Ok(()),
+        }
+    }
+
+    /// Has the dead letters sent again that are marked for it. The outcome is in the log.
+    pub async fn replay(&self) {
+        match self.orders.send(Order::Replay).await {
+            Ok(()) => {}
+            Err(_ended) => tracing::debug!("the spool is closed: letters wait for the next start"),
         }
     }
 
@@ -285,14 +305,15 @@ pub fn open(settings: SpoolSettings) -> Result<(Spool, Appender, Outlet, Recover
         .map_err(OpenError::Thread)?;
     let (appends, append_queue) = mpsc::channel(APPENDS_QUEUED);
     let (asks, ask_queue) = mpsc::channel(ASKS_QUEUED);
-    let (close, close_queue) = mpsc::channel(1);
+    let (orders, order_queue) = mpsc::channel(ORDERS_QUEUED);
     let (status_sender, status) = watch::channel(SpoolStatus::new(&spool.status(), None));
     let retry_after = settings.commit_interval;
-    let owner = Owner::new(spool, settings, status_sender);
+    let mut owner = Owner::new(spool, settings, status_sender);
     std::thread::Builder::new()
         .name("spool".into())
         .spawn(move || {
-            runtime.block_on(owner.run(append_queue, ask_queue, close_queue));
+            owner.replay();
+            runtime.block_on(owner.run(append_queue, ask_queue, order_queue));
         })
         .map_err(OpenError::Thread)?;
     let appender = Appender {
@@ -303,5 +324,5 @@ pub fn open(settings: SpoolSettings) -> Result<(Spool, Appender, Outlet, Recover
         asks,
         status: status.clone(),
     };
-    Ok((Spool { close, status }, appender, outlet, recovery))
+    Ok((Spool { orders, status }, appender, outlet, recovery))
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use moorline_core::message::{Sequence, Uplink};
+use moorline_core::spool::dead_letter::{Letter, Replayed};
 use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::{self as core_spool, Refused};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -43,10 +44,18 @@ pub(super) enum Ask {
         through: Sequence,
         set_aside_readings: u64,
     },
+    Keep(Letter),
 }
 
-/// Closing is answered when the directory is free again.
-type CloseReply = oneshot::Sender<Result<(), StorageError>>;
+/// What whoever holds the spool as a whole asks for.
+pub(super) enum Order {
+    /// Send the letters again that are marked for it.
+    Replay,
+    /// Answered when the directory is free again.
+    Close(CloseReply),
+}
+
+pub(super) type CloseReply = oneshot::Sender<Result<(), StorageError>>;
 
 pub(super) struct Owner {
     spool: core_spool::Spool<Disk>,
@@ -81,7 +90,7 @@ impl Owner {
         mut self,
         mut appends: mpsc::Receiver<Append>,
         mut asks: mpsc::Receiver<Ask>,
-        mut close: mpsc::Receiver<CloseReply>,
+        mut orders: mpsc::Receiver<Order>,
     ) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut commit = Timer::new();
@@ -107,7 +116,10 @@ impl Owner {
             }
             tokio::select! {
                 biased;
-                Some(reply) = close.recv() => break Some(reply),
+                Some(order) = orders.recv() => match order {
+                    Order::Replay => self.replay(),
+                    Order::Close(reply) => break Some(reply),
+                },
                 () = commit.elapsed() => {
                     self.commit();
                     if self.fault.is_some() {
@@ -134,11 +146,9 @@ impl Owner {
         if let Err(error) = closed {
             tracing::error!(%error, "the spool was not committed at the end");
         }
-        // Both ends were dropped first, but somebody may already wait for the end.
-        close.close();
         let reply = match reply {
             Some(reply) => Some(reply),
-            None => close.recv().await,
+            None => asked_to_close(orders).await,
         };
         if let Some(reply) = reply
             && reply.send(closed).is_err()
@@ -206,6 +216,42 @@ impl Owner {
                 self.spool.set_aside(set_aside_readings);
                 self.acked = true;
             }
+            Ask::Keep(letter) => self.keep(&letter),
+        }
+    }
+
+    fn keep(&mut self, letter: &Letter) {
+        match self.spool.keep(letter) {
+            Ok(kept) => {
+                self.note("dead letters", Ok(()));
+                if kept.dropped > 0 {
+                    tracing::warn!(
+                        letters = kept.dropped,
+                        "the oldest dead letters are dropped: there is room for no more"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, readings = letter.readings, "what a dead letter says is lost: it cannot be written; its readings are counted");
+                self.note("dead letters", Err(error));
+            }
+        }
+    }
+
+    /// Sends the letters again that are marked for it.
+    pub(super) fn replay(&mut self) {
+        match self.spool.replay() {
+            Ok(Replayed {
+                letters: 0,
+                unreadable: 0,
+            }) => {}
+            Ok(Replayed {
+                letters,
+                unreadable,
+            }) => tracing::info!(letters, unreadable, "dead letters are in the spool again"),
+            Err(error) => {
+                tracing::warn!(%error, "dead letters cannot be sent again now; they stay marked for it");
+            }
         }
     }
 
@@ -262,6 +308,17 @@ impl Owner {
             *published = status;
             changed
         });
+    }
+}
+
+/// Both ends were dropped first, but somebody may already wait for the end.
+async fn asked_to_close(mut orders: mpsc::Receiver<Order>) -> Option<CloseReply> {
+    orders.close();
+    loop {
+        match orders.recv().await? {
+            Order::Replay => {}
+            Order::Close(reply) => return Some(reply),
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use moorline_core::link::cause::{Intent, MqttVersion};
-use moorline_core::link::classify::Classifier;
+use moorline_core::link::classify::{Classifier, Refusals};
 use moorline_core::link::window::{Token, Window};
 use moorline_core::link::{self, Link};
 use moorline_core::message::Sequence;
 use moorline_core::spool::Spool;
 use moorline_core::spool::sim_storage::SimStorage;
-use moorline_core::thingsboard::{Announced, Oversize, Publish};
+use moorline_core::thingsboard::{Announced, LeftOut, Publish};
 use moorline_core::time::Instant;
 
 use crate::liveness::Facts;
@@ -51,7 +51,7 @@ pub(crate) struct Order {
 pub(crate) struct Batch {
     pub(crate) generation: u64,
     pub(crate) publishes: Vec<Publish>,
-    pub(crate) oversize: Vec<Oversize>,
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 /// Reads ahead of the driver and follows its orders a little later.
@@ -70,7 +70,8 @@ pub(crate) struct Host {
     pub(crate) spool: Spool<SimStorage>,
     pub(crate) link: Link,
     pub(crate) classifier: Classifier,
-    pub(crate) window: Window,
+    pub(crate) refusals: Refusals,
+    pub(crate) window: Window<&'static str>,
     pub(crate) work: Work,
     pub(crate) queue: VecDeque<Publish>,
     pub(crate) order: Order,
@@ -133,6 +134,7 @@ impl Host {
             spool,
             link: Link::new(settings, seed),
             classifier: Classifier::default(),
+            refusals: Refusals::default(),
             window: Window::new(inflight_max, inflight_bytes_max, acked),
             work: Work::Idle,
             queue: VecDeque::new(),

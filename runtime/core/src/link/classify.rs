@@ -100,6 +100,14 @@ pub struct Classifier {
 }
 
 impl Classifier {
+    /// The message that sessions end right after, and how many in a row did. Forgotten when one ends otherwise.
+    #[must_use]
+    pub fn suspect(&self) -> Option<(Sequence, u32)> {
+        self.suspect
+            .filter(|_| self.suspicions > 0)
+            .map(|suspect| (suspect, self.suspicions))
+    }
+
     /// Says why.
     pub fn classify(&mut self, observation: Observation) -> Disconnect {
         let Observation {
@@ -165,9 +173,10 @@ impl Classifier {
         } else {
             0
         };
-        let silent_close = matches!(observed, Observed::Fin | Observed::Errno(_));
+        let pointing = matches!(observed, Observed::Fin | Observed::Errno(_))
+            || matches!(observed, Observed::ServerDisconnect(code) if blames_a_packet(code));
         let right_after = evidence.since_sent.is_some_and(|age| age <= RIGHT_AFTER);
-        if silent_close && right_after && suspect.is_some() {
+        if pointing && right_after && suspect.is_some() {
             self.suspicions = if self.suspect == suspect {
                 self.suspicions.saturating_add(1)
             } else {
@@ -292,6 +301,12 @@ const fn from_errno(phase: Phase, errno: i32) -> Cause {
     }
 }
 
+/// DISCONNECT codes that say a packet of ours was at fault: malformed, protocol error, topic name invalid, packet too
+/// large, payload format invalid.
+const fn blames_a_packet(code: u8) -> bool {
+    matches!(code, 0x81 | 0x82 | 0x90 | 0x95 | 0x99)
+}
+
 /// What a PUBACK's reason code means for the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PubackVerdict {
@@ -311,5 +326,39 @@ pub const fn puback_verdict(code: u8) -> PubackVerdict {
         // Quota exceeded passes.
         0x97 => PubackVerdict::Deferred,
         _ => PubackVerdict::Refused,
+    }
+}
+
+/// Refusals in a row, after which the fault is taken to lie with this client and not with its messages.
+const REFUSALS_MAX: u32 = 8;
+
+/// Tells a message that is refused from a client that is. It outlives sessions.
+///
+/// A broker whose access rules forbid us to publish refuses everything for good. Setting it all aside would empty the
+/// spool into the dead letters; so after a few in a row the rest is kept, and the session ends until somebody has
+/// acted. One delivery is enough to trust the broker again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// What was refused last. That other topics are allowed says nothing about this one.
+    topic: &'static str,
+    in_a_row: u32,
+}
+
+impl Refusals {
+    /// What becomes of the message that was published on `topic` with this verdict.
+    #[must_use]
+    pub fn judge(&mut self, verdict: PubackVerdict, topic: &'static str) -> PubackVerdict {
+        let same = self.topic == topic;
+        match verdict {
+            PubackVerdict::Delivered if same => self.in_a_row = 0,
+            PubackVerdict::Refused if same => self.in_a_row = self.in_a_row.saturating_add(1),
+            PubackVerdict::Refused => *self = Self { topic, in_a_row: 1 },
+            PubackVerdict::Delivered | PubackVerdict::Deferred => {}
+        }
+        if verdict == PubackVerdict::Refused && self.in_a_row > REFUSALS_MAX {
+            PubackVerdict::Deferred
+        } else {
+            verdict
+        }
     }
 }

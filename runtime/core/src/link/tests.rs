@@ -3,7 +3,7 @@ mod table;
 use proptest::prelude::*;
 
 use super::cause::{Certainty, Evidence, Inference, Phase, TlsReject};
-use super::classify::{Classifier, Observation, Observed, PubackVerdict, puback_verdict};
+use super::classify::{Classifier, Observation, Observed, PubackVerdict, Refusals, puback_verdict};
 use super::window::Window;
 use super::*;
 use crate::message::Sequence;
@@ -654,11 +654,11 @@ const fn range(first: u64, last: u64) -> Option<SequenceRange> {
 #[test]
 fn the_cursor_waits_for_every_part_of_a_message() {
     let mut window = Window::new(4, usize::MAX, Sequence(0));
-    let a = window.admit(range(1, 2), 1, 10, at(0)).unwrap();
-    let b = window.admit(range(3, 3), 1, 10, at(0)).unwrap();
-    let c = window.admit(range(3, 4), 1, 10, at(0)).unwrap();
-    let d = window.admit(None, 0, 10, at(0)).unwrap();
-    assert_eq!(window.admit(range(5, 5), 1, 10, at(0)), None, "full");
+    let a = window.admit(range(1, 2), 1, 10, (), at(0)).unwrap();
+    let b = window.admit(range(3, 3), 1, 10, (), at(0)).unwrap();
+    let c = window.admit(range(3, 4), 1, 10, (), at(0)).unwrap();
+    let d = window.admit(None, 0, 10, (), at(0)).unwrap();
+    assert_eq!(window.admit(range(5, 5), 1, 10, (), at(0)), None, "full");
     assert_eq!(window.acknowledge(b).unwrap().cursor, None);
     assert_eq!(window.acknowledge(a).unwrap().cursor, Some(Sequence(2)));
     assert_eq!(window.acknowledge(a), None, "twice");
@@ -689,11 +689,15 @@ fn a_part_of_a_message_settles_nothing_while_the_rest_waits_for_room() {
     let mut window = Window::new(1, usize::MAX, Sequence(6));
     let (last, parts) = publishes.split_last().unwrap();
     for part in parts {
-        let token = window.admit(part.range, part.readings, 10, at(0)).unwrap();
+        let token = window
+            .admit(part.range, part.readings, 10, (), at(0))
+            .unwrap();
         assert_eq!(window.acknowledge(token).unwrap().cursor, None);
     }
     assert_eq!(window.clone().lost(), Sequence(6));
-    let token = window.admit(last.range, last.readings, 10, at(0)).unwrap();
+    let token = window
+        .admit(last.range, last.readings, 10, (), at(0))
+        .unwrap();
     assert_eq!(window.acknowledge(token).unwrap().cursor, Some(Sequence(7)));
 }
 
@@ -764,7 +768,7 @@ proptest! {
         for (admit, pick) in steps {
             if admit {
                 let unacknowledged_span = model.iter().position(|entry| !entry.2).map_or(0, |first| model.len() - first);
-                match window.admit(range(sequence + 1, sequence + 1), 1, 10, at(0)) {
+                match window.admit(range(sequence + 1, sequence + 1), 1, 10, (), at(0)) {
                     Some(token) => {
                         prop_assert!(unacknowledged_span < usize::from(limit));
                         sequence += 1;
@@ -829,10 +833,10 @@ fn a_reconfiguration_leaves_a_session_alone_and_cuts_every_wait_short() {
 #[test]
 fn a_window_is_bounded_by_bytes_too_but_one_publish_always_fits() {
     let mut window = Window::new(100, 100, Sequence(0));
-    let big = window.admit(None, 1, 1_000, at(0)).unwrap();
+    let big = window.admit(None, 1, 1_000, (), at(0)).unwrap();
     assert!(!window.has_room());
     window.acknowledge(big).unwrap();
-    let tokens: Vec<_> = std::iter::from_fn(|| window.admit(None, 1, 30, at(1))).collect();
+    let tokens: Vec<_> = std::iter::from_fn(|| window.admit(None, 1, 30, (), at(1))).collect();
     assert_eq!(tokens.len(), 4, "30 + 30 + 30 are fewer than 100");
     window.acknowledge(tokens[2]).unwrap();
     assert!(
@@ -840,5 +844,27 @@ fn a_window_is_bounded_by_bytes_too_but_one_publish_always_fits() {
         "acknowledged out of order, and gone from the wire"
     );
     window.lost();
-    assert!(window.admit(None, 1, 99, at(2)).is_some() && window.has_room());
+    assert!(window.admit(None, 1, 99, (), at(2)).is_some() && window.has_room());
+}
+
+#[test]
+fn a_broker_that_refuses_everything_does_not_empty_the_spool() {
+    let mut refusals = Refusals::default();
+    let mut judge_on = |topic, code| refusals.judge(puback_verdict(code), topic);
+    let mut judge = |code| {
+        assert_eq!(judge_on("b", 0), PubackVerdict::Delivered);
+        judge_on("a", code)
+    };
+    for _ in 0..8 {
+        assert_eq!(judge(0x87), PubackVerdict::Refused);
+    }
+    assert_eq!(judge(0x87), PubackVerdict::Deferred);
+    assert_eq!(judge(0x97), PubackVerdict::Deferred);
+    assert_eq!(
+        judge(0x87),
+        PubackVerdict::Deferred,
+        "in the next session, too"
+    );
+    assert_eq!(judge(0), PubackVerdict::Delivered);
+    assert_eq!(judge(0x87), PubackVerdict::Refused);
 }

@@ -20,30 +20,34 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
+#[derive(Clone, Debug)]
+struct Entry<C> {
     range: Option<SequenceRange>,
     readings: u32,
     bytes: usize,
     sent_at: Instant,
     acknowledged: bool,
+    carried: Option<C>,
 }
 
 /// What an acknowledgement changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Acknowledged {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged<C> {
     /// Readings of the publish.
     pub readings: u32,
     /// The messages it carried.
     pub range: Option<SequenceRange>,
     /// The new cursor, if it moved: everything up to it is acknowledged.
     pub cursor: Option<Sequence>,
+    /// What was kept with the publish.
+    pub carried: Option<C>,
 }
 
-/// The window of one link. It outlives sessions; [`Window::lost`] empties it.
+/// The window of one link. It outlives sessions; [`Window::lost`] empties it. `C` is what the caller keeps with each
+/// publish until it is acknowledged.
 #[derive(Clone, Debug)]
-pub struct Window {
-    entries: VecDeque<Entry>,
+pub struct Window<C> {
+    entries: VecDeque<Entry<C>>,
     front: u64,
     limit: usize,
     bytes_max: usize,
@@ -53,7 +57,7 @@ pub struct Window {
     popped: Sequence,
 }
 
-impl Window {
+impl<C> Window<C> {
     /// An empty window over a spool acknowledged up to `cursor`: at most `limit` publishes, and no further one once their
     /// payloads have `bytes_max` bytes together.
     ///
@@ -91,6 +95,7 @@ impl Window {
         range: Option<SequenceRange>,
         readings: u32,
         bytes: usize,
+        carried: C,
         now: Instant,
     ) -> Option<Token> {
         if !self.has_room() {
@@ -103,12 +108,20 @@ impl Window {
             bytes,
             sent_at: now,
             acknowledged: false,
+            carried: Some(carried),
         });
         Some(Token(self.front + self.entries.len() as u64 - 1))
     }
 
+    /// What is kept with a publish that is in flight.
+    #[must_use]
+    pub fn carried(&self, token: Token) -> Option<&C> {
+        let index = usize::try_from(token.0.checked_sub(self.front)?).ok()?;
+        self.entries.get(index)?.carried.as_ref()
+    }
+
     /// Notes an acknowledgement; none for a token that is not in flight, which is the peer's mistake and harmless.
-    pub fn acknowledge(&mut self, token: Token) -> Option<Acknowledged> {
+    pub fn acknowledge(&mut self, token: Token) -> Option<Acknowledged<C>> {
         let index = usize::try_from(token.0.checked_sub(self.front)?).ok()?;
         let entry = self.entries.get_mut(index)?;
         if entry.acknowledged {
@@ -116,7 +129,7 @@ impl Window {
         }
         entry.acknowledged = true;
         self.bytes = self.bytes.saturating_sub(entry.bytes);
-        let (readings, range) = (entry.readings, entry.range);
+        let (readings, range, carried) = (entry.readings, entry.range, entry.carried.take());
         while let Some(entry) = self.entries.front().filter(|entry| entry.acknowledged) {
             if let Some(range) = entry.range {
                 self.popped = self.popped.max(range.last);
@@ -135,6 +148,7 @@ impl Window {
             readings,
             range,
             cursor: moved.then_some(self.cursor),
+            carried,
         })
     }
 
@@ -177,6 +191,16 @@ impl Window {
     #[must_use]
     pub fn oldest_sent_at(&self) -> Option<Instant> {
         self.entries.front().map(|entry| entry.sent_at)
+    }
+
+    /// The newest message in flight.
+    #[must_use]
+    pub fn newest(&self) -> Option<Sequence> {
+        self.entries
+            .iter()
+            .rev()
+            .find_map(|entry| entry.range)
+            .map(|range| range.last.max(range.first))
     }
 
     /// The oldest message in flight.

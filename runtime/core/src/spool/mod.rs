@@ -44,6 +44,7 @@
 
 mod append;
 pub mod cursor;
+pub mod dead_letter;
 mod read;
 pub mod record;
 mod recover;

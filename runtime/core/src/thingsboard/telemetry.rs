@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_TELEMETRY, Oversize, Publish, RPC,
-    SequenceRange, TELEMETRY, attributes_payload, connect_payload, device_payload, gateway_payload,
-    json_string, json_value, reply_payload,
+    ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_TELEMETRY, LeftOut, Publish, RPC,
+    SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload, connect_payload,
+    device_payload, gateway_payload, json_string, json_value, reply_payload,
 };
 use crate::message::{DeviceName, Key, Quality, Reading, Sequence, Uplink};
 
@@ -73,28 +73,44 @@ impl Encoder {
                 self.open.complete(sequence);
             }
             Uplink::Attributes { device, values } => {
-                self.push_single(sequence, ATTRIBUTES, attributes_payload(device, values));
+                self.push_single(sequence, ATTRIBUTES, attributes_payload(device, values), 0);
             }
             Uplink::DeviceConnected { device, profile } => {
-                self.push_single(sequence, CONNECT, connect_payload(device, profile));
+                self.push_single(sequence, CONNECT, connect_payload(device, profile), 0);
             }
             Uplink::DeviceDisconnected { device } => {
-                self.push_single(sequence, DISCONNECT, device_payload(device));
+                self.push_single(sequence, DISCONNECT, device_payload(device), 0);
             }
             Uplink::RpcReply {
                 device,
                 request_id,
                 body,
             } => {
-                self.push_single(sequence, RPC, reply_payload(device, *request_id, body));
+                self.push_single(sequence, RPC, reply_payload(device, *request_id, body), 0);
             }
             Uplink::Gateway { timestamp, values } => {
                 self.push_single(
                     sequence,
                     GATEWAY_TELEMETRY,
                     gateway_payload(*timestamp, values),
+                    0,
                 );
             }
+            Uplink::Letter {
+                topic,
+                payload,
+                readings,
+            } => match TOPICS.into_iter().find(|known| known == topic) {
+                Some(topic) => {
+                    self.push_single(sequence, topic, payload.clone().into_bytes(), *readings);
+                }
+                None => {
+                    let publish =
+                        single(sequence, TELEMETRY, payload.clone().into_bytes(), *readings);
+                    self.leave_out(sequence, WhyLeftOut::Topic, publish);
+                    self.open.complete(sequence);
+                }
+            },
         }
     }
 
@@ -111,27 +127,35 @@ impl Encoder {
         self.encoded.publishes.len()
     }
 
-    fn push_single(&mut self, sequence: Sequence, topic: &'static str, payload: Vec<u8>) {
+    /// Leaves the next message out, whatever it is, and gives out what would have been sent.
+    pub fn set_aside(&mut self, sequence: Sequence, uplink: &Uplink) {
         self.close();
-        if payload.len() > self.payload_bytes_max {
-            self.encoded.oversize.push(Oversize {
-                sequence,
-                readings: 0,
-                bytes: payload.len(),
-            });
-            self.open.complete(sequence);
-            return;
+        let mut apart = Self::new(self.payload_bytes_max + PACKET_OVERHEAD_BYTES);
+        apart.push(sequence, uplink);
+        let encoded = apart.finish();
+        let left_out = encoded.left_out.into_iter().flat_map(|left| left.publishes);
+        for publish in encoded.publishes.into_iter().chain(left_out) {
+            self.leave_out(sequence, WhyLeftOut::SetAside, publish);
         }
-        let range = Some(SequenceRange {
-            first: sequence,
-            last: sequence,
-        });
-        self.encoded.publishes.push(Publish {
-            topic,
-            payload,
-            range,
-            readings: 0,
-        });
+        self.open.complete(sequence);
+    }
+
+    fn push_single(
+        &mut self,
+        sequence: Sequence,
+        topic: &'static str,
+        payload: Vec<u8>,
+        readings: u32,
+    ) {
+        self.close();
+        let bytes = payload.len();
+        let publish = single(sequence, topic, payload, readings);
+        if bytes > self.payload_bytes_max {
+            self.leave_out(sequence, WhyLeftOut::TooLarge { bytes }, publish);
+            self.open.complete(sequence);
+        } else {
+            self.encoded.publishes.push(publish);
+        }
     }
 
     fn push_reading(&mut self, sequence: Sequence, device: &DeviceName, reading: &Reading) {
@@ -159,7 +183,13 @@ impl Encoder {
                 .open
                 .try_add(device, reading, &self.scratch, self.payload_bytes_max)
             {
-                self.note_oversize(sequence, self.scratch.len());
+                let mut alone = OpenPublish::default();
+                // With room without end it is always added.
+                if alone.try_add(device, reading, &self.scratch, usize::MAX) {
+                    let bytes = self.scratch.len();
+                    let publish = single(sequence, TELEMETRY, alone.payload(), 1);
+                    self.leave_out(sequence, WhyLeftOut::TooLarge { bytes }, publish);
+                }
                 return;
             }
         }
@@ -167,16 +197,13 @@ impl Encoder {
         self.open.readings += 1;
     }
 
-    fn note_oversize(&mut self, sequence: Sequence, bytes: usize) {
-        match self.encoded.oversize.last_mut() {
-            Some(last) if last.sequence == sequence => {
-                last.readings += 1;
-                last.bytes = last.bytes.max(bytes);
-            }
-            _ => self.encoded.oversize.push(Oversize {
+    fn leave_out(&mut self, sequence: Sequence, why: WhyLeftOut, publish: Publish) {
+        match self.encoded.left_out.last_mut() {
+            Some(last) if last.sequence == sequence => last.publishes.push(publish),
+            _ => self.encoded.left_out.push(LeftOut {
                 sequence,
-                readings: 1,
-                bytes,
+                why,
+                publishes: vec![publish],
             }),
         }
     }
@@ -184,9 +211,33 @@ impl Encoder {
     fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
         let Some(range) = open.range else { return };
-        let mut payload = Vec::with_capacity(open.bytes + 2);
+        self.encoded.publishes.push(Publish {
+            topic: TELEMETRY,
+            payload: open.payload(),
+            range: Some(range),
+            readings: open.readings,
+        });
+    }
+}
+
+/// A publish that carries one message, or a part that is told alone.
+fn single(sequence: Sequence, topic: &'static str, payload: Vec<u8>, readings: u32) -> Publish {
+    Publish {
+        topic,
+        payload,
+        range: Some(SequenceRange {
+            first: sequence,
+            last: sequence,
+        }),
+        readings,
+    }
+}
+
+impl OpenPublish {
+    fn payload(&self) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(self.bytes + 2);
         payload.push(b'{');
-        for (index, device) in open.devices.iter().enumerate() {
+        for (index, device) in self.devices.iter().enumerate() {
             if index > 0 {
                 payload.push(b',');
             }
@@ -194,16 +245,9 @@ impl Encoder {
             payload.extend_from_slice(DEVICE_END);
         }
         payload.push(b'}');
-        self.encoded.publishes.push(Publish {
-            topic: TELEMETRY,
-            payload,
-            range: Some(range),
-            readings: open.readings,
-        });
+        payload
     }
-}
 
-impl OpenPublish {
     /// A part of this message is in it.
     fn begin(&mut self, sequence: Sequence) -> &mut SequenceRange {
         self.range.get_or_insert(SequenceRange {

@@ -174,8 +174,8 @@ fn a_reading_no_packet_can_carry_is_reported_and_the_rest_goes_on() {
         )],
         1024,
     );
-    assert_eq!(encoded.oversize.len(), 1);
-    assert_eq!(encoded.oversize[0].readings, 1);
+    assert_eq!(encoded.left_out.len(), 1);
+    assert_eq!(encoded.left_out[0].readings(), 1);
     assert_eq!(texts(&encoded)[0].1, r#"{"A":[{"ts":2,"values":{"k":1}}]}"#);
 }
 

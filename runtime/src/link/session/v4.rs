@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rumqttc_v4::{
     AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
 };
@@ -60,7 +61,7 @@ pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncC
 pub(super) fn publish(
     client: &AsyncClient,
     topic: &'static str,
-    payload: Vec<u8>,
+    payload: Bytes,
 ) -> Result<(), SessionFull> {
     client
         .try_publish(topic, payload, PublishOptions::at_least_once())

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::mqttbytes;
 use rumqttc::{
     AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
@@ -62,7 +63,7 @@ pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncC
 pub(super) fn publish(
     client: &AsyncClient,
     topic: &'static str,
-    payload: Vec<u8>,
+    payload: Bytes,
 ) -> Result<(), SessionFull> {
     client
         .try_publish(topic, payload, PublishOptions::at_least_once())

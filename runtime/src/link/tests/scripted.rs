@@ -46,6 +46,8 @@ pub(super) enum Act {
     },
     /// Be a good broker until the client goes.
     Serve,
+    /// Be a good broker until a publish holds these bytes; then the script goes on.
+    ServeUntil(&'static [u8]),
 }
 
 /// What the broker saw.
@@ -172,9 +174,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                     return false;
                 }
             },
-            Act::OnlyPings => self.serve(0, 0).await,
-            Act::Acknowledge { publishes, code } => self.serve(publishes, code).await,
-            Act::Serve => self.serve(usize::MAX, 0).await,
+            Act::OnlyPings => self.serve(0, 0, None).await,
+            Act::Acknowledge { publishes, code } => self.serve(publishes, code, None).await,
+            Act::Serve => self.serve(usize::MAX, 0, None).await,
+            Act::ServeUntil(marker) => self.serve(usize::MAX, 0, Some(marker)).await,
             Act::AcknowledgeAndSend { publishes, bytes } => {
                 let mut answer = Vec::new();
                 for _ in 0..publishes {
@@ -207,13 +210,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    async fn serve(&mut self, mut publishes: usize, code: u8) -> bool {
+    async fn serve(&mut self, mut publishes: usize, code: u8, until: Option<&[u8]>) -> bool {
         let counted = publishes > 0;
         while let Some((kind, frame)) = self.next_frame().await {
             let answer = match kind {
                 PacketKind::Pingreq => vec![0xd0, 0],
                 // Both SUBACK forms take one byte for each filter here; 5.0 has an empty property length before them.
                 PacketKind::Subscribe => subscribe_answer(&frame),
+                PacketKind::Publish if until.is_some_and(|marker| holds(&frame, marker)) => {
+                    return true;
+                }
                 PacketKind::Publish if publishes > 0 => {
                     publishes -= 1;
                     puback(&frame, code)
@@ -264,6 +270,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             }
         }
     }
+}
+
+fn holds(frame: &[u8], marker: &[u8]) -> bool {
+    frame.windows(marker.len()).any(|part| part == marker)
 }
 
 pub(super) fn puback(publish: &[u8], code: u8) -> Vec<u8> {

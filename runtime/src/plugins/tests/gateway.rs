@@ -235,7 +235,8 @@ impl Gateway {
                 other @ (Uplink::Attributes { .. }
                 | Uplink::DeviceConnected { .. }
                 | Uplink::DeviceDisconnected { .. }
-                | Uplink::Gateway { .. }) => panic!("{other:?} was not expected"),
+                | Uplink::Gateway { .. }
+                | Uplink::Letter { .. }) => panic!("{other:?} was not expected"),
             }
         }
     }

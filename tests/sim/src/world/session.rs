@@ -125,10 +125,13 @@ impl World {
             let Some(publish) = host.queue.pop_front() else {
                 return self.take_batch();
             };
-            let Some(token) =
-                host.window
-                    .admit(publish.range, publish.readings, publish.payload.len(), now)
-            else {
+            let Some(token) = host.window.admit(
+                publish.range,
+                publish.readings,
+                publish.payload.len(),
+                publish.topic,
+                now,
+            ) else {
                 self.fail("a window with room admits nothing");
             };
             let oldest = host.window.oldest_sent_at();
@@ -248,7 +251,6 @@ impl World {
     }
 
     fn client_acked(&mut self, id: u16, code: u8) {
-        let verdict = puback_verdict(code);
         let Some(token) = self
             .host
             .as_mut()
@@ -258,13 +260,15 @@ impl World {
             self.cover("acknowledgement of nothing");
             return;
         };
+        let Some(host) = self.host.as_mut() else {
+            return;
+        };
+        let topic = host.window.carried(token).copied().unwrap_or_default();
+        let verdict = host.refusals.judge(puback_verdict(code), topic);
         if verdict == PubackVerdict::Deferred {
             self.session_over(Observed::PublishDeferred(code), None, None);
             return;
         }
-        let Some(host) = self.host.as_mut() else {
-            return;
-        };
         let Some(acknowledged) = host.window.acknowledge(token) else {
             self.fail("the window does not know a token of its own session");
         };

@@ -209,10 +209,10 @@ impl World {
         if batch.generation != host.order.generation {
             return;
         }
-        for oversize in &batch.oversize {
-            self.ledger.set_record_aside(oversize.sequence.0);
+        for left_out in &batch.left_out {
+            self.ledger.set_record_aside(left_out.sequence.0);
         }
-        let oversize = batch.oversize.len();
+        let oversize = batch.left_out.len();
         host.queue.extend(batch.publishes);
         if oversize > 0 {
             self.cover("oversize");
@@ -243,7 +243,7 @@ impl Host {
             feeder.ready = (order.running && !publishes.is_empty()).then(|| Batch {
                 generation: order.generation,
                 publishes,
-                oversize: Vec::new(),
+                left_out: Vec::new(),
             });
         }
         feeder.following = order;
@@ -279,7 +279,7 @@ impl Host {
         feeder.ready = Some(Batch {
             generation: feeder.following.generation,
             publishes: encoded.publishes,
-            oversize: encoded.oversize,
+            left_out: encoded.left_out,
         });
         Ok(())
     }

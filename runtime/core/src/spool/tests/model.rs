@@ -43,7 +43,8 @@ fn id_of(uplink: &Uplink) -> u64 {
         Uplink::Attributes { .. }
         | Uplink::DeviceConnected { .. }
         | Uplink::DeviceDisconnected { .. }
-        | Uplink::Gateway { .. } => {
+        | Uplink::Gateway { .. }
+        | Uplink::Letter { .. } => {
             panic!("never appended: {uplink:?}")
         }
     }
