@@ -44,7 +44,7 @@ fn the_built_in_policy_brings_everybody_back_without_a_storm() {
     let outcome = run(&scenario(2_000, 300, 100), Pacing::Link, &mut absent);
     assert_eq!((outcome.back, outcome.parked), (2_000, 0));
     assert_eq!((outcome.policy_faults, outcome.clamped), (0, 0));
-    assert!(outcome.peak_after_return_per_s < 100, "{outcome:?}");
+    assert!(outcome.peak_after_return_per_s < 100);
     assert!(outcome.refused == 0 && outcome.unanswered == 0);
     let [half, most, all] = outcome.back_after.map(Option::unwrap);
     assert!(half < most && most <= all && all < Duration::from_secs(125));
@@ -54,7 +54,7 @@ fn the_built_in_policy_brings_everybody_back_without_a_storm() {
 fn clients_in_step_storm_and_the_link_with_the_same_advice_does_not() {
     let scenario = scenario(2_000, 300, 100);
     let peers = run(&scenario, EXPONENTIAL, &mut absent);
-    assert!(peers.peak_after_return_per_s > 1_000, "{peers:?}");
+    assert!(peers.peak_after_return_per_s > 1_000);
     assert!(peers.refused > 2_000);
     assert_eq!(peers.would_be_clamped, 0);
 
@@ -115,7 +115,8 @@ fn work_for_gateways_that_gave_up_is_work_all_the_same() {
 #[test]
 fn a_fleet_that_cannot_be_back_is_not_waited_for_forever() {
     let outcome = run(&scenario(4_000, 5, 1), FIXED, &mut absent);
-    assert!(outcome.back < 4_000 && outcome.back > 3_500, "{outcome:?}");
+    // In step as they are, they leave seconds unused in between.
+    assert!((3_000..3_650).contains(&outcome.back), "{}", outcome.back);
     assert!(outcome.back_after[0].is_some());
     assert_eq!(outcome.back_after[2], None);
 }
