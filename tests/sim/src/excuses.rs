@@ -12,11 +12,14 @@ const AFTERMATH: Duration = Duration::from_secs(75);
 #[derive(Debug, Default)]
 pub(crate) struct Excuses {
     until: BTreeMap<CauseClass, Instant>,
+    /// Nothing is noticed before.
+    delayed_until: Instant,
 }
 
 impl Excuses {
     /// Until `end`, and a little longer, these causes are explained.
     pub(crate) fn allow(&mut self, classes: &[CauseClass], end: Instant) {
+        let end = end.max(self.delayed_until);
         for class in classes {
             let until = self.until.entry(*class).or_default();
             *until = (*until).max(end + AFTERMATH);
@@ -25,6 +28,7 @@ impl Excuses {
 
     /// Everything is delayed until `end`, consequences too.
     pub(crate) fn stretch(&mut self, now: Instant, end: Instant) {
+        self.delayed_until = self.delayed_until.max(end);
         for until in self.until.values_mut().filter(|until| now <= **until) {
             *until = (*until).max(end + AFTERMATH);
         }
@@ -32,6 +36,7 @@ impl Excuses {
 
     /// All faults ended at `now`.
     pub(crate) fn end(&mut self, now: Instant) {
+        self.delayed_until = self.delayed_until.min(now);
         for until in self.until.values_mut() {
             *until = (*until).min(now + AFTERMATH);
         }
