@@ -7,10 +7,11 @@
 //! with the process. `rmqtt` 0.24 does not build as a library without its network stack of another hundred.
 //!
 //! **Mosquitto's own losses are configured away.** `max_inflight_messages 0` makes it write a publish to the
-//! subscriber's socket in the same step, before it writes the PUBACK; what is in a socket survives `kill -9`. For the
-//! moments in which the subscriber is away, `autosave_on_changes` with `autosave_interval 1` puts session and queue on
-//! disk at each change. The embedded broker answers PUBACK before it has written to the subscriber, so it can lose what
-//! it acknowledged; the audit's tap tells that apart.
+//! subscriber's socket in the same step, before it writes the PUBACK; what has reached the other end's receive buffer
+//! survives `kill -9`, so for a subscriber that keeps up nothing is lost. For the moments in which the subscriber is away,
+//! `autosave_on_changes` with `autosave_interval 1` puts session and queue on disk at each change. The embedded broker
+//! answers PUBACK before it has written to the subscriber, so it can lose what it acknowledged; the audit's tap tells that
+//! apart.
 
 use std::ffi::OsString;
 use std::io;

@@ -9,6 +9,7 @@
 //! The subscriber connects directly to the broker, with a session that outlives connections. What a broker
 //! acknowledged and then lost by its own death is told apart by the tap: it is the broker's loss, not the gateway's.
 
+mod last_word;
 mod ledger;
 mod subscriber;
 #[cfg(test)]

@@ -6,10 +6,12 @@ use std::time::Duration;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{Packet, SubscribeReasonCode};
 use rumqttc::{AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use super::last_word::LastWord;
 use super::{Input, TELEMETRY_TOPIC};
 
 const CLIENT_ID: &str = "moorline-audit";
@@ -29,7 +31,10 @@ pub(super) fn start(
         .set_clean_start(false)
         .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
         .set_receive_maximum(Some(u16::MAX))
-        .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Unlimited);
+        .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Unlimited)
+        .set_socket_connector(move |_address, _options| async move {
+            TcpStream::connect(broker).await.map(LastWord::new)
+        });
     let (client, events) = AsyncClient::builder(options).capacity(REQUESTS).build();
     let (subscribing, subscribed) = watch::channel(false);
     let task = tokio::spawn(
