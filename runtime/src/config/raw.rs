@@ -238,6 +238,7 @@ pub(crate) struct Gateway {
     pub(crate) name: Name,
     pub(crate) state_dir: PathBuf,
     pub(crate) status_file: Option<PathBuf>,
+    pub(crate) metrics_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -36,6 +36,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where the status is written.
     pub status_file: PathBuf,
+    /// Where metrics are written, if anywhere.
+    pub metrics_file: Option<PathBuf>,
     /// The link.
     pub link: LinkSettings,
     /// Whether the platform is told of each outage, as telemetry of the gateway itself.
@@ -69,6 +71,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         .gateway
         .status_file
         .map_or_else(|| state_dir.join(STATUS_FILE), |file| base.join(file));
+    let metrics_file = raw.gateway.metrics_file.map(|file| base.join(file));
     let report_disconnects = raw.link.report_disconnects.unwrap_or(true);
     let link = resolver.link(raw.link, &raw.gateway.name.0, &state_dir);
     let policy = raw.policy.map(|policy| PolicySettings {
@@ -85,6 +88,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         name: raw.gateway.name.0,
         state_dir,
         status_file,
+        metrics_file,
         link,
         report_disconnects,
         policy,

@@ -148,7 +148,10 @@ impl Gateway {
         };
         let tracker = Tracker::new(clock);
         tasks.spawn(status::run(
-            settings.status_file,
+            status::Files {
+                status: settings.status_file,
+                metrics: settings.metrics_file,
+            },
             sources,
             tracker,
             stop_writing,

@@ -5,13 +5,15 @@
 //! ten times a second) and at least every second. It holds no secret.
 
 mod disconnect;
+mod metrics;
 mod snapshot;
 mod writer;
 
 pub use disconnect::{DisconnectEntry, EvidenceEntry};
 pub(crate) use snapshot::Tracker;
-pub(crate) use writer::{Sources, run};
+pub(crate) use writer::{Files, Sources, run};
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use moorline_core::time::TimestampMs;
@@ -60,6 +62,9 @@ pub struct LinkSection {
     pub policy_clamped: u64,
     /// Publishes the broker refused for good, counted and dropped.
     pub dead_lettered: u64,
+    /// How often each cause ended a session or an attempt since the process started.
+    #[serde(default)]
+    pub disconnects_by_cause: BTreeMap<String, u64>,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: Vec<DisconnectEntry>,
 }
@@ -189,8 +194,19 @@ impl Status {
     /// # Errors
     /// When its directory cannot be written.
     pub fn write(&self, file: &Path) -> std::io::Result<()> {
-        let draft = file.with_extension("json.new");
-        std::fs::write(&draft, serde_json::to_vec_pretty(self)?)?;
-        std::fs::rename(draft, file)
+        replace(file, &serde_json::to_vec_pretty(self)?)
     }
+
+    /// Replaces the metrics file in one step.
+    fn write_metrics(&self, file: &Path) -> std::io::Result<()> {
+        replace(file, metrics::page(self).as_bytes())
+    }
+}
+
+/// A reader meets the old file or the new one. The draft's name ends in none of the endings that collectors look for.
+fn replace(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".new");
+    std::fs::write(&draft, bytes)?;
+    std::fs::rename(draft, file)
 }

@@ -1,6 +1,6 @@
 //! From what the rooms show of themselves to the one status everybody reads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use moorline_core::link::State;
@@ -30,6 +30,8 @@ pub(crate) struct Tracker {
     pid: u32,
     started_at: TimestampMs,
     session_starts: VecDeque<Instant>,
+    disconnects_by_cause: BTreeMap<String, u64>,
+    disconnects_seen: u64,
     swaps: VecDeque<SwapEntry>,
     swaps_seen: u64,
     last_swap: Option<Arc<SwapRecord>>,
@@ -42,14 +44,25 @@ impl Tracker {
             pid: std::process::id(),
             started_at: clock.wall(),
             session_starts: VecDeque::new(),
+            disconnects_by_cause: BTreeMap::new(),
+            disconnects_seen: 0,
             swaps: VecDeque::new(),
             swaps_seen: 0,
             last_swap: None,
         }
     }
 
-    /// Remembers when the session that is up began.
+    /// Counts what ended, and remembers when the session that is up began.
     pub(crate) fn follow_link(&mut self, link: &LinkStatus) {
+        let seen = self.disconnects_seen;
+        for record in link.disconnects.iter().filter(|record| record.id > seen) {
+            self.disconnects_seen = record.id;
+            let cause = record.record.disconnect.cause.name();
+            *self
+                .disconnects_by_cause
+                .entry(cause.to_owned())
+                .or_default() += 1;
+        }
         let Some(since) = link.session_since else {
             return;
         };
@@ -165,6 +178,7 @@ impl Tracker {
             policy_faults: link.policy_faults,
             policy_clamped: link.policy_clamped,
             dead_lettered: link.dead_letters,
+            disconnects_by_cause: self.disconnects_by_cause.clone(),
             disconnects: link
                 .disconnects
                 .iter()

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
+use super::Status;
 use super::snapshot::Tracker;
 use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
@@ -18,6 +19,17 @@ const WRITE_EVERY_MIN: Duration = Duration::from_millis(100);
 /// The most time between two writes.
 const WRITE_EVERY_MAX: Duration = Duration::from_secs(1);
 
+/// Metrics are collected a few times a minute.
+const METRICS_EVERY: Duration = Duration::from_secs(5);
+
+/// Where it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) status: PathBuf,
+    /// None = no metrics are wanted.
+    pub(crate) metrics: Option<PathBuf>,
+}
+
 /// What the status is made of.
 #[derive(Debug)]
 pub(crate) struct Sources {
@@ -28,7 +40,7 @@ pub(crate) struct Sources {
 
 /// Writes until told to stop, and once more then.
 pub(crate) async fn run(
-    file: PathBuf,
+    files: Files,
     mut sources: Sources,
     mut tracker: Tracker,
     mut shutdown: Shutdown,
@@ -36,6 +48,7 @@ pub(crate) async fn run(
     let mut tick = tokio::time::interval(WRITE_EVERY_MIN);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written: Option<Instant> = None;
+    let mut measured: Option<Instant> = None;
     let mut failing = false;
     loop {
         let last = tokio::select! {
@@ -58,20 +71,41 @@ pub(crate) async fn run(
                 tracker.snapshot(&link, &sources.spool.borrow_and_update(), &plugins)
             };
             written = Some(Instant::now());
-            let target = file.clone();
-            let result = tokio::task::spawn_blocking(move || status.write(&target)).await;
-            let result = result.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+            let measures =
+                last || measured.is_none_or(|measured| measured.elapsed() >= METRICS_EVERY);
+            if measures {
+                measured = written;
+            }
+            let targets = Files {
+                metrics: files.metrics.clone().filter(|_file| measures),
+                ..files.clone()
+            };
+            let result = tokio::task::spawn_blocking(move || targets.write(&status)).await;
+            let result = result
+                .unwrap_or_else(|panicked| Err((PathBuf::new(), std::io::Error::other(panicked))));
             match result {
                 Ok(()) => failing = false,
-                Err(error) => {
+                Err((file, error)) => {
                     if !std::mem::replace(&mut failing, true) {
-                        warn!(file = %file.display(), %error, "the status file cannot be written; the gateway goes on without");
+                        warn!(file = %file.display(), %error, "the file cannot be written; the gateway goes on without");
                     }
                 }
             }
         }
         if last {
             return;
+        }
+    }
+}
+
+impl Files {
+    fn write(self, status: &Status) -> Result<(), (PathBuf, std::io::Error)> {
+        status
+            .write(&self.status)
+            .map_err(|error| (self.status, error))?;
+        match self.metrics {
+            Some(file) => status.write_metrics(&file).map_err(|error| (file, error)),
+            None => Ok(()),
         }
     }
 }

@@ -1,0 +1,236 @@
+//! The status as metrics: a page in the Prometheus text format 0.0.4, for the textfile collector of node_exporter or any
+//! agent that reads files. A file like the status, and for the same reasons: nothing to secure, nothing to hang.
+//!
+//! Counters count from the start of the process, those of the spool from the making of the spool.
+
+use std::fmt::{self, Display, Write as _};
+
+use super::Status;
+
+/// The page.
+pub(super) fn page(status: &Status) -> String {
+    let mut page = Page(String::new());
+    // Writing into a string cannot fail.
+    page.write(status).unwrap_or_default();
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn write(&mut self, status: &Status) -> fmt::Result {
+        self.gauge(
+            "start_time_seconds",
+            "When the process started, since the Unix epoch.",
+            status.started_at_ms as f64 / 1e3,
+        )?;
+        self.link(status)?;
+        self.spool(status)?;
+        self.policy(status)?;
+        self.connectors(status)
+    }
+
+    fn link(&mut self, status: &Status) -> fmt::Result {
+        let link = &status.link;
+        let is = |state: &str| u8::from(link.state == state);
+        self.gauge("link_up", "Whether a session is up.", is("up"))?;
+        self.gauge(
+            "link_parked",
+            "Whether the link waits for an operator.",
+            is("parked"),
+        )?;
+        self.counter(
+            "link_sessions_total",
+            "Sessions the broker accepted.",
+            link.sessions,
+        )?;
+        self.head(
+            "link_disconnects_total",
+            "Ended sessions and failed attempts.",
+            "counter",
+        )?;
+        for (cause, count) in &link.disconnects_by_cause {
+            self.sample("link_disconnects_total", &[("cause", cause)], count)?;
+        }
+        self.counter(
+            "link_dead_letters_total",
+            "Publishes that were set aside.",
+            link.dead_lettered,
+        )
+    }
+
+    fn spool(&mut self, status: &Status) -> fmt::Result {
+        let spool = &status.spool;
+        for (name, help, count) in [
+            (
+                "spool_accepted_readings_total",
+                "Readings accepted.",
+                spool.accepted_readings,
+            ),
+            (
+                "spool_delivered_readings_total",
+                "Readings the broker acknowledged.",
+                spool.delivered_readings,
+            ),
+            (
+                "spool_evicted_readings_total",
+                "Readings dropped because the spool was full.",
+                spool.evicted_readings,
+            ),
+            (
+                "spool_damaged_readings_total",
+                "Readings the disk gave back damaged.",
+                spool.damaged_readings,
+            ),
+            (
+                "spool_dead_lettered_readings_total",
+                "Readings that were set aside.",
+                spool.dead_lettered_readings,
+            ),
+        ] {
+            self.counter(name, help, count)?;
+        }
+        self.gauge(
+            "spool_waiting_readings",
+            "Readings that wait.",
+            spool.depth_readings,
+        )?;
+        self.gauge("spool_bytes", "Bytes on disk.", spool.bytes)?;
+        self.gauge(
+            "spool_faulty",
+            "Whether nothing can be written now.",
+            u8::from(spool.fault.is_some()),
+        )
+    }
+
+    fn policy(&mut self, status: &Status) -> fmt::Result {
+        self.counter(
+            "policy_faults_total",
+            "Times the built-in policy stood in.",
+            status.link.policy_faults,
+        )?;
+        self.counter(
+            "policy_clamped_total",
+            "Times a policy's answer was clamped.",
+            status.link.policy_clamped,
+        )
+    }
+
+    fn connectors(&mut self, status: &Status) -> fmt::Result {
+        type Figure = fn(&super::ConnectorEntry) -> u64;
+        let figures: [(&str, &str, &str, Figure); 5] = [
+            (
+                "connector_running",
+                "Whether every instance serves.",
+                "gauge",
+                |connector| u64::from(connector.state == "running"),
+            ),
+            (
+                "connector_readings_total",
+                "Readings accepted from it.",
+                "counter",
+                |connector| connector.readings,
+            ),
+            (
+                "connector_traps_total",
+                "Traps and missed deadlines.",
+                "counter",
+                |connector| connector.traps,
+            ),
+            (
+                "connector_back_pressure_total",
+                "Batches the spool turned back for now.",
+                "counter",
+                |connector| connector.back_pressure,
+            ),
+            (
+                "connector_memory_bytes",
+                "Bytes of its instances' linear memories.",
+                "gauge",
+                |connector| connector.memory_bytes,
+            ),
+        ];
+        for (name, help, kind, figure) in figures {
+            self.head(name, help, kind)?;
+            for connector in &status.connectors {
+                self.sample(name, &[("connector", &connector.name)], &figure(connector))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) -> fmt::Result {
+        self.head(name, help, "gauge")?;
+        self.sample(name, &[], &value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.head(name, help, "counter")?;
+        self.sample(name, &[], &value)
+    }
+
+    fn head(&mut self, name: &str, help: &str, kind: &str) -> fmt::Result {
+        writeln!(
+            self.0,
+            "# HELP moorline_{name} {help}\n# TYPE moorline_{name} {kind}"
+        )
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &dyn Display) -> fmt::Result {
+        write!(self.0, "moorline_{name}")?;
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let opening = if index == 0 { '{' } else { ',' };
+            let escaped = text
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            write!(self.0, "{opening}{label}=\"{escaped}\"")?;
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        writeln!(self.0, " {value}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::ConnectorEntry;
+
+    #[test]
+    fn a_page_has_each_figure_once_with_its_kind() {
+        let mut status = Status {
+            started_at_ms: 1_500,
+            ..Status::default()
+        };
+        status.link.state = "up".to_owned();
+        status.link.disconnects_by_cause = [("reset".to_owned(), 2)].into();
+        status.connectors = vec![ConnectorEntry {
+            name: "line \"7\"".to_owned(),
+            readings: 3,
+            ..ConnectorEntry::default()
+        }];
+        let page = page(&status);
+        for line in [
+            "moorline_start_time_seconds 1.5",
+            "# TYPE moorline_link_up gauge",
+            "moorline_link_up 1",
+            "moorline_link_parked 0",
+            "# TYPE moorline_link_disconnects_total counter",
+            "moorline_link_disconnects_total{cause=\"reset\"} 2",
+            "moorline_connector_readings_total{connector=\"line \\\"7\\\"\"} 3",
+        ] {
+            assert_eq!(
+                page.lines().filter(|found| *found == line).count(),
+                1,
+                "{line} in\n{page}"
+            );
+        }
+        let mut heads: Vec<_> = page.lines().filter(|l| l.starts_with("# TYPE")).collect();
+        let all = heads.len();
+        heads.sort_unstable();
+        heads.dedup();
+        assert_eq!(heads.len(), all, "no name has two heads");
+    }
+}
