@@ -14,6 +14,8 @@ mod log_gate;
 pub mod plugin_build;
 pub mod plugins;
 pub mod policy_handle;
+mod screen;
 pub mod shutdown;
 pub mod spool;
 pub mod status;
+mod stress;

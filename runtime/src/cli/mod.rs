@@ -16,6 +16,7 @@ mod plugin;
 mod policy;
 mod reload;
 mod run;
+mod stress;
 
 /// An edge gateway: one MQTT link that no plugin, reload or swap drops; device connectors are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -104,6 +105,14 @@ enum Command {
     /// Look into the spool.
     #[command(subcommand)]
     Spool(SpoolCommand),
+    /// Break the way to your own broker in every way there is, at a given load, and report what became of it.
+    ///
+    /// Uses the link, the policy and the disk as `moorline run` would, with test readings of devices named
+    /// moorline-stress-1, … and a client id of its own. Ends with code 65 if anything was lost or not told as it was.
+    #[command(
+        after_help = "Examples:\n  moorline stress --config gateway.toml --minutes 10 --report stress.md\n  moorline stress --config gateway.toml --fault takeover --fault black-hole --yes --json stress.json"
+    )]
+    Stress(stress::StressOptions),
     /// Try reconnect policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -180,6 +189,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
         Command::Spool(SpoolCommand::DeadLetter(command)) => dead_letter::dead_letter(&command),
+        Command::Stress(options) => stress::stress(&options),
         Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
         Command::DemoPart(part) => run::demo_part(part),
     }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 use super::DemoError;
-use super::screen::{Screen, Tone};
 use super::shelf::Shelved;
 use crate::plugin_build::{BuildError, BuildOptions, BuiltPlugin, Progress, build_many};
+use crate::screen::{Screen, Tone};
 
 /// Where each component's crate is.
 const CRATES: [(Shelved, &str); 5] = [

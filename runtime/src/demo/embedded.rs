@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use mqtt5::broker::config::{RateLimitConfig, StorageBackend, StorageConfig};
 use mqtt5::broker::{BrokerConfig, MqttBroker};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Bytes of the largest packet it takes.
 const PACKET_BYTES_MAX: usize = 1024 * 1024;
 const SESSION_EXPIRY: Duration = Duration::from_secs(3_600);
 
-/// Runs until it is killed.
+/// Runs until it is killed, or ends in good order on SIGTERM: its clients are told that the server shuts down.
 ///
 /// # Errors
 /// When it cannot listen on `port` or use `directory`.
@@ -30,5 +31,12 @@ pub(super) async fn run(port: u16, directory: PathBuf) -> mqtt5::Result<()> {
         enabled: false,
         ..RateLimitConfig::default()
     };
-    MqttBroker::with_config(configuration).await?.run().await
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut broker = MqttBroker::with_config(configuration).await?;
+    let shutdown = broker.shutdown_handle();
+    tokio::spawn(async move {
+        terminated.recv().await;
+        shutdown.shutdown();
+    });
+    broker.run().await
 }

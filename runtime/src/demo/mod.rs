@@ -17,7 +17,6 @@ mod embedded;
 pub mod gateway;
 pub mod part;
 mod report;
-mod screen;
 mod shelf;
 mod stage;
 mod story;
@@ -34,12 +33,12 @@ pub use shelf::{mark, script};
 
 use broker::BrokerKind;
 use part::{BrokerChoice, DemoOptions};
-use screen::{Screen, Tone};
 use shelf::Shelf;
 use stage::Stage;
 use story::Story;
 
 use crate::plugin_build::BuildError;
+use crate::screen::{Screen, Tone};
 use crate::shutdown::Signals;
 
 /// Why the story could not be told. What went wrong inside it is in the report instead.

@@ -11,10 +11,10 @@ use super::broker::{Broker, BrokerKind};
 use super::device::Device;
 use super::gateway::{Gateway, History};
 use super::report::{DemoReport, ReportedPolicy};
-use super::screen::{Screen, Tone};
 use super::shelf::Shelf;
 use super::{DemoError, Doing};
 use crate::fault_proxy::{FaultProxy, Mode, Strike};
+use crate::screen::{Screen, Tone};
 
 pub(super) const SIMULATED: &str = "simulated";
 pub(super) const MODBUS: &str = "modbus";

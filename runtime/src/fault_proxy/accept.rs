@@ -109,8 +109,12 @@ impl Acceptor {
                 *listener = None;
                 Ok(())
             }
-            Mode::Pass | Mode::BlackHole(_) | Mode::Shape(_) if listener.is_some() => Ok(()),
-            Mode::Pass | Mode::BlackHole(_) | Mode::Shape(_) => {
+            Mode::Pass | Mode::BlackHole(_) | Mode::Unread | Mode::Shape(_)
+                if listener.is_some() =>
+            {
+                Ok(())
+            }
+            Mode::Pass | Mode::BlackHole(_) | Mode::Unread | Mode::Shape(_) => {
                 listen(self.address).map(|bound| *listener = Some(bound))
             }
         };

@@ -86,9 +86,11 @@ impl Connection {
 /// Connects to the broker, but not while nothing may pass.
 async fn dial(upstream: SocketAddr, mut orders: watch::Receiver<Orders>) -> io::Result<TcpStream> {
     let passes = |orders: &Orders| match orders.mode {
-        Mode::BlackHole(Some(Direction::ToClient)) | Mode::Pass | Mode::Refuse | Mode::Shape(_) => {
-            true
-        }
+        Mode::BlackHole(Some(Direction::ToClient))
+        | Mode::Pass
+        | Mode::Refuse
+        | Mode::Unread
+        | Mode::Shape(_) => true,
         Mode::BlackHole(Some(Direction::ToBroker) | None) => false,
     };
     if orders.wait_for(passes).await.is_err() {

@@ -49,6 +49,8 @@ pub enum Mode {
     /// Sockets stay open and connections are accepted, but no byte is forwarded, in one direction or (`None`) both. The
     /// way swallows bytes, so that the sender meets silence and not a full socket; they flow when the mode ends.
     BlackHole(Option<Direction>),
+    /// The proxy stops reading what the client sends: the client's socket fills up.
+    Unread,
     /// Bytes pass late and slowly.
     Shape(Shape),
 }

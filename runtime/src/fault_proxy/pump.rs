@@ -5,14 +5,18 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::tap::Chunk;
 use super::{Direction, Mode, Orders, Shape, Strike};
 
 const CHUNK_BYTES: usize = 16 * 1024;
+/// The receive buffer of a socket that is not read.
+const UNREAD_BYTES: usize = 4 * 1024;
 /// Bytes held back by latency, rate or a black hole before the pump stops reading.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -82,7 +86,8 @@ impl Pump {
             if passes && self.finished && self.held.is_empty() {
                 return Ok(());
             }
-            let reads = !self.finished && self.held_bytes < HELD_BYTES_MAX;
+            let reads =
+                !self.finished && self.held_bytes < HELD_BYTES_MAX && self.reads(mode, from);
             let due = self.held.front().map(|held| held.due);
             tokio::select! {
                 told = self.orders.changed() => if told.is_err() { return Ok(()) },
@@ -104,8 +109,17 @@ impl Pump {
         match mode {
             Mode::BlackHole(None) => false,
             Mode::BlackHole(Some(direction)) => direction != self.direction,
-            Mode::Pass | Mode::Refuse | Mode::Shape(_) => true,
+            Mode::Pass | Mode::Refuse | Mode::Unread | Mode::Shape(_) => true,
         }
+    }
+
+    /// Whether bytes are taken from the sender. While they are not, the kernel must not take them in our place.
+    fn reads(&self, mode: Mode, from: &TcpStream) -> bool {
+        let unread = mode == Mode::Unread && self.direction == Direction::ToBroker;
+        if unread && let Err(error) = SockRef::from(from).set_recv_buffer_size(UNREAD_BYTES) {
+            debug!(%error, "fault proxy: SO_RCVBUF refused");
+        }
+        !unread
     }
 
     /// Forwards a chunk at once, or holds it until it is due.
@@ -124,7 +138,7 @@ impl Pump {
             .map_err(|_tap_ended| io::Error::from(io::ErrorKind::BrokenPipe))?;
         let shape = match mode {
             Mode::Shape(shape) => Some(shape),
-            Mode::Pass | Mode::Refuse | Mode::BlackHole(_) => None,
+            Mode::Pass | Mode::Refuse | Mode::Unread | Mode::BlackHole(_) => None,
         };
         match shape {
             None if self.held.is_empty() && self.passes(mode) => write_all(to, &bytes).await,

@@ -236,3 +236,30 @@ async fn an_absent_broker_shows_as_a_reset() {
         io::ErrorKind::ConnectionReset
     );
 }
+
+#[tokio::test]
+async fn unread_fills_the_clients_socket_and_loses_nothing() {
+    // More than the socket buffers of a loopback connection take.
+    const BYTES: usize = 32 * 1024 * 1024;
+    let bench = Bench::new().await;
+    let (client, mut broker) = bench.connect().await;
+    bench.proxy.set(Mode::Unread).await.unwrap();
+    let mut written = 0;
+    let chunk = vec![7; 64 * 1024];
+    // Stuck, when for a moment no room comes.
+    while written < BYTES && timeout(QUIET, client.writable()).await.is_ok() {
+        match client.try_write(&chunk[..chunk.len().min(BYTES - written)]) {
+            Ok(count) => written += count,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+    }
+    assert!(written < BYTES, "the proxy reads although it should not");
+    bench.proxy.set(Mode::Pass).await.unwrap();
+    let mut arrived = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    while arrived < written {
+        let read = timeout(DEADLINE, broker.read(&mut buffer)).await;
+        arrived += read.unwrap().unwrap();
+    }
+    assert_eq!(arrived, written);
+}

@@ -20,7 +20,7 @@ const COLUMNS_MIN: usize = 40;
 
 /// How a line is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(crate) enum Tone {
     /// A new chapter.
     Title,
     /// Something happened.
@@ -33,7 +33,7 @@ pub(super) enum Tone {
 
 /// Standard output.
 #[derive(Debug)]
-pub(super) struct Screen {
+pub(crate) struct Screen {
     start: Instant,
     terminal: bool,
     fresh: bool,
@@ -41,7 +41,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let terminal = std::io::stdout().is_terminal();
         Self {
             start: Instant::now(),
@@ -52,7 +52,7 @@ impl Screen {
     }
 
     /// A line that stays.
-    pub(super) fn say(&mut self, tone: Tone, text: &str) {
+    pub(crate) fn say(&mut self, tone: Tone, text: &str) {
         let at = self.start.elapsed().as_secs_f64();
         let (before, after) = match (self.terminal, tone) {
             (false, _) | (true, Tone::Plain) => ("", ""),
@@ -75,7 +75,7 @@ impl Screen {
     }
 
     /// Replaces the fresh line.
-    pub(super) fn refresh(&mut self, text: &str) {
+    pub(crate) fn refresh(&mut self, text: &str) {
         let now = Instant::now();
         if self.terminal {
             self.erase();

@@ -1,0 +1,325 @@
+//! The parts of a campaign: what `moorline run` opens, with a load instead of connectors and a fault proxy in the way.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use moorline_core::link::Remedy;
+use moorline_core::link::cause::Fault;
+use moorline_core::message::{Downlink, Sequence};
+use tokio::net::lookup_host;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::load::{Load, Loaded};
+use super::report::Balance;
+use super::{Options, StressError};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::fault_proxy::FaultProxy;
+use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSettings};
+use crate::plugins::{self, PluginSettings, Plugins};
+use crate::spool::{self, Spool, SpoolSettings, SpoolStatus};
+
+/// Downlinks that wait; nobody reads them here.
+const DOWNLINKS: usize = 16;
+/// For the first session and the first acknowledgement.
+const READY: Duration = Duration::from_secs(30);
+const LINK_GRACE: Duration = Duration::from_secs(5);
+const PLUGINS_GRACE: Duration = Duration::from_secs(1);
+/// For another client to come up.
+const RIVAL_UP: Duration = Duration::from_secs(20);
+/// Added to the client id, so that a gateway that runs is left alone.
+const CLIENT_ID_SUFFIX: &str = "-stress";
+
+/// Everything that is open.
+pub(super) struct Stage {
+    pub(super) clock: Clock,
+    pub(super) proxy: FaultProxy,
+    pub(super) link: watch::Receiver<LinkStatus>,
+    pub(super) spool: watch::Receiver<SpoolStatus>,
+    direct: LinkSettings,
+    broker: String,
+    spool_settings: SpoolSettings,
+    directory: PathBuf,
+    handle: LinkHandle,
+    spool_owner: Spool,
+    plugins: Plugins,
+    loaded: watch::Receiver<Loaded>,
+    load: JoinHandle<()>,
+    downlinks: JoinHandle<()>,
+    _link_up: watch::Sender<bool>,
+}
+
+impl Stage {
+    /// Opens all of them; the link begins to connect and the load to flow.
+    pub(super) async fn open(settings: Settings, options: &Options) -> Result<Self, StressError> {
+        let clock = Clock::start();
+        let directory = settings
+            .state_dir
+            .join(format!("stress-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| StressError::Directory(directory.clone(), error))?;
+        let broker = format!("{}:{}", settings.link.host, settings.link.port);
+        let upstream = resolve(&settings.link).await?;
+        let proxy = FaultProxy::bind(upstream)
+            .await
+            .map_err(StressError::Proxy)?;
+        let mut direct = settings.link;
+        direct.client_id.push_str(CLIENT_ID_SUFFIX);
+        let through = through(&direct, proxy.address(), directory.clone());
+        let spool_settings = SpoolSettings {
+            directory: directory.join("spool"),
+            ..settings.spool
+        };
+        let (spool_owner, appender, outlet, _recovery) = spool::open(spool_settings.clone())?;
+        let (link_up, link_is_up) = watch::channel(false);
+        let plugin_settings = PluginSettings {
+            cache_directory: settings.state_dir.join("compiled"),
+            state_directory: directory.join("plugins"),
+            connectors: Vec::new(),
+            policy: settings.policy,
+            swap: settings.swap,
+        };
+        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
+        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        let handle = link::spawn(through, outlet, plugins.policy(), downlink, clock)?;
+        let load = Load::new(options.readings_per_s, options.devices)
+            // Names made of our own prefix and a number are good ones.
+            .unwrap_or_else(|error| unreachable!("{error}"));
+        let (loading, loaded) = watch::channel(Loaded::default());
+        Ok(Self {
+            clock,
+            proxy,
+            link: handle.status(),
+            spool: spool_owner.status(),
+            direct,
+            broker,
+            spool_settings,
+            directory,
+            handle,
+            spool_owner,
+            plugins,
+            loaded,
+            load: tokio::spawn(load.run(appender, clock, loading)),
+            downlinks: tokio::spawn(discard(downlinks)),
+            _link_up: link_up,
+        })
+    }
+
+    pub(super) fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    pub(super) fn client_id(&self) -> &str {
+        &self.direct.client_id
+    }
+
+    pub(super) fn mqtt_version(&self) -> Option<String> {
+        self.link
+            .borrow()
+            .version
+            .map(|version| version.to_string())
+    }
+
+    /// The longest a healthy broker may take to have us back: the longest wait between attempts, and one attempt.
+    pub(super) fn recovery_max(&self) -> Duration {
+        let timeouts = &self.direct.timeouts;
+        let attempt = timeouts.dns + timeouts.tcp + timeouts.tls + timeouts.connack;
+        self.direct.pace.ceiling + attempt
+    }
+
+    /// The longest a dead peer may take to be found: silence, a question, no answer, and some slack.
+    pub(super) fn detection_max(&self) -> Duration {
+        let liveness = &self.direct.liveness;
+        let asked = liveness.probe_after + liveness.pingresp;
+        asked.max(liveness.write_stall) + Duration::from_secs(2)
+    }
+
+    /// The first session, before anything is broken.
+    pub(super) async fn ready(&mut self) -> Result<(), StressError> {
+        self.until(READY, |link, spool| {
+            let delivers = link.is_up() && spool.acked > Sequence(0);
+            // Somebody must act: waiting cannot help.
+            let refused = link.last_disconnect().is_some_and(|last| {
+                last.record.disconnect.cause.remedy() != Remedy::FallBackVersion
+                    && last.record.disconnect.cause.fault() == Fault::Operator
+            });
+            delivers || refused
+        })
+        .await;
+        let link = self.link.borrow();
+        if link.is_up() && self.spool.borrow().acked > Sequence(0) {
+            return Ok(());
+        }
+        let (told, advice) = link.last_disconnect().map_or_else(
+            || {
+                (
+                    "no attempt has ended yet".to_owned(),
+                    "look at the way to the broker",
+                )
+            },
+            |last| (last.text.clone(), last.record.disconnect.cause.advice()),
+        );
+        Err(StressError::Unreachable { told, advice })
+    }
+
+    /// Waits until a session is up and the broker has acknowledged something after `after`.
+    pub(super) async fn delivered_after(&mut self, after: Sequence, patience: Duration) -> bool {
+        self.until(patience, |link, spool| link.is_up() && spool.acked > after)
+            .await
+    }
+
+    /// Waits until everything through `last` is acknowledged.
+    pub(super) async fn settled_through(&mut self, last: Sequence, patience: Duration) -> bool {
+        self.until(patience, |_link, spool| spool.acked >= last)
+            .await
+    }
+
+    /// Ends the load and waits until nothing waits.
+    pub(super) async fn drained(&mut self, patience: Duration) -> bool {
+        self.load.abort();
+        self.until(patience, |_link, spool| spool.depth_records == 0)
+            .await
+    }
+
+    /// Waits until `reached`; false when that takes longer than `patience`.
+    async fn until(
+        &mut self,
+        patience: Duration,
+        reached: impl Fn(&LinkStatus, &SpoolStatus) -> bool,
+    ) -> bool {
+        let looking = async {
+            while !reached(
+                &self.link.borrow_and_update(),
+                &self.spool.borrow_and_update(),
+            ) {
+                let changed = tokio::select! {
+                    changed = self.link.changed() => changed,
+                    changed = self.spool.changed() => changed,
+                };
+                if changed.is_err() {
+                    // A room has ended: nothing will ever be reached.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        timeout(patience, looking).await.is_ok()
+    }
+
+    /// Lets time pass; returns the most readings that waited meanwhile.
+    pub(super) async fn hold(&mut self, lasts: Duration) -> u64 {
+        let until = Instant::now() + lasts;
+        let mut depth = self.spool.borrow_and_update().depth_readings;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return depth,
+                changed = self.spool.changed() => {
+                    if changed.is_err() {
+                        sleep_until(until).await;
+                        return depth;
+                    }
+                    depth = depth.max(self.spool.borrow_and_update().depth_readings);
+                }
+            }
+        }
+    }
+
+    /// Has another client connect with our id, and leave again.
+    pub(super) async fn take_over(&self) -> Result<bool, StressError> {
+        let directory = self.directory.join("rival");
+        let settings = SpoolSettings {
+            directory: directory.join("spool"),
+            ..self.spool_settings.clone()
+        };
+        let (spool, appender, outlet, _recovery) = spool::open(settings)?;
+        let (policy, _absent) = crate::policy_handle::PolicyHandle::channel();
+        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        let draining = tokio::spawn(discard(downlinks));
+        let settings = LinkSettings {
+            state_directory: directory,
+            ..self.direct.clone()
+        };
+        let rival = link::spawn(settings, outlet, policy, downlink, self.clock)?;
+        let mut status = rival.status();
+        let up = timeout(RIVAL_UP, status.wait_for(LinkStatus::is_up)).await;
+        let came_up = matches!(up, Ok(Ok(_)));
+        drop(up);
+        rival.stop(LINK_GRACE).await;
+        drop(appender);
+        draining.abort();
+        // It held nothing.
+        spool.close().await.unwrap_or(());
+        Ok(came_up)
+    }
+
+    /// What has become of everything so far.
+    pub(super) fn balance(&self) -> Balance {
+        let (link, spool, loaded) = (
+            self.link.borrow(),
+            self.spool.borrow(),
+            *self.loaded.borrow(),
+        );
+        let gone = spool.depth_readings
+            + spool.evicted_readings
+            + spool.damaged_readings
+            + spool.set_aside_readings;
+        Balance {
+            accepted: spool.appended_readings_total,
+            delivered: spool.appended_readings_total.saturating_sub(gone),
+            waiting: spool.depth_readings,
+            evicted: spool.evicted_readings,
+            damaged: spool.damaged_readings,
+            dead_lettered: spool.set_aside_readings,
+            back_pressure: loaded.back_pressure,
+            duplicates_possible: link.duplicates_possible,
+            sessions: link.sessions,
+        }
+    }
+
+    /// Ends everything and removes what it kept.
+    pub(super) async fn close(self) -> Result<(), StressError> {
+        self.load.abort();
+        self.plugins.stop(PLUGINS_GRACE).await;
+        self.handle.stop(LINK_GRACE).await;
+        self.downlinks.abort();
+        // What it holds is not kept.
+        self.spool_owner.close().await.unwrap_or(());
+        remove(&self.directory)
+    }
+}
+
+fn remove(directory: &Path) -> Result<(), StressError> {
+    std::fs::remove_dir_all(directory)
+        .map_err(|error| StressError::Directory(directory.to_owned(), error))
+}
+
+/// Settings that reach the same broker through the proxy; its certificate must still carry its own name.
+fn through(direct: &LinkSettings, proxy: SocketAddr, state_directory: PathBuf) -> LinkSettings {
+    let tls = direct.tls.clone().map(|tls| TlsSettings {
+        server_name: tls.server_name.or_else(|| Some(direct.host.clone())),
+        ..tls
+    });
+    LinkSettings {
+        host: proxy.ip().to_string(),
+        port: proxy.port(),
+        tls,
+        state_directory,
+        ..direct.clone()
+    }
+}
+
+async fn resolve(link: &LinkSettings) -> Result<SocketAddr, StressError> {
+    let unresolved = |error| StressError::Unresolved(link.host.clone(), error);
+    let mut found = lookup_host((link.host.as_str(), link.port))
+        .await
+        .map_err(unresolved)?;
+    let none = || unresolved(std::io::Error::other("it has no address"));
+    found.next().ok_or_else(none)
+}
+
+/// Nobody here answers an RPC.
+async fn discard(mut downlinks: mpsc::Receiver<Downlink>) {
+    while downlinks.recv().await.is_some() {}
+}
