@@ -7,10 +7,12 @@
 mod bad_input;
 mod bad_plugins;
 mod broker;
+mod brokers;
 mod dead_letters;
 mod faults;
 mod fleet;
 mod journal;
 mod modbus;
 mod policies;
+mod stress;
 mod swaps;

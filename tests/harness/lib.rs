@@ -9,6 +9,7 @@
     reason = "this crate exists for tests only"
 )]
 
+pub mod brokers;
 pub mod configuration;
 pub mod device;
 pub mod plugins;
@@ -90,7 +91,7 @@ fn required() -> bool {
     std::env::var_os("MOORLINE_E2E").is_some_and(|value| value == "required")
 }
 
-fn missing(what: &str) {
+pub(crate) fn missing(what: &str) {
     assert!(!required(), "{what} is missing, and MOORLINE_E2E=required");
     eprintln!("SKIPPED: {what} is missing; tests/run installs it");
 }
