@@ -7,22 +7,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use moorline_core::link::cause::{Phase, TlsReject};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
 use super::settings::LinkSettings;
 use super::tls::{self, Tls};
 
-/// Addresses of one name that are tried before the attempt is given up.
-const ADDRESSES_MAX: usize = 8;
-/// The least time one address gets, however many there are.
-const ADDRESS_BUDGET_MIN: Duration = Duration::from_secs(1);
-/// The kernel probes an idle connection after this long, so that a dead peer shows even between PINGREQs.
-const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+mod tcp;
+
+use tcp::Tcp;
 
 /// A stream to the broker, encrypted or not.
 pub(super) enum Stream {
@@ -81,9 +76,8 @@ pub(super) struct Dialer {
     port: u16,
     tls: Option<Tls>,
     dns: Duration,
-    tcp: Duration,
+    tcp: Tcp,
     handshake: Duration,
-    user_timeout: Duration,
 }
 
 impl Dialer {
@@ -98,9 +92,8 @@ impl Dialer {
             port: settings.port,
             tls,
             dns: settings.timeouts.dns,
-            tcp: settings.timeouts.tcp,
+            tcp: Tcp::new(settings),
             handshake: settings.timeouts.tls,
-            user_timeout: settings.liveness.tcp_user,
         })
     }
 
@@ -112,7 +105,7 @@ impl Dialer {
         took.dns = started.elapsed();
 
         let started = Instant::now();
-        let (stream, peer) = self.connect(&addresses).await?;
+        let (stream, peer) = self.tcp.connect(&addresses).await?;
         took.tcp = started.elapsed();
         let local = stream.local_addr().ok();
 
@@ -149,67 +142,11 @@ impl Dialer {
             )));
         };
         let found = found.map_err(|error| failure(format!("{}: {error}", self.host)))?;
-        let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
+        let addresses: Vec<_> = found.collect();
         if addresses.is_empty() {
             return Err(failure(format!("{} has no address", self.host)));
         }
         Ok(addresses)
-    }
-
-    async fn connect(
-        &self,
-        addresses: &[SocketAddr],
-    ) -> Result<(TcpStream, SocketAddr), DialFailure> {
-        let share = self.tcp / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-        let budget = share.max(ADDRESS_BUDGET_MIN).min(self.tcp);
-        let mut told: Option<DialError> = None;
-        let mut details = Vec::with_capacity(addresses.len());
-        for &address in addresses {
-            let error = match timeout(budget, self.connect_to(address)).await {
-                Ok(Ok(stream)) => return Ok((stream, address)),
-                Ok(Err(error)) => {
-                    details.push(format!("{address}: {error}"));
-                    errno_or_closed(&error)
-                }
-                Err(_elapsed) => {
-                    details.push(format!("{address}: no answer within {budget:?}"));
-                    DialError::Timeout
-                }
-            };
-            if told.is_none_or(|before| telling(error) > telling(before)) {
-                told = Some(error);
-            }
-        }
-        let error = told.unwrap_or(DialError::Timeout);
-        Err(DialFailure {
-            phase: Phase::Tcp,
-            error,
-            detail: details.join("; "),
-        })
-    }
-
-    async fn connect_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM.nonblocking(),
-            None,
-        )?;
-        self.set_options(&SockRef::from(&socket))?;
-        TcpSocket::from_std_stream(socket.into())
-            .connect(address)
-            .await
-    }
-
-    fn set_options(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        socket.set_tcp_nodelay(true)?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(TCP_KEEPALIVE_IDLE)
-            .with_interval(TCP_KEEPALIVE_INTERVAL);
-        socket.set_tcp_keepalive(&keepalive)?;
-        // Without it a black hole shows only after the kernel's 15 minutes of retransmissions.
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        Ok(())
     }
 
     async fn handshake(
@@ -240,24 +177,6 @@ impl Dialer {
             )),
         }
     }
-}
-
-/// Which address's failure names the attempt: one that answered says more than one that did not, and a missing route
-/// (often only IPv6's) says least.
-fn telling(error: DialError) -> u8 {
-    match error {
-        DialError::Errno(errno) if answered(errno) => 3,
-        DialError::Timeout => 2,
-        DialError::Errno(_) | DialError::Closed | DialError::Unresolved | DialError::Tls(_) => 1,
-    }
-}
-
-fn answered(errno: i32) -> bool {
-    let kind = io::Error::from_raw_os_error(errno).kind();
-    matches!(
-        kind,
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
-    )
 }
 
 fn errno_or_closed(error: &io::Error) -> DialError {

@@ -23,6 +23,7 @@ mod advice;
 pub mod backoff;
 pub mod cause;
 pub mod classify;
+pub mod happy_eyeballs;
 pub mod poison;
 pub mod policy;
 mod reaction;
