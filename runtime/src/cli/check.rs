@@ -15,6 +15,8 @@ use crate::plugins::{self, Inspection, Kind};
 struct Report {
     ok: bool,
     findings: Vec<Finding>,
+    /// What does not keep the gateway from running.
+    warnings: Vec<Finding>,
     plugins: Vec<Checked>,
 }
 
@@ -43,6 +45,7 @@ pub(super) fn check(file: &Path, format: OutputFormat) -> ExitCode {
             Err(refused) => Report {
                 ok: false,
                 findings: refused.0.into_iter().map(Finding::from).collect(),
+                warnings: Vec::new(),
                 plugins: Vec::new(),
             },
         };
@@ -98,6 +101,12 @@ async fn plugins(file: &Path, settings: &Settings) -> Report {
     Report {
         ok: findings.is_empty(),
         findings,
+        warnings: settings
+            .warnings
+            .iter()
+            .cloned()
+            .map(Finding::from)
+            .collect(),
         plugins: checked,
     }
 }
@@ -165,6 +174,9 @@ fn print(file: &Path, report: &Report, format: OutputFormat) {
             "{connector}: {plugin} {version} from {}{connections}",
             component.display()
         ));
+    }
+    for warning in &report.warnings {
+        exit::print(&format!("warning: {warning}"));
     }
     for finding in &report.findings {
         exit::print(finding);

@@ -14,6 +14,9 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
     with_runtime(async {
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         match gateway::run(file, settings).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -1,6 +1,6 @@
 //! The file as it is written. Every type refuses what cannot be right while the parser still knows the line.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -209,6 +209,27 @@ impl TryFrom<String> for ClientId {
     }
 }
 
+/// A network interface's name, as Linux allows it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Device(pub(crate) String);
+
+impl TryFrom<String> for Device {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_graphic() && c != '/';
+        if matches!(name.as_str(), "." | "..")
+            || !(1..=15).contains(&name.len())
+            || !name.chars().all(plain)
+        {
+            return Err(format!(
+                "{name:?} is not the name of a network interface: 1 to 15 characters without '/' and blanks"
+            ));
+        }
+        Ok(Self(name))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Durability {
@@ -245,6 +266,8 @@ pub(crate) struct Gateway {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Link {
     pub(crate) url: Spanned<BrokerUrl>,
+    pub(crate) bind_address: Option<Spanned<IpAddr>>,
+    pub(crate) bind_device: Option<Spanned<Device>>,
     pub(crate) client_id: Option<ClientId>,
     pub(crate) username: Option<Spanned<SecretSource>>,
     pub(crate) password: Option<Spanned<SecretSource>>,

@@ -1,6 +1,7 @@
 //! From the raw file to settings without options, references or defaults left open.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,13 +12,17 @@ use toml::Spanned;
 use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
 use crate::bounded_file;
-use crate::link::{self, ClientIdentity, Credentials, LinkSettings, Secret, TlsSettings, Versions};
+use crate::link::{
+    self, Bind, ClientIdentity, Credentials, LinkSettings, Secret, TlsSettings, Versions,
+};
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
 };
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
 
+/// Where Linux names its network interfaces.
+const NETWORK_INTERFACES: &str = "/sys/class/net";
 /// The largest file of certificates or a key that is read.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The largest secret that is read; MQTT carries 65 535 bytes, MQTT 5.0 section 1.5.
@@ -50,6 +55,8 @@ pub struct Settings {
     pub connectors: Vec<ConnectorSettings>,
     /// How swaps are paced.
     pub swap: swap::Settings,
+    /// What is odd, but may be otherwise when it matters: no reason to refuse the file.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Collects findings while resolving goes on with placeholders, so that one run reports all of them.
@@ -57,6 +64,7 @@ struct Resolver<'a> {
     source: &'a Source<'a>,
     base: &'a Path,
     findings: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, Refused> {
@@ -65,6 +73,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         source,
         base,
         findings: Vec::new(),
+        warnings: Vec::new(),
     };
     let state_dir = base.join(&raw.gateway.state_dir);
     let status_file = raw
@@ -95,6 +104,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         spool,
         connectors,
         swap,
+        warnings: resolver.warnings,
     })
 }
 
@@ -133,6 +143,10 @@ fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
 impl Resolver<'_> {
     fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.findings.push(self.source.at(span, message));
+    }
+
+    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.warnings.push(self.source.at(span, message));
     }
 
     /// A path that must lead to a readable file.
@@ -205,6 +219,7 @@ impl Resolver<'_> {
         if url.tls {
             link.tls = Some(raw.tls.map(|tls| self.tls(tls)).unwrap_or_default());
         }
+        link.bind = self.bind(raw.bind_address, raw.bind_device);
         link.credentials = Credentials {
             username: raw.username.map(|source| self.secret(&source)),
             password: raw.password.map(|source| self.secret(&source)),
@@ -245,6 +260,43 @@ impl Resolver<'_> {
             self.find(raw.url.span(), format!("TLS cannot be set up: {error}"));
         }
         link
+    }
+
+    /// An interface may come up later, so that one which is not there is no reason to refuse the file.
+    fn bind(
+        &mut self,
+        address: Option<Spanned<IpAddr>>,
+        device: Option<Spanned<raw::Device>>,
+    ) -> Bind {
+        if let Some(address) = &address
+            && let Err(error) = UdpSocket::bind((*address.get_ref(), 0))
+        {
+            self.warn(
+                address.span(),
+                format!(
+                    "this machine cannot connect from {}: {error}",
+                    address.get_ref()
+                ),
+            );
+        }
+        if let Some(device) = &device {
+            let name = &device.get_ref().0;
+            if cfg!(not(target_os = "linux")) {
+                self.find(
+                    device.span(),
+                    "only Linux can bind to an interface; use bind_address",
+                );
+            } else if !Path::new(NETWORK_INTERFACES).join(name).exists() {
+                self.warn(
+                    device.span(),
+                    format!("this machine has no network interface {name:?} now"),
+                );
+            }
+        }
+        Bind {
+            address: address.map(Spanned::into_inner),
+            device: device.map(|device| device.into_inner().0),
+        }
     }
 
     fn tls(&mut self, raw: raw::Tls) -> TlsSettings {

@@ -47,6 +47,7 @@ fn the_shipped_example_with_every_default_uncommented_means_the_same() {
                         && !optional_table
                         && !rest.contains("_file")
                         && !rest.contains("server_name")
+                        && !rest.starts_with("bind_")
                         && !rest.contains("full_jitter")
                         && !rest.starts_with("deadline_ms") =>
                 {
@@ -171,6 +172,44 @@ fn what_no_broker_can_be_reached_by_is_refused_before_the_run() {
             &MINIMAL.replace("127.0.0.1", host),
         )
         .unwrap();
+    }
+}
+
+#[test]
+fn a_source_that_is_not_there_now_is_a_warning_and_a_wrong_one_a_finding() {
+    let text = format!("{MINIMAL}bind_address = \"203.0.113.9\"\nbind_device = \"nowhere0\"\n");
+    let settings = parse(Path::new("gateway.toml"), &text).unwrap();
+    let warnings: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "gateway.toml:8:16: link.bind_address: this machine cannot connect from 203.0.113.9: \
+             Cannot assign requested address (os error 99)",
+            "gateway.toml:9:15: link.bind_device: this machine has no network interface \"nowhere0\" now",
+        ]
+    );
+    assert_eq!(settings.link.bind.device.as_deref(), Some("nowhere0"));
+
+    let fine = format!("{MINIMAL}bind_address = \"127.0.0.1\"\nbind_device = \"lo\"\n");
+    let settings = parse(Path::new("gateway.toml"), &fine).unwrap();
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+
+    for (line, words) in [
+        (
+            "bind_address = \"eth0\"",
+            "link.bind_address: invalid IP address",
+        ),
+        (
+            "bind_device = \"../eth0\"",
+            "is not the name of a network interface",
+        ),
+        (
+            "bind_device = \"a-name-too-long-by-far\"",
+            "is not the name of",
+        ),
+    ] {
+        let found = findings(&format!("{MINIMAL}{line}\n"));
+        assert!(found[0].contains(words), "{found:?}");
     }
 }
 

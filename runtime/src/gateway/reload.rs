@@ -43,6 +43,9 @@ impl Reload {
                 return;
             }
         };
+        for warning in &new.warnings {
+            warn!("{warning}");
+        }
         for section in self.needing_restart(&new) {
             warn!(file = %self.file.display(), "{section} has changed; that takes effect when the gateway is started again");
         }

@@ -52,6 +52,8 @@ pub(super) enum DialError {
     Unresolved,
     /// The kernel reported this errno.
     Errno(i32),
+    /// The interface or address to connect from cannot be had: this errno.
+    Unbound(i32),
     /// The phase's deadline passed.
     Timeout,
     /// TLS was refused.

@@ -45,7 +45,7 @@ use feeder::{BATCHES, Order};
 
 pub use dialer::PhaseTimes;
 pub use settings::{
-    ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts, Secret,
+    Bind, ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts, Secret,
     TlsSettings, Versions,
 };
 pub use status::{DisconnectRecord, LinkStatus, UpRecord};

@@ -14,6 +14,7 @@ pub(super) fn dial_failure(version: MqttVersion, failure: DialFailure) -> Observ
     let observed = match failure.error {
         DialError::Unresolved => Observed::Unresolved,
         DialError::Errno(errno) => Observed::Errno(errno),
+        DialError::Unbound(errno) => Observed::Unbound(errno),
         DialError::Timeout => Observed::Timeout,
         DialError::Tls(reject) => Observed::Tls(reject),
         DialError::Closed => Observed::Fin,

@@ -1,6 +1,7 @@
 //! What the link needs to know, resolved: no file names, no `env:`, no defaults left open.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +59,15 @@ pub struct TlsSettings {
     pub client: Option<ClientIdentity>,
     /// The name the broker's certificate must carry, where it is not the host dialled.
     pub server_name: Option<String>,
+}
+
+/// From where connections are made; the routing table decides what is left open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bind {
+    /// The address of this machine that is used.
+    pub address: Option<IpAddr>,
+    /// The network interface that is used, by name.
+    pub device: Option<String>,
 }
 
 /// The longest each phase of an attempt may take.
@@ -123,6 +133,8 @@ pub struct LinkSettings {
     pub port: u16,
     /// TLS, where the URL says so.
     pub tls: Option<TlsSettings>,
+    /// From where connections are made.
+    pub bind: Bind,
     /// Our client id.
     pub client_id: String,
     /// User name and password.
@@ -164,6 +176,7 @@ impl LinkSettings {
             host: host.into(),
             port,
             tls: None,
+            bind: Bind::default(),
             client_id: client_id.into(),
             credentials: Credentials::default(),
             versions: Versions::Auto,

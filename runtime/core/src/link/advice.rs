@@ -12,7 +12,9 @@ impl Cause {
             Self::ConnectRefused => {
                 "check host and port in link.url, and that the broker runs and listens there"
             }
-            Self::Unreachable => "check this machine's interfaces, addresses and routes",
+            Self::Unreachable => {
+                "check this machine's interfaces, addresses and routes, and link.bind_address and link.bind_device if they are set"
+            }
             Self::ConnectTimeout => {
                 "check link.url, and firewalls on the way: packets to the broker vanish without an answer"
             }

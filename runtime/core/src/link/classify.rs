@@ -25,7 +25,9 @@ const SPOKE_JUST_NOW: Duration = Duration::from_secs(1);
 
 // Linux errno numbers, as `std::io::Error::raw_os_error` gives them. The core may not link libc.
 const EPERM: i32 = 1;
+const ENODEV: i32 = 19;
 const EPIPE: i32 = 32;
+const EADDRNOTAVAIL: i32 = 99;
 const ENETDOWN: i32 = 100;
 const ENETUNREACH: i32 = 101;
 const ECONNABORTED: i32 = 103;
@@ -44,6 +46,8 @@ pub enum Observed {
     Timeout,
     /// The kernel reported an error.
     Errno(i32),
+    /// The interface or address to connect from cannot be had: this errno.
+    Unbound(i32),
     /// TLS was refused, by either side.
     Tls(TlsReject),
     /// The proxy refused, with its own code.
@@ -133,6 +137,8 @@ impl Classifier {
                     other => TransportEnd::Errno(other),
                 });
             }
+            // No transport ended: none was begun.
+            Observed::Unbound(errno) => evidence.errno = Some(errno),
             Observed::Fin => evidence.transport_end = Some(TransportEnd::Fin),
             Observed::PingrespMissing
             | Observed::AckOverdue
@@ -210,6 +216,8 @@ impl Classifier {
             }
             Observed::Errno(ECONNRESET | EPIPE | ECONNABORTED) => return self.reset(phase),
             Observed::Errno(errno) => from_errno(phase, errno),
+            Observed::Unbound(EADDRNOTAVAIL | ENODEV) => Cause::Unreachable,
+            Observed::Unbound(_) => Cause::LocalResource,
             Observed::Tls(reject) => Cause::Tls(reject),
             Observed::ProxyRefused(code) => Cause::ProxyRefused(code),
             Observed::Refused(code) => Cause::from_connack(version, code),

@@ -442,6 +442,24 @@ fn every_cause_has_a_name_of_its_own_and_no_name_says_unknown() {
 }
 
 #[test]
+fn a_source_that_is_not_there_is_no_lack_of_resources() {
+    for (errno, cause) in [
+        (19, Cause::Unreachable),
+        (99, Cause::Unreachable),
+        (1, Cause::LocalResource),
+    ] {
+        let seen = Classifier::default().classify(Observation {
+            phase: Phase::Tcp,
+            version: MqttVersion::V5,
+            observed: Observed::Unbound(errno),
+            evidence: Evidence::default(),
+            suspect: None,
+        });
+        assert_eq!((seen.cause, seen.evidence.errno), (cause, Some(errno)));
+    }
+}
+
+#[test]
 fn codes_of_both_versions_map_to_the_causes_of_the_table() {
     let v311 = [
         (1, "version-refused"),

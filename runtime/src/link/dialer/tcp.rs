@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_core::link::cause::Phase;
@@ -13,7 +14,7 @@ use tokio::time::sleep_until;
 
 use super::{DialError, DialFailure, errno_or_closed};
 use crate::clock::Clock;
-use crate::link::settings::LinkSettings;
+use crate::link::settings::{Bind, LinkSettings};
 
 #[cfg(test)]
 mod tests;
@@ -27,16 +28,17 @@ const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 pub(super) struct Tcp {
     /// All addresses together.
     budget: Duration,
-    options: SocketOptions,
+    options: Arc<SocketOptions>,
 }
 
 impl Tcp {
     pub(super) fn new(settings: &LinkSettings) -> Self {
         Self {
             budget: settings.timeouts.tcp,
-            options: SocketOptions {
+            options: Arc::new(SocketOptions {
                 user_timeout: settings.liveness.tcp_user,
-            },
+                bind: settings.bind.clone(),
+            }),
         }
     }
 
@@ -53,7 +55,7 @@ impl Tcp {
         while !race.is_lost() && clock.now() < deadline {
             while let Some(address) = race.poll_start(clock.now()) {
                 outcomes.under_way.push(address);
-                let options = self.options;
+                let options = Arc::clone(&self.options);
                 runners.spawn(async move { (address, options.connect(address).await) });
             }
             let look_again = race
@@ -78,25 +80,59 @@ impl Tcp {
 }
 
 /// What every socket is set to.
-#[derive(Clone, Copy)]
 struct SocketOptions {
     user_timeout: Duration,
+    bind: Bind,
+}
+
+/// Why one address cannot be had.
+enum NoStream {
+    /// The kernel's word.
+    Io(io::Error),
+    /// The interface or address to connect from is not there.
+    NoSuchSource(io::Error, String),
+}
+
+impl From<io::Error> for NoStream {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl SocketOptions {
-    async fn connect(self, address: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, NoStream> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking(),
             None,
         )?;
         self.set(&socket)?;
-        TcpSocket::from_std_stream(socket.into())
+        self.bind(&socket)?;
+        Ok(TcpSocket::from_std_stream(socket.into())
             .connect(address)
-            .await
+            .await?)
     }
 
-    fn set(self, socket: &Socket) -> io::Result<()> {
+    fn bind(&self, socket: &Socket) -> Result<(), NoStream> {
+        #[cfg(target_os = "linux")]
+        if let Some(device) = &self.bind.device {
+            socket
+                .bind_device(Some(device.as_bytes()))
+                .map_err(|error| {
+                    NoStream::NoSuchSource(error, format!("link.bind_device {device}"))
+                })?;
+        }
+        if let Some(address) = self.bind.address {
+            socket
+                .bind(&SocketAddr::new(address, 0).into())
+                .map_err(|error| {
+                    NoStream::NoSuchSource(error, format!("link.bind_address {address}"))
+                })?;
+        }
+        Ok(())
+    }
+
+    fn set(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         let keepalive = TcpKeepalive::new()
             .with_time(TCP_KEEPALIVE_IDLE)
@@ -128,9 +164,19 @@ impl Outcomes {
         self.words.push(words);
     }
 
-    fn failed(&mut self, address: SocketAddr, error: &io::Error) {
+    fn failed(&mut self, address: SocketAddr, failure: &NoStream) {
         self.under_way.retain(|&other| other != address);
-        self.tell(errno_or_closed(error), format!("{address}: {error}"));
+        match failure {
+            NoStream::Io(error) => {
+                self.tell(errno_or_closed(error), format!("{address}: {error}"));
+            }
+            NoStream::NoSuchSource(error, option) => {
+                let exact = error
+                    .raw_os_error()
+                    .map_or(DialError::Closed, DialError::Unbound);
+                self.tell(exact, format!("{address}: {option}: {error}"));
+            }
+        }
     }
 
     /// Nobody won within `budget`.
@@ -159,7 +205,11 @@ fn telling(error: DialError) -> u8 {
     match error {
         DialError::Errno(errno) if answered(errno) => 3,
         DialError::Timeout => 2,
-        DialError::Errno(_) | DialError::Closed | DialError::Unresolved | DialError::Tls(_) => 1,
+        DialError::Errno(_)
+        | DialError::Unbound(_)
+        | DialError::Closed
+        | DialError::Unresolved
+        | DialError::Tls(_) => 1,
     }
 }
 

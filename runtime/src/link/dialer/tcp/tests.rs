@@ -83,3 +83,44 @@ async fn every_address_is_told_and_the_one_that_answered_names_the_failure() {
         format!("{refusing}: Connection refused (os error 111); {silent}: no answer within 700ms")
     );
 }
+
+#[tokio::test]
+async fn a_connection_comes_from_where_it_is_told() {
+    let (listening, good) = listener(Ipv4Addr::LOCALHOST).await;
+    let source = Ipv4Addr::new(127, 0, 0, 5).into();
+    let tcp = tcp(|settings| {
+        settings.bind = Bind {
+            address: Some(source),
+            device: Some("lo".into()),
+        };
+    });
+    let (_stream, _peer) = tcp.connect(&[good]).await.expect("a way by loopback");
+    let (_accepted, from) = listening.accept().await.expect("a connection");
+    assert_eq!(from.ip(), source);
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_there_is_named() {
+    let (_listening, good) = listener(Ipv4Addr::LOCALHOST).await;
+    let by_device = Bind {
+        device: Some("nowhere0".into()),
+        ..Bind::default()
+    };
+    let by_address = Bind {
+        address: Some(Ipv4Addr::new(203, 0, 113, 9).into()),
+        ..Bind::default()
+    };
+    for (bind, errno, option) in [
+        (by_device, 19, "link.bind_device nowhere0: No such device"),
+        (
+            by_address,
+            99,
+            "link.bind_address 203.0.113.9: Cannot assign",
+        ),
+    ] {
+        let tcp = tcp(|settings| settings.bind = bind);
+        let failure = tcp.connect(&[good]).await.expect_err("no such source");
+        assert_eq!(failure.error, DialError::Unbound(errno));
+        assert!(failure.detail.contains(option), "{}", failure.detail);
+    }
+}
