@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
+use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
 /// A whole number between `MIN` and `MAX`, both included.
@@ -33,6 +34,37 @@ pub(crate) struct BrokerUrl {
     pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
+}
+
+/// `http://host:port` or `socks5://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct ProxyUrl {
+    pub(crate) kind: ProxyKind,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl TryFrom<String> for ProxyUrl {
+    type Error = String;
+    fn try_from(url: String) -> Result<Self, String> {
+        if url.contains('@') {
+            // Not shown: it may hold a password.
+            return Err(
+                "is not host:port; the login belongs in link.proxy_username and link.proxy_password"
+                    .to_owned(),
+            );
+        }
+        let (kind, rest) = if let Some(rest) = url.strip_prefix("http://") {
+            (ProxyKind::Http, rest)
+        } else if let Some(rest) = url.strip_prefix("socks5://") {
+            (ProxyKind::Socks5, rest)
+        } else {
+            return Err(format!("{url:?} must begin with http:// or socks5://"));
+        };
+        let (host, port) = host_port(rest.trim_end_matches('/'), None)?;
+        Ok(Self { kind, host, port })
+    }
 }
 
 /// `tcp://host:port`.
@@ -268,6 +300,9 @@ pub(crate) struct Link {
     pub(crate) url: Spanned<BrokerUrl>,
     pub(crate) bind_address: Option<Spanned<IpAddr>>,
     pub(crate) bind_device: Option<Spanned<Device>>,
+    pub(crate) proxy: Option<Spanned<ProxyUrl>>,
+    pub(crate) proxy_username: Option<Spanned<SecretSource>>,
+    pub(crate) proxy_password: Option<Spanned<SecretSource>>,
     pub(crate) client_id: Option<ClientId>,
     pub(crate) username: Option<Spanned<SecretSource>>,
     pub(crate) password: Option<Spanned<SecretSource>>,
@@ -276,6 +311,7 @@ pub(crate) struct Link {
     pub(crate) keep_alive_s: Option<Within<5, 3600>>,
     pub(crate) dns_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) connect_timeout_ms: Option<Within<100, 120_000>>,
+    pub(crate) proxy_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) tls_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) connack_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) tcp_user_timeout_ms: Option<Within<1000, 600_000>>,

@@ -13,7 +13,8 @@ use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
 use crate::bounded_file;
 use crate::link::{
-    self, Bind, ClientIdentity, Credentials, LinkSettings, Secret, TlsSettings, Versions,
+    self, Bind, ClientIdentity, Credentials, LinkSettings, ProxyKind, ProxyLogin, ProxySettings,
+    Secret, TlsSettings, Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -21,6 +22,8 @@ use crate::plugins::{
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
 
+/// The longest user name or password (RFC 1929 section 2).
+const SOCKS5_BYTES_MAX: usize = 255;
 /// Where Linux names its network interfaces.
 const NETWORK_INTERFACES: &str = "/sys/class/net";
 /// The largest file of certificates or a key that is read.
@@ -220,6 +223,7 @@ impl Resolver<'_> {
             link.tls = Some(raw.tls.map(|tls| self.tls(tls)).unwrap_or_default());
         }
         link.bind = self.bind(raw.bind_address, raw.bind_device);
+        link.proxy = self.proxy(raw.proxy, raw.proxy_username, raw.proxy_password);
         link.credentials = Credentials {
             username: raw.username.map(|source| self.secret(&source)),
             password: raw.password.map(|source| self.secret(&source)),
@@ -232,6 +236,7 @@ impl Resolver<'_> {
         link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
         link.timeouts.dns = milliseconds(raw.dns_timeout_ms, link.timeouts.dns);
         link.timeouts.tcp = milliseconds(raw.connect_timeout_ms, link.timeouts.tcp);
+        link.timeouts.proxy = milliseconds(raw.proxy_timeout_ms, link.timeouts.proxy);
         link.timeouts.tls = milliseconds(raw.tls_timeout_ms, link.timeouts.tls);
         link.timeouts.connack = milliseconds(raw.connack_timeout_ms, link.timeouts.connack);
         link.liveness.tcp_user = milliseconds(raw.tcp_user_timeout_ms, link.liveness.tcp_user);
@@ -297,6 +302,59 @@ impl Resolver<'_> {
             address: address.map(Spanned::into_inner),
             device: device.map(|device| device.into_inner().0),
         }
+    }
+
+    fn proxy(
+        &mut self,
+        url: Option<Spanned<raw::ProxyUrl>>,
+        username: Option<Spanned<raw::SecretSource>>,
+        password: Option<Spanned<raw::SecretSource>>,
+    ) -> Option<ProxySettings> {
+        let Some(url) = url.map(Spanned::into_inner) else {
+            if let Some(stray) = username.or(password) {
+                self.find(stray.span(), "there is no link.proxy to show it to");
+            }
+            return None;
+        };
+        let login = match (username, password) {
+            (Some(username), Some(password)) => {
+                let login = ProxyLogin {
+                    username: self.secret(&username),
+                    password: self.secret(&password),
+                };
+                let too_long = |secret: &Secret| secret.expose().len() > SOCKS5_BYTES_MAX;
+                if url.kind == ProxyKind::Socks5
+                    && (too_long(&login.username) || too_long(&login.password))
+                {
+                    self.find(
+                        username.span(),
+                        "SOCKS 5 carries at most 255 bytes of user name and of password",
+                    );
+                }
+                if url.kind == ProxyKind::Http && login.username.expose().contains(':') {
+                    self.find(
+                        username.span(),
+                        "a user name for an HTTP proxy cannot hold ':' (RFC 7617)",
+                    );
+                }
+                Some(login)
+            }
+            (Some(half), None) => {
+                self.find(half.span(), "proxy_username needs proxy_password beside it");
+                None
+            }
+            (None, Some(half)) => {
+                self.find(half.span(), "proxy_password needs proxy_username beside it");
+                None
+            }
+            (None, None) => None,
+        };
+        Some(ProxySettings {
+            kind: url.kind,
+            host: url.host,
+            port: url.port,
+            login,
+        })
     }
 
     fn tls(&mut self, raw: raw::Tls) -> TlsSettings {

@@ -48,6 +48,9 @@ fn the_shipped_example_with_every_default_uncommented_means_the_same() {
                         && !rest.contains("_file")
                         && !rest.contains("server_name")
                         && !rest.starts_with("bind_")
+                        && !rest.starts_with("proxy = ")
+                        && !rest.starts_with("proxy_username")
+                        && !rest.starts_with("proxy_password")
                         && !rest.contains("full_jitter")
                         && !rest.starts_with("deadline_ms") =>
                 {
@@ -210,6 +213,48 @@ fn a_source_that_is_not_there_now_is_a_warning_and_a_wrong_one_a_finding() {
     ] {
         let found = findings(&format!("{MINIMAL}{line}\n"));
         assert!(found[0].contains(words), "{found:?}");
+    }
+}
+
+#[test]
+fn a_proxy_is_resolved_without_its_secrets_showing() {
+    let text = format!(
+        "{MINIMAL}proxy = \"socks5://[::1]:1080\"\nproxy_username = \"line-7\"\nproxy_password = \"sesame\"\n"
+    );
+    let settings = parse(Path::new("gateway.toml"), &text).unwrap();
+    let proxy = settings.link.proxy.as_ref().unwrap();
+    assert_eq!(proxy.to_string(), "socks5://[::1]:1080");
+    assert_eq!(proxy.login.as_ref().unwrap().password.expose(), "sesame");
+    assert!(!format!("{settings:?}").contains("sesame"));
+
+    for (lines, words) in [
+        (
+            "proxy = \"https://proxy:3128\"",
+            "link.proxy: \"https://proxy:3128\" must begin with",
+        ),
+        ("proxy = \"http://proxy\"", "needs a port"),
+        (
+            "proxy = \"http://me:sesame@proxy:3128\"",
+            "link.proxy: is not host:port; the login belongs",
+        ),
+        (
+            "proxy_password = \"x\"",
+            "link.proxy_password: there is no link.proxy",
+        ),
+        (
+            "proxy = \"http://proxy:1\"\nproxy_username = \"x\"",
+            "needs proxy_password beside it",
+        ),
+        (
+            "proxy = \"http://proxy:1\"\nproxy_username = \"a:b\"\nproxy_password = \"x\"",
+            "cannot hold ':'",
+        ),
+    ] {
+        let found = findings(&format!("{MINIMAL}{lines}\n"));
+        assert!(
+            found[0].contains(words) && !found[0].contains("sesame"),
+            "{found:?}"
+        );
     }
 }
 

@@ -69,6 +69,8 @@ pub struct UpEntry {
     pub dns_ms: f64,
     /// How long the TCP handshake took.
     pub tcp_ms: f64,
+    /// How long the proxy's handshake took; zero without one.
+    pub proxy_ms: f64,
     /// How long the TLS handshake took; zero without TLS.
     pub tls_ms: f64,
 }
@@ -96,6 +98,7 @@ impl From<&UpRecord> for UpEntry {
             attempts: up.attempts,
             dns_ms: rounded_ms(up.took.dns),
             tcp_ms: rounded_ms(up.took.tcp),
+            proxy_ms: rounded_ms(up.took.proxy),
             tls_ms: rounded_ms(up.took.tls),
         }
     }

@@ -1,4 +1,8 @@
-//! The way to the broker: DNS, TCP and TLS, one after the other, each with its own deadline and its own failure.
+//! The way to the broker, one phase after the other, each with its own deadline and its own failure.
+//!
+//! ```text
+//!  DNS ─► TCP (a race of addresses) ─► [proxy] ─► [TLS] ─► stream
+//! ```
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +19,10 @@ use tokio_rustls::client::TlsStream;
 use super::settings::LinkSettings;
 use super::tls::{self, Tls};
 
+mod proxy;
 mod tcp;
 
+use proxy::Proxy;
 use tcp::Tcp;
 
 /// A stream to the broker, encrypted or not.
@@ -41,6 +47,8 @@ pub struct PhaseTimes {
     pub dns: Duration,
     /// The TCP handshake.
     pub tcp: Duration,
+    /// The proxy's handshake.
+    pub proxy: Duration,
     /// The TLS handshake.
     pub tls: Duration,
 }
@@ -56,6 +64,8 @@ pub(super) enum DialError {
     Unbound(i32),
     /// The phase's deadline passed.
     Timeout,
+    /// The proxy refused, with its own code, or does not answer as a proxy.
+    Proxy(u16),
     /// TLS was refused.
     Tls(TlsReject),
     /// The peer closed in the middle of the handshake.
@@ -79,6 +89,7 @@ pub(super) struct Dialer {
     tls: Option<Tls>,
     dns: Duration,
     tcp: Tcp,
+    proxy: Option<Proxy>,
     handshake: Duration,
 }
 
@@ -95,6 +106,7 @@ impl Dialer {
             tls,
             dns: settings.timeouts.dns,
             tcp: Tcp::new(settings),
+            proxy: Proxy::new(settings),
             handshake: settings.timeouts.tls,
         })
     }
@@ -107,8 +119,13 @@ impl Dialer {
         took.dns = started.elapsed();
 
         let started = Instant::now();
-        let (stream, peer) = self.tcp.connect(&addresses).await?;
+        let (mut stream, peer) = self.tcp.connect(&addresses).await?;
         took.tcp = started.elapsed();
+        if let Some(proxy) = &self.proxy {
+            let started = Instant::now();
+            proxy.open(&mut stream, &self.host, self.port).await?;
+            took.proxy = started.elapsed();
+        }
         let local = stream.local_addr().ok();
 
         let Some(tls) = &self.tls else {
@@ -130,23 +147,27 @@ impl Dialer {
         })
     }
 
+    /// The addresses of what is connected to: the proxy, or else the broker.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialFailure> {
+        let (host, port) = match &self.proxy {
+            Some(proxy) => proxy.address(),
+            None => (self.host.as_str(), self.port),
+        };
         let failure = |detail| DialFailure {
             phase: Phase::Dns,
             error: DialError::Unresolved,
             detail,
         };
-        let Ok(found) = timeout(self.dns, lookup_host((self.host.as_str(), self.port))).await
-        else {
+        let Ok(found) = timeout(self.dns, lookup_host((host, port))).await else {
             return Err(failure(format!(
-                "{} did not resolve within {:?}",
-                self.host, self.dns
+                "{host} did not resolve within {:?}",
+                self.dns
             )));
         };
-        let found = found.map_err(|error| failure(format!("{}: {error}", self.host)))?;
+        let found = found.map_err(|error| failure(format!("{host}: {error}")))?;
         let addresses: Vec<_> = found.collect();
         if addresses.is_empty() {
-            return Err(failure(format!("{} has no address", self.host)));
+            return Err(failure(format!("{host} has no address")));
         }
         Ok(addresses)
     }

@@ -45,8 +45,8 @@ use feeder::{BATCHES, Order};
 
 pub use dialer::PhaseTimes;
 pub use settings::{
-    Bind, ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts, Secret,
-    TlsSettings, Versions,
+    Bind, ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts,
+    ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
 };
 pub use status::{DisconnectRecord, LinkStatus, UpRecord};
 pub use tls::TlsSetupError;

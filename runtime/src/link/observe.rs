@@ -16,6 +16,7 @@ pub(super) fn dial_failure(version: MqttVersion, failure: DialFailure) -> Observ
         DialError::Errno(errno) => Observed::Errno(errno),
         DialError::Unbound(errno) => Observed::Unbound(errno),
         DialError::Timeout => Observed::Timeout,
+        DialError::Proxy(code) => Observed::ProxyRefused(code),
         DialError::Tls(reject) => Observed::Tls(reject),
         DialError::Closed => Observed::Fin,
     };

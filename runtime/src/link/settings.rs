@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use moorline_core::link;
 pub use moorline_core::link::Versions;
+use moorline_core::link::proxy::authority;
 
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,6 +71,48 @@ pub struct Bind {
     pub device: Option<String>,
 }
 
+/// What a proxy speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// HTTP CONNECT (RFC 9110 section 9.3.6).
+    Http,
+    /// SOCKS 5 (RFC 1928).
+    Socks5,
+}
+
+/// Who we are to a proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyLogin {
+    /// User name.
+    pub username: Secret,
+    /// Password.
+    pub password: Secret,
+}
+
+/// The proxy that connections to the broker go through. It also resolves the broker's name.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// What it speaks.
+    pub kind: ProxyKind,
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Who we are, where it wants to know.
+    pub login: Option<ProxyLogin>,
+}
+
+impl fmt::Display for ProxySettings {
+    /// Its URL, without a login.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.kind {
+            ProxyKind::Http => "http",
+            ProxyKind::Socks5 => "socks5",
+        };
+        write!(f, "{scheme}://{}", authority(&self.host, self.port))
+    }
+}
+
 /// The longest each phase of an attempt may take.
 #[derive(Clone, Copy, Debug)]
 pub struct PhaseTimeouts {
@@ -77,6 +120,8 @@ pub struct PhaseTimeouts {
     pub dns: Duration,
     /// Connecting, all addresses together.
     pub tcp: Duration,
+    /// The proxy's handshake.
+    pub proxy: Duration,
     /// The TLS handshake.
     pub tls: Duration,
     /// From CONNECT to CONNACK.
@@ -84,12 +129,13 @@ pub struct PhaseTimeouts {
 }
 
 impl PhaseTimeouts {
-    /// `connect` for each of DNS, TCP and TLS.
+    /// `connect` for each phase before CONNECT.
     #[must_use]
     pub const fn new(connect: Duration, connack: Duration) -> Self {
         Self {
             dns: connect,
             tcp: connect,
+            proxy: connect,
             tls: connect,
             connack,
         }
@@ -135,6 +181,8 @@ pub struct LinkSettings {
     pub tls: Option<TlsSettings>,
     /// From where connections are made.
     pub bind: Bind,
+    /// Through which connections go.
+    pub proxy: Option<ProxySettings>,
     /// Our client id.
     pub client_id: String,
     /// User name and password.
@@ -177,6 +225,7 @@ impl LinkSettings {
             port,
             tls: None,
             bind: Bind::default(),
+            proxy: None,
             client_id: client_id.into(),
             credentials: Credentials::default(),
             versions: Versions::Auto,

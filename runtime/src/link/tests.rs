@@ -9,6 +9,7 @@ mod causes;
 mod dead_letters;
 mod delivery;
 mod mosquitto;
+mod proxies;
 mod rig;
 mod scripted;
 mod tls;

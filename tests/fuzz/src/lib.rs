@@ -9,6 +9,7 @@
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/targets mqtt_stream tests/fuzz/corpus/mqtt_stream
 //! ```
 
+use moorline_core::link::proxy::{Handshake, NO_ANSWER, Refusal, Target};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::{
     FrameError, FrameScanner, PacketKind, body, parse_connack, parse_disconnect,
@@ -25,11 +26,12 @@ use moorline_core::thingsboard;
 pub type Property = fn(&[u8]);
 
 /// Every property there is.
-pub const PROPERTIES: [(&str, Property); 4] = [
+pub const PROPERTIES: [(&str, Property); 5] = [
     ("mqtt_stream", mqtt_stream),
     ("thingsboard", thingsboard),
     ("spool_bytes", spool_bytes),
     ("spool_directory", spool_directory),
+    ("proxy_answers", proxy_answers),
 ];
 
 /// The tap must follow a broker's bytes the same way however the network cuts them. The first byte says how.
@@ -93,6 +95,53 @@ fn scan(stream: &[u8], cut: usize) -> Result<Vec<(PacketKind, Vec<u8>)>, FrameEr
         }
     }
     Ok(frames)
+}
+
+/// A proxy's answers mean the same however the network cuts them, and end in a way through or a refusal that says why. The
+/// first byte says how they are cut, the second which proxy and whether with a login.
+///
+/// # Panics
+/// When they do not.
+pub fn proxy_answers(data: &[u8]) {
+    let &[cut, choice, ref answers @ ..] = data else {
+        return;
+    };
+    let whole = shake(choice, [answers].into_iter());
+    let pieces = answers.chunks(usize::from(cut).max(1));
+    assert_eq!(whole, shake(choice, pieces), "cut every {cut} bytes");
+}
+
+/// Whether the way is open after these, or the code of the refusal.
+fn shake<'a>(choice: u8, answers: impl Iterator<Item = &'a [u8]>) -> Result<bool, u16> {
+    let target = Target {
+        host: "broker.example".to_owned(),
+        port: 8883,
+    };
+    let login = choice & 2 != 0;
+    let mut handshake = if choice & 1 == 0 {
+        Handshake::http(target, login.then_some("Basic eA=="))
+    } else {
+        Handshake::socks5(target, login.then(|| (b"x".to_vec(), b"y".to_vec())))
+    };
+    let mut sent = 0;
+    for answer in answers.filter(|answer| !answer.is_empty()) {
+        while let Some(bytes) = handshake.poll_send() {
+            sent += 1;
+            assert!(sent <= 3 && !bytes.is_empty());
+        }
+        if handshake.is_open() {
+            // Had they come with what was before, they would have been refused.
+            return Err(NO_ANSWER);
+        }
+        if let Err(Refusal { code, words }) = handshake.handle(answer) {
+            assert!(
+                code < 600 && !words.is_empty() && words.len() < 1024,
+                "{words}"
+            );
+            return Err(code);
+        }
+    }
+    Ok(handshake.is_open())
 }
 
 /// Whatever the platform publishes is understood or refused, and what is understood can be handed on. The first byte

@@ -111,6 +111,11 @@ fn a_disks_files() {
     replay("spool_directory");
 }
 
+#[test]
+fn a_proxys_answers() {
+    replay("proxy_answers");
+}
+
 /// A directory as a spool leaves it, damaged in a few places: nearer to the truth than what chance makes up.
 #[test]
 fn a_spool_directory_that_was_damaged() {

@@ -1,6 +1,7 @@
 //! What a person can do about a cause. The host does its part by itself; where nothing is left to do, it says so.
 
 use super::cause::{Cause, Inference, TlsReject};
+use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
 
 impl Cause {
     /// One sentence, an imperative where somebody can act. Keys name the configuration file's.
@@ -8,20 +9,27 @@ impl Cause {
     #[expect(clippy::too_many_lines, reason = "a table: one row per cause")]
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::NameResolution => "check the host in link.url and this machine's name servers",
+            Self::NameResolution => {
+                "check the host in link.url, or the one in link.proxy if it is set, and this machine's name servers"
+            }
             Self::ConnectRefused => {
-                "check host and port in link.url, and that the broker runs and listens there"
+                "check host and port in link.url, or link.proxy if it is set, and that the broker runs and listens there"
             }
             Self::Unreachable => {
                 "check this machine's interfaces, addresses and routes, and link.bind_address and link.bind_device if they are set"
             }
             Self::ConnectTimeout => {
-                "check link.url, and firewalls on the way: packets to the broker vanish without an answer"
+                "check link.url, or link.proxy if it is set, and firewalls on the way: packets vanish without an answer"
             }
             Self::Tls(reject) => tls(reject),
-            Self::ProxyRefused(407) => "give the proxy's credentials",
+            Self::ProxyRefused(CREDENTIALS_WANTED) => {
+                "give the proxy's credentials (link.proxy_username and link.proxy_password)"
+            }
+            Self::ProxyRefused(NO_ANSWER) => {
+                "check that link.proxy names a proxy that runs, and the right one of http:// and socks5://"
+            }
             Self::ProxyRefused(_) => {
-                "ask whoever runs the proxy why it does not let the broker through"
+                "ask whoever runs the proxy why it does not let us through; the record has its answer"
             }
             Self::ConnackTimeout => {
                 "check that link.url names an MQTT port; else the broker is overloaded or hangs"

@@ -103,7 +103,8 @@ pub enum Cause {
     ConnectTimeout,
     /// TLS was refused.
     Tls(TlsReject),
-    /// The proxy refused (HTTP status, or SOCKS reply code).
+    /// The proxy refused: its HTTP status or SOCKS 5 reply code, 407 where either wants credentials, 0 where it does not
+    /// answer as a proxy does.
     ProxyRefused(u16),
     /// CONNECT was sent; no CONNACK came in time.
     ConnackTimeout,

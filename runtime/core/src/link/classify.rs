@@ -9,6 +9,7 @@ use super::cause::{
     Cause, Certainty, Disconnect, Evidence, Inference, Intent, MqttVersion, Phase, TlsReject,
     TransportEnd,
 };
+use super::proxy::NO_ANSWER;
 use crate::message::Sequence;
 
 /// A session that ends this soon after CONNACK is suspicious.
@@ -50,7 +51,7 @@ pub enum Observed {
     Unbound(i32),
     /// TLS was refused, by either side.
     Tls(TlsReject),
-    /// The proxy refused, with its own code.
+    /// The proxy refused, with a code as [`super::proxy::Refusal`] has it.
     ProxyRefused(u16),
     /// A CONNACK in the version that was offered, with a code other than success.
     Refused(u8),
@@ -246,10 +247,9 @@ impl Classifier {
                 Certainty::Inferred,
             ),
             Phase::Tls => (Cause::Tls(TlsReject::Handshake), Certainty::Inferred),
+            Phase::Proxy => (Cause::ProxyRefused(NO_ANSWER), Certainty::Certain),
             Phase::Connect => (Cause::ClosedBeforeConnack, Certainty::Certain),
-            Phase::Dns | Phase::Tcp | Phase::Proxy | Phase::Session => {
-                (Cause::Reset, Certainty::Certain)
-            }
+            Phase::Dns | Phase::Tcp | Phase::Session => (Cause::Reset, Certainty::Certain),
         }
     }
 
@@ -257,7 +257,8 @@ impl Classifier {
         match phase {
             Phase::Session => {}
             Phase::Tls => return (Cause::Tls(TlsReject::Handshake), Certainty::Inferred),
-            Phase::Dns | Phase::Tcp | Phase::Proxy | Phase::Connect => {
+            Phase::Proxy => return (Cause::ProxyRefused(NO_ANSWER), Certainty::Certain),
+            Phase::Dns | Phase::Tcp | Phase::Connect => {
                 return (Cause::ClosedBeforeConnack, Certainty::Certain);
             }
         }
@@ -287,7 +288,7 @@ const fn timeout(phase: Phase) -> Cause {
     match phase {
         Phase::Dns => Cause::NameResolution,
         Phase::Tcp => Cause::ConnectTimeout,
-        Phase::Proxy => Cause::ProxyRefused(0),
+        Phase::Proxy => Cause::ProxyRefused(NO_ANSWER),
         Phase::Tls => Cause::Tls(TlsReject::Handshake),
         Phase::Connect => Cause::ConnackTimeout,
         // The shell has a named deadline for everything it waits for in a session; this one is the write's.

@@ -26,6 +26,7 @@ pub mod classify;
 pub mod happy_eyeballs;
 pub mod poison;
 pub mod policy;
+pub mod proxy;
 mod reaction;
 pub mod window;
 

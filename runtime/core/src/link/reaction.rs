@@ -9,6 +9,7 @@ use super::ParkReason;
 use super::cause::{
     Cause, CauseClass, Disconnect, Fault, Inference, Intent, MqttVersion, Phase, TlsReject,
 };
+use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
 
 /// A broker that is short of something gets at least this long.
 pub const QUOTA_FLOOR: Duration = Duration::from_secs(30);
@@ -265,8 +266,8 @@ impl Cause {
             | Self::Banned
             | Self::BadAuthenticationMethod
             | Self::AdministrativeAction => Remedy::SlowLane,
-            // 407: the proxy wants credentials we do not have.
-            Self::ProxyRefused(407) => Remedy::Park,
+            // Only an operator has the credentials.
+            Self::ProxyRefused(CREDENTIALS_WANTED) => Remedy::Park,
             Self::ProxyRefused(_) => Remedy::BackOff,
             Self::VersionRefused => Remedy::FallBackVersion,
             // No retry makes an id or an option acceptable.
@@ -343,7 +344,9 @@ impl Cause {
             Self::Unreachable => "there is no way to the broker",
             Self::ConnectTimeout => "the broker's address does not answer",
             Self::Tls(reject) => tls_words(reject),
-            Self::ProxyRefused(_) => "the proxy refused",
+            Self::ProxyRefused(CREDENTIALS_WANTED) => "the proxy wants credentials, or others",
+            Self::ProxyRefused(NO_ANSWER) => "the proxy does not answer as a proxy does",
+            Self::ProxyRefused(_) => "the proxy does not let us through to the broker",
             Self::ConnackTimeout => "the broker took CONNECT and did not answer",
             Self::ClosedBeforeConnack => "the broker closed instead of answering CONNECT",
             Self::VersionRefused => "the broker does not speak this MQTT version",
@@ -435,7 +438,9 @@ impl ParkReason {
         match self {
             Self::ClientId => "give the gateway a client id the broker accepts (link.client_id)",
             Self::Option => "allow at the broker what the gateway asks for, or change [link]",
-            Self::Proxy => "give the proxy's credentials",
+            Self::Proxy => {
+                "give the proxy's credentials (link.proxy_username and link.proxy_password)"
+            }
             Self::DuplicateClientId => {
                 "find the other client with this id and give one of the two another (link.client_id)"
             }

@@ -376,7 +376,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
 }
 
 /// Every cause, with those inferences and details that react differently.
-const ALL: [Cause; 48] = [
+const ALL: [Cause; 49] = [
     Cause::NameResolution,
     Cause::ConnectRefused,
     Cause::Unreachable,
@@ -385,6 +385,7 @@ const ALL: [Cause; 48] = [
     Cause::Tls(TlsReject::NotTls),
     Cause::ProxyRefused(407),
     Cause::ProxyRefused(502),
+    Cause::ProxyRefused(proxy::NO_ANSWER),
     Cause::ConnackTimeout,
     Cause::ClosedBeforeConnack,
     Cause::VersionRefused,
@@ -438,7 +439,7 @@ fn every_cause_has_a_name_of_its_own_and_no_name_says_unknown() {
     names.sort_unstable();
     names.dedup();
     // TLS and proxy refusals share a name and differ in the detail.
-    assert_eq!(names.len(), ALL.len() - 2);
+    assert_eq!(names.len(), ALL.len() - 3);
 }
 
 #[test]

@@ -207,6 +207,7 @@ fn telling(error: DialError) -> u8 {
         DialError::Timeout => 2,
         DialError::Errno(_)
         | DialError::Unbound(_)
+        | DialError::Proxy(_)
         | DialError::Closed
         | DialError::Unresolved
         | DialError::Tls(_) => 1,
