@@ -27,11 +27,13 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> 
     }
 }
 
-/// `mqtt://host:port` or `mqtts://host:port`.
+/// `mqtt://host:port`, `mqtts://host:port`, `ws://host:port/path` or `wss://host:port/path`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct BrokerUrl {
     pub(crate) tls: bool,
+    /// The path, where MQTT goes over WebSocket.
+    pub(crate) websocket: Option<String>,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
@@ -119,15 +121,26 @@ fn is_name(host: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label)
 }
 
+/// Scheme, whether it means TLS and WebSocket, and its port.
+const SCHEMES: [(&str, bool, bool, u16); 4] = [
+    ("mqtt://", false, false, 1883),
+    ("mqtts://", true, false, 8883),
+    ("ws://", false, true, 80),
+    ("wss://", true, true, 443),
+];
+/// Where most brokers serve MQTT over WebSocket.
+const WEBSOCKET_PATH: &str = "/mqtt";
+
 impl TryFrom<String> for BrokerUrl {
     type Error = String;
     fn try_from(url: String) -> Result<Self, String> {
-        let (tls, rest) = if let Some(rest) = url.strip_prefix("mqtts://") {
-            (true, rest)
-        } else if let Some(rest) = url.strip_prefix("mqtt://") {
-            (false, rest)
-        } else {
-            return Err(format!("{url:?} must begin with mqtt:// or mqtts://"));
+        let known = SCHEMES
+            .iter()
+            .find_map(|scheme| Some((scheme, url.strip_prefix(scheme.0)?)));
+        let Some((&(_, tls, websocket, default_port), rest)) = known else {
+            return Err(format!(
+                "{url:?} must begin with mqtt:// or mqtts://, or with ws:// or wss:// for WebSocket"
+            ));
         };
         if rest.contains('@') {
             // Not shown: it may hold a password.
@@ -136,9 +149,25 @@ impl TryFrom<String> for BrokerUrl {
                     .to_owned(),
             );
         }
-        let default_port = if tls { 8883 } else { 1883 };
-        let (host, port) = host_port(rest.trim_end_matches('/'), Some(default_port))?;
-        Ok(Self { tls, host, port })
+        let (authority, path) = match rest.find('/').filter(|_| websocket) {
+            Some(slash) => rest.split_at(slash),
+            None if websocket => (rest, WEBSOCKET_PATH),
+            None => (rest.trim_end_matches('/'), ""),
+        };
+        // RFC 3986 section 3.3, and 3.4 for what follows a '?'.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:/?%".contains(c);
+        if !path.chars().all(plain) {
+            return Err(format!(
+                "the path {path:?} holds what a URL cannot: write it as %XX"
+            ));
+        }
+        let (host, port) = host_port(authority, Some(default_port))?;
+        Ok(Self {
+            tls,
+            websocket: websocket.then(|| path.to_owned()),
+            host,
+            port,
+        })
     }
 }
 
@@ -313,6 +342,7 @@ pub(crate) struct Link {
     pub(crate) connect_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) proxy_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) tls_timeout_ms: Option<Within<100, 120_000>>,
+    pub(crate) websocket_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) connack_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) tcp_user_timeout_ms: Option<Within<1000, 600_000>>,
     pub(crate) ack_timeout_s: Option<Within<1, 3600>>,

@@ -213,7 +213,7 @@ impl Resolver<'_> {
         if raw.tls.is_some() && !url.tls {
             self.find(
                 raw.url.span(),
-                "[link.tls] is given but the URL does not begin with mqtts://",
+                "[link.tls] is given but the URL does not begin with mqtts:// or wss://",
             );
         }
         let client_id = raw.client_id.map_or_else(|| gateway.to_owned(), |id| id.0);
@@ -222,6 +222,7 @@ impl Resolver<'_> {
         if url.tls {
             link.tls = Some(raw.tls.map(|tls| self.tls(tls)).unwrap_or_default());
         }
+        link.websocket = url.websocket.clone();
         link.bind = self.bind(raw.bind_address, raw.bind_device);
         link.proxy = self.proxy(raw.proxy, raw.proxy_username, raw.proxy_password);
         link.credentials = Credentials {
@@ -238,6 +239,7 @@ impl Resolver<'_> {
         link.timeouts.tcp = milliseconds(raw.connect_timeout_ms, link.timeouts.tcp);
         link.timeouts.proxy = milliseconds(raw.proxy_timeout_ms, link.timeouts.proxy);
         link.timeouts.tls = milliseconds(raw.tls_timeout_ms, link.timeouts.tls);
+        link.timeouts.websocket = milliseconds(raw.websocket_timeout_ms, link.timeouts.websocket);
         link.timeouts.connack = milliseconds(raw.connack_timeout_ms, link.timeouts.connack);
         link.liveness.tcp_user = milliseconds(raw.tcp_user_timeout_ms, link.liveness.tcp_user);
         link.liveness.ack = seconds(raw.ack_timeout_s, link.liveness.ack);

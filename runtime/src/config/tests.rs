@@ -96,7 +96,7 @@ fn a_wrong_type_and_a_value_out_of_range_are_named() {
     );
     let found = findings(&MINIMAL.replace("mqtt://", "http://"));
     assert!(
-        found[0].contains("must begin with mqtt:// or mqtts://"),
+        found[0].contains("must begin with mqtt:// or mqtts://, or with ws:// or wss://"),
         "{found:?}"
     );
     let found = findings(&format!("{MINIMAL}mqtt_version = 5\n"));
@@ -255,6 +255,41 @@ fn a_proxy_is_resolved_without_its_secrets_showing() {
             found[0].contains(words) && !found[0].contains("sesame"),
             "{found:?}"
         );
+    }
+}
+
+#[test]
+fn a_websocket_has_a_path_and_the_ports_of_the_web() {
+    for (url, tls, path, port) in [
+        ("ws://broker", false, "/mqtt", 80),
+        ("wss://broker", true, "/mqtt", 443),
+        ("ws://broker:8083/", false, "/", 8083),
+        (
+            "wss://[::1]:8884/a/b?token=x%20y",
+            true,
+            "/a/b?token=x%20y",
+            8884,
+        ),
+    ] {
+        let text = MINIMAL.replace("mqtt://127.0.0.1", url);
+        let link = parse(Path::new("gateway.toml"), &text).unwrap().link;
+        assert_eq!(
+            (link.tls.is_some(), link.websocket.as_deref(), link.port),
+            (tls, Some(path), port),
+            "{url}"
+        );
+    }
+    for (url, words) in [
+        (
+            "ws://broker/a b",
+            "the path \"/a b\" holds what a URL cannot",
+        ),
+        ("ws://broker/#x", "holds what a URL cannot"),
+        ("ws:///mqtt", "is not host:port"),
+        ("mqtt://broker/mqtt", "is not host:port"),
+    ] {
+        let found = findings(&MINIMAL.replace("mqtt://127.0.0.1", url));
+        assert!(found[0].contains(words), "{found:?}");
     }
 }
 

@@ -73,6 +73,8 @@ pub struct UpEntry {
     pub proxy_ms: f64,
     /// How long the TLS handshake took; zero without TLS.
     pub tls_ms: f64,
+    /// How long the upgrade to a WebSocket took; zero without one.
+    pub websocket_ms: f64,
 }
 
 impl Transition {
@@ -100,6 +102,7 @@ impl From<&UpRecord> for UpEntry {
             tcp_ms: rounded_ms(up.took.tcp),
             proxy_ms: rounded_ms(up.took.proxy),
             tls_ms: rounded_ms(up.took.tls),
+            websocket_ms: rounded_ms(up.took.websocket),
         }
     }
 }

@@ -1,17 +1,14 @@
 //! The way to the broker, one phase after the other, each with its own deadline and its own failure.
 //!
 //! ```text
-//!  DNS ─► TCP (a race of addresses) ─► [proxy] ─► [TLS] ─► stream
+//!  DNS ─► TCP (a race of addresses) ─► [proxy] ─► [TLS] ─► [WebSocket] ─► stream
 //! ```
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use moorline_core::link::cause::{Phase, TlsReject};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -20,16 +17,16 @@ use super::settings::LinkSettings;
 use super::tls::{self, Tls};
 
 mod proxy;
+mod stream;
 mod tcp;
+mod websocket;
 
 use proxy::Proxy;
+use stream::Carrier;
+pub(super) use stream::Stream;
 use tcp::Tcp;
-
-/// A stream to the broker, encrypted or not.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+use websocket::Upgrade;
+pub(super) use websocket::{WebSocketEnd, ended as websocket_ended};
 
 /// A stream and how it came to be.
 pub(super) struct Dialled {
@@ -51,6 +48,8 @@ pub struct PhaseTimes {
     pub proxy: Duration,
     /// The TLS handshake.
     pub tls: Duration,
+    /// The upgrade to a WebSocket.
+    pub websocket: Duration,
 }
 
 /// What went wrong, exactly.
@@ -68,6 +67,8 @@ pub(super) enum DialError {
     Proxy(u16),
     /// TLS was refused.
     Tls(TlsReject),
+    /// The upgrade to a WebSocket was refused with this HTTP status, or answered by no WebSocket server.
+    WebSocket(u16),
     /// The peer closed in the middle of the handshake.
     Closed,
 }
@@ -87,6 +88,7 @@ pub(super) struct Dialer {
     host: String,
     port: u16,
     tls: Option<Tls>,
+    upgrade: Option<Upgrade>,
     dns: Duration,
     tcp: Tcp,
     proxy: Option<Proxy>,
@@ -104,6 +106,7 @@ impl Dialer {
             host: settings.host.clone(),
             port: settings.port,
             tls,
+            upgrade: Upgrade::new(settings),
             dns: settings.timeouts.dns,
             tcp: Tcp::new(settings),
             proxy: Proxy::new(settings),
@@ -128,19 +131,26 @@ impl Dialer {
         }
         let local = stream.local_addr().ok();
 
-        let Some(tls) = &self.tls else {
-            return Ok(Dialled {
-                stream: Stream::Plain(stream),
-                local,
-                peer,
-                took,
-            });
+        let carrier = match &self.tls {
+            None => Carrier::Plain(stream),
+            Some(tls) => {
+                let started = Instant::now();
+                let stream = self.handshake(tls, stream).await?;
+                took.tls = started.elapsed();
+                Carrier::Tls(Box::new(stream))
+            }
         };
-        let started = Instant::now();
-        let stream = self.handshake(tls, stream).await?;
-        took.tls = started.elapsed();
+        let stream = match &self.upgrade {
+            None => Stream::Direct(carrier),
+            Some(upgrade) => {
+                let started = Instant::now();
+                let stream = upgrade.open(carrier).await?;
+                took.websocket = started.elapsed();
+                Stream::WebSocket(Box::new(stream))
+            }
+        };
         Ok(Dialled {
-            stream: Stream::Tls(Box::new(stream)),
+            stream,
             local,
             peer,
             took,
@@ -206,44 +216,4 @@ fn errno_or_closed(error: &io::Error) -> DialError {
     error
         .raw_os_error()
         .map_or(DialError::Closed, DialError::Errno)
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
-    }
 }

@@ -279,7 +279,7 @@ impl Driver {
         match result {
             Ok(dialled) => {
                 let took = dialled.took;
-                info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), proxy_ms = rounded_ms(took.proxy), tls_ms = rounded_ms(took.tls), "connected");
+                info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), proxy_ms = rounded_ms(took.proxy), tls_ms = rounded_ms(took.tls), websocket_ms = rounded_ms(took.websocket), "connected");
                 self.dialled = Some((dialled.peer, took));
                 let careful = self.poison.careful_through().is_some();
                 let settings = Arc::clone(&self.settings);

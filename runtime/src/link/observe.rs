@@ -18,6 +18,7 @@ pub(super) fn dial_failure(version: MqttVersion, failure: DialFailure) -> Observ
         DialError::Timeout => Observed::Timeout,
         DialError::Proxy(code) => Observed::ProxyRefused(code),
         DialError::Tls(reject) => Observed::Tls(reject),
+        DialError::WebSocket(status) => Observed::WebSocketRefused(status),
         DialError::Closed => Observed::Fin,
     };
     let evidence = Evidence {
@@ -72,6 +73,10 @@ pub(super) fn wire_end(
             Observed::Garbage
         }
         WireEnd::Fin => Observed::Fin,
+        WireEnd::WebSocketClosed(words) => {
+            evidence.detail = Some(words);
+            Observed::Fin
+        }
         WireEnd::Errno(errno) => Observed::Errno(errno),
         WireEnd::Tls(reject, words) => {
             evidence.detail = Some(words);

@@ -124,6 +124,8 @@ pub struct PhaseTimeouts {
     pub proxy: Duration,
     /// The TLS handshake.
     pub tls: Duration,
+    /// The upgrade to a WebSocket.
+    pub websocket: Duration,
     /// From CONNECT to CONNACK.
     pub connack: Duration,
 }
@@ -137,6 +139,7 @@ impl PhaseTimeouts {
             tcp: connect,
             proxy: connect,
             tls: connect,
+            websocket: connect,
             connack,
         }
     }
@@ -179,6 +182,8 @@ pub struct LinkSettings {
     pub port: u16,
     /// TLS, where the URL says so.
     pub tls: Option<TlsSettings>,
+    /// The path at which MQTT is served over WebSocket, where the URL says so.
+    pub websocket: Option<String>,
     /// From where connections are made.
     pub bind: Bind,
     /// Through which connections go.
@@ -224,6 +229,7 @@ impl LinkSettings {
             host: host.into(),
             port,
             tls: None,
+            websocket: None,
             bind: Bind::default(),
             proxy: None,
             client_id: client_id.into(),

@@ -24,6 +24,7 @@ use moorline_core::link::cause::MqttVersion;
 use moorline_core::mqtt_frame::{FrameScanner, PacketKind, body, parse_connack, parse_disconnect};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::dialer::{WebSocketEnd, websocket_ended};
 use super::tls;
 use super::wire::{Wire, WireEnd};
 
@@ -87,6 +88,12 @@ impl<S> Tap<S> {
 
     /// Notes what a read failed with.
     fn end_by(&mut self, error: &io::Error) {
+        if let Some(end) = websocket_ended(error) {
+            return self.end(match end {
+                WebSocketEnd::Closed(words) => WireEnd::WebSocketClosed(words),
+                WebSocketEnd::Broken(words) => WireEnd::Garbage(words),
+            });
+        }
         let end = match (tls::rejection(error), error.raw_os_error()) {
             (Some(reject), _) => WireEnd::Tls(reject, error.to_string()),
             (None, Some(errno)) => WireEnd::Errno(errno),

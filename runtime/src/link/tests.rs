@@ -13,3 +13,4 @@ mod proxies;
 mod rig;
 mod scripted;
 mod tls;
+mod websocket;

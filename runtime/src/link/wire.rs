@@ -21,6 +21,8 @@ pub(super) enum WireEnd {
     Garbage(String),
     /// The peer closed in order.
     Fin,
+    /// The server closed the WebSocket around MQTT; its code and reason, for people.
+    WebSocketClosed(String),
     /// The kernel reported an error.
     Errno(i32),
     /// TLS ended with an alert or a broken record.

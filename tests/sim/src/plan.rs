@@ -235,6 +235,7 @@ fn dial_classes(phase: Phase, observed: Observed) -> &'static [Class] {
         (Phase::Tcp, Observed::Errno(24)) => &[Class::Local],
         (Phase::Tcp, _) => &[Class::Unreachable],
         (Phase::Proxy, _) => &[Class::Proxy],
+        (Phase::WebSocket, _) => &[Class::ConnectRefused],
         (Phase::Tls | Phase::Connect | Phase::Session, _) => &[Class::Tls],
     }
 }

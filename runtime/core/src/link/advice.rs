@@ -31,6 +31,7 @@ impl Cause {
             Self::ProxyRefused(_) => {
                 "ask whoever runs the proxy why it does not let us through; the record has its answer"
             }
+            Self::WebSocketRefused(status) => websocket(status),
             Self::ConnackTimeout => {
                 "check that link.url names an MQTT port; else the broker is overloaded or hangs"
             }
@@ -123,6 +124,18 @@ const fn tls(reject: TlsReject) -> &'static str {
         TlsReject::Alert(_) | TlsReject::Handshake => {
             "make sure that link.url names the broker's TLS port; compare TLS versions, ciphers and certificates on both sides"
         }
+    }
+}
+
+const fn websocket(status: u16) -> &'static str {
+    match status {
+        NO_ANSWER => {
+            "check that link.url names the broker's WebSocket port, with wss:// if it wants TLS"
+        }
+        401 | 403 => "allow this client at the web server or proxy before the broker",
+        429 => "nothing; the gateway keeps its distance",
+        500..=599 => "nothing here; the web server before the broker must recover",
+        _ => "check the path in link.url: most brokers serve MQTT at /mqtt",
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Phase {
     Proxy,
     /// The TLS handshake.
     Tls,
+    /// The upgrade to a WebSocket.
+    WebSocket,
     /// Between CONNECT and CONNACK.
     Connect,
     /// After a successful CONNACK.
@@ -106,6 +108,8 @@ pub enum Cause {
     /// The proxy refused: its HTTP status or SOCKS 5 reply code, 407 where either wants credentials, 0 where it does not
     /// answer as a proxy does.
     ProxyRefused(u16),
+    /// The upgrade to a WebSocket was refused with this HTTP status; 0 where the answer is no WebSocket server's for MQTT.
+    WebSocketRefused(u16),
     /// CONNECT was sent; no CONNACK came in time.
     ConnackTimeout,
     /// The peer closed between CONNECT and CONNACK.

@@ -53,6 +53,8 @@ pub enum Observed {
     Tls(TlsReject),
     /// The proxy refused, with a code as [`super::proxy::Refusal`] has it.
     ProxyRefused(u16),
+    /// The upgrade to a WebSocket was refused with this HTTP status, or 0.
+    WebSocketRefused(u16),
     /// A CONNACK in the version that was offered, with a code other than success.
     Refused(u8),
     /// A 3.1.1 CONNACK with code 1 answered a 5.0 CONNECT.
@@ -151,6 +153,7 @@ impl Classifier {
             Observed::Unresolved
             | Observed::Tls(_)
             | Observed::ProxyRefused(_)
+            | Observed::WebSocketRefused(_)
             | Observed::Garbage
             | Observed::HostRestarted => {}
         }
@@ -221,6 +224,7 @@ impl Classifier {
             Observed::Unbound(_) => Cause::LocalResource,
             Observed::Tls(reject) => Cause::Tls(reject),
             Observed::ProxyRefused(code) => Cause::ProxyRefused(code),
+            Observed::WebSocketRefused(status) => Cause::WebSocketRefused(status),
             Observed::Refused(code) => Cause::from_connack(version, code),
             Observed::RefusedInOtherVersion => Cause::VersionRefused,
             Observed::ServerDisconnect(code) => Cause::from_disconnect(code),
@@ -248,6 +252,7 @@ impl Classifier {
             ),
             Phase::Tls => (Cause::Tls(TlsReject::Handshake), Certainty::Inferred),
             Phase::Proxy => (Cause::ProxyRefused(NO_ANSWER), Certainty::Certain),
+            Phase::WebSocket => (Cause::WebSocketRefused(NO_ANSWER), Certainty::Certain),
             Phase::Connect => (Cause::ClosedBeforeConnack, Certainty::Certain),
             Phase::Dns | Phase::Tcp | Phase::Session => (Cause::Reset, Certainty::Certain),
         }
@@ -258,6 +263,9 @@ impl Classifier {
             Phase::Session => {}
             Phase::Tls => return (Cause::Tls(TlsReject::Handshake), Certainty::Inferred),
             Phase::Proxy => return (Cause::ProxyRefused(NO_ANSWER), Certainty::Certain),
+            Phase::WebSocket => {
+                return (Cause::WebSocketRefused(NO_ANSWER), Certainty::Certain);
+            }
             Phase::Dns | Phase::Tcp | Phase::Connect => {
                 return (Cause::ClosedBeforeConnack, Certainty::Certain);
             }
@@ -290,6 +298,7 @@ const fn timeout(phase: Phase) -> Cause {
         Phase::Tcp => Cause::ConnectTimeout,
         Phase::Proxy => Cause::ProxyRefused(NO_ANSWER),
         Phase::Tls => Cause::Tls(TlsReject::Handshake),
+        Phase::WebSocket => Cause::WebSocketRefused(NO_ANSWER),
         Phase::Connect => Cause::ConnackTimeout,
         // The shell has a named deadline for everything it waits for in a session; this one is the write's.
         Phase::Session => Cause::WriteStalled,
@@ -304,7 +313,9 @@ const fn from_errno(phase: Phase, errno: i32) -> Cause {
         EPERM => Cause::Unreachable,
         ETIMEDOUT => match phase {
             Phase::Dns | Phase::Tcp => Cause::ConnectTimeout,
-            Phase::Proxy | Phase::Tls | Phase::Connect | Phase::Session => Cause::BlackHole,
+            Phase::Proxy | Phase::Tls | Phase::WebSocket | Phase::Connect | Phase::Session => {
+                Cause::BlackHole
+            }
         },
         _ => Cause::LocalResource,
     }

@@ -109,6 +109,12 @@ impl Cause {
             Self::ConnectTimeout => CauseClass::ConnectTimeout,
             Self::Tls(_) => CauseClass::Tls,
             Self::ProxyRefused(_) => CauseClass::Proxy,
+            Self::WebSocketRefused(NO_ANSWER) => CauseClass::PeerGarbage,
+            Self::WebSocketRefused(401 | 403) => CauseClass::CredentialsRefused,
+            Self::WebSocketRefused(429) => CauseClass::Quota,
+            Self::WebSocketRefused(500..=599) => CauseClass::ServerUnavailable,
+            // Nobody serves MQTT there.
+            Self::WebSocketRefused(_) => CauseClass::ConnectRefused,
             Self::ConnackTimeout => CauseClass::ConnackTimeout,
             Self::ClosedBeforeConnack => CauseClass::ClosedBeforeConnack,
             Self::VersionRefused => CauseClass::VersionRefused,
@@ -168,10 +174,12 @@ impl Cause {
             | Self::ServerMoved
             | Self::ServerReason(_)
             | Self::PeerGarbage
+            | Self::WebSocketRefused(NO_ANSWER | 429 | 500..=599)
             | Self::WriteStalled
             | Self::AckTimeout => Fault::Peer,
             // Somebody must change a configuration, on either side.
             Self::ProxyRefused(_)
+            | Self::WebSocketRefused(_)
             | Self::VersionRefused
             | Self::ClientIdRefused
             | Self::BadCredentials
@@ -241,6 +249,7 @@ impl Cause {
             | Self::ServerShuttingDown
             | Self::ServerReason(_)
             | Self::PeerGarbage
+            | Self::WebSocketRefused(NO_ANSWER | 500..=599)
             | Self::WriteStalled
             | Self::LocalResource
             | Self::ClosedByServer(Inference::TakeoverOrAccess | Inference::Poison) => {
@@ -254,9 +263,10 @@ impl Cause {
             | Self::PacketTooLarge
             | Self::TopicInvalid => Remedy::BackOff,
             // The broker asks for room.
-            Self::QuotaExceeded | Self::ConnectionRateExceeded | Self::MessageRateTooHigh => {
-                Remedy::BackOffFrom(QUOTA_FLOOR)
-            }
+            Self::QuotaExceeded
+            | Self::ConnectionRateExceeded
+            | Self::MessageRateTooHigh
+            | Self::WebSocketRefused(429) => Remedy::BackOffFrom(QUOTA_FLOOR),
             // The reference is shown to the operator; until it is followed the old address may answer again.
             Self::UseAnotherServer | Self::ServerMoved => Remedy::BackOffFrom(QUOTA_FLOOR),
             // Trying faster cannot help, but somebody may mend it while we wait.
@@ -265,6 +275,7 @@ impl Cause {
             | Self::NotAuthorized
             | Self::Banned
             | Self::BadAuthenticationMethod
+            | Self::WebSocketRefused(_)
             | Self::AdministrativeAction => Remedy::SlowLane,
             // Only an operator has the credentials.
             Self::ProxyRefused(CREDENTIALS_WANTED) => Remedy::Park,
@@ -287,6 +298,7 @@ impl Cause {
             Self::ConnectTimeout => "connect-timeout",
             Self::Tls(_) => "tls-rejected",
             Self::ProxyRefused(_) => "proxy-refused",
+            Self::WebSocketRefused(_) => "websocket-refused",
             Self::ConnackTimeout => "connack-timeout",
             Self::ClosedBeforeConnack => "closed-before-connack",
             Self::VersionRefused => "version-refused",
@@ -347,6 +359,7 @@ impl Cause {
             Self::ProxyRefused(CREDENTIALS_WANTED) => "the proxy wants credentials, or others",
             Self::ProxyRefused(NO_ANSWER) => "the proxy does not answer as a proxy does",
             Self::ProxyRefused(_) => "the proxy does not let us through to the broker",
+            Self::WebSocketRefused(status) => websocket_words(status),
             Self::ConnackTimeout => "the broker took CONNECT and did not answer",
             Self::ClosedBeforeConnack => "the broker closed instead of answering CONNECT",
             Self::VersionRefused => "the broker does not speak this MQTT version",
@@ -415,6 +428,16 @@ const fn tls_words(reject: TlsReject) -> &'static str {
         TlsReject::BadCertificate => "the broker's certificate cannot be accepted",
         TlsReject::Alert(_) => "the broker ended TLS with an alert",
         TlsReject::Handshake => "the TLS handshake failed",
+    }
+}
+
+const fn websocket_words(status: u16) -> &'static str {
+    match status {
+        NO_ANSWER => "the peer does not answer as a WebSocket server for MQTT does",
+        401 | 403 => "the web server before the broker does not let this client in",
+        429 => "the web server before the broker limits the rate of connections",
+        500..=599 => "the web server before the broker cannot serve us now",
+        _ => "the web server knows no MQTT at this path",
     }
 }
 
@@ -512,6 +535,7 @@ impl Phase {
             Self::Tcp => "tcp",
             Self::Proxy => "proxy",
             Self::Tls => "tls",
+            Self::WebSocket => "websocket",
             Self::Connect => "connect",
             Self::Session => "session",
         }

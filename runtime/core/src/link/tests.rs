@@ -376,7 +376,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
 }
 
 /// Every cause, with those inferences and details that react differently.
-const ALL: [Cause; 49] = [
+const ALL: [Cause; 54] = [
     Cause::NameResolution,
     Cause::ConnectRefused,
     Cause::Unreachable,
@@ -386,6 +386,11 @@ const ALL: [Cause; 49] = [
     Cause::ProxyRefused(407),
     Cause::ProxyRefused(502),
     Cause::ProxyRefused(proxy::NO_ANSWER),
+    Cause::WebSocketRefused(403),
+    Cause::WebSocketRefused(404),
+    Cause::WebSocketRefused(429),
+    Cause::WebSocketRefused(503),
+    Cause::WebSocketRefused(proxy::NO_ANSWER),
     Cause::ConnackTimeout,
     Cause::ClosedBeforeConnack,
     Cause::VersionRefused,
@@ -438,8 +443,8 @@ fn every_cause_has_a_name_of_its_own_and_no_name_says_unknown() {
     );
     names.sort_unstable();
     names.dedup();
-    // TLS and proxy refusals share a name and differ in the detail.
-    assert_eq!(names.len(), ALL.len() - 3);
+    // Refusals of TLS, proxies and web servers share a name and differ in the detail.
+    assert_eq!(names.len(), ALL.len() - 7);
 }
 
 #[test]

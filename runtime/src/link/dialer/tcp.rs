@@ -210,7 +210,8 @@ fn telling(error: DialError) -> u8 {
         | DialError::Proxy(_)
         | DialError::Closed
         | DialError::Unresolved
-        | DialError::Tls(_) => 1,
+        | DialError::Tls(_)
+        | DialError::WebSocket(_) => 1,
     }
 }
 

@@ -21,15 +21,15 @@ const ACKNOWLEDGED: usize = 1024;
 const PORTS_TRIED: usize = 5;
 const VERSIONS: [Versions; 2] = [Versions::V5, Versions::V311];
 
-struct Mosquitto {
+pub(super) struct Mosquitto {
     process: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     directory: TempDir,
 }
 
 impl Mosquitto {
     /// None where Mosquitto is not installed; `tests/run` installs it and demands it.
-    async fn start(extra: &str) -> Option<Self> {
+    pub(super) async fn start(extra: &str) -> Option<Self> {
         // Between choosing a free port and Mosquitto binding it another test may take it.
         for _ in 0..PORTS_TRIED {
             let directory = tempfile::tempdir().expect("a directory");
@@ -78,12 +78,12 @@ impl Mosquitto {
         panic!("Mosquitto does not listen")
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.process.kill().expect("a live process");
         self.process.wait().expect("a dead process");
     }
 
-    async fn restart(&mut self) {
+    pub(super) async fn restart(&mut self) {
         self.process = spawn(&self.directory).expect("it started before");
         assert!(self.listening().await, "Mosquitto ended after a restart");
     }
