@@ -118,6 +118,23 @@ struct Page {
     zone: TimeZone,
 }
 
+/// The broker of a session, the address that answered, and the proxy between.
+fn place(up: &UpEntry) -> String {
+    let mut words = String::new();
+    if !up.endpoint.is_empty() {
+        words += &format!(", to {}", up.endpoint);
+    }
+    match &up.peer {
+        Some(peer) if up.endpoint.is_empty() => words += &format!(", to {peer}"),
+        Some(peer) if up.via.is_none() && *peer != up.endpoint => words += &format!(" at {peer}"),
+        Some(_) | None => {}
+    }
+    if let Some(via) = &up.via {
+        words += &format!(" via {via}");
+    }
+    words
+}
+
 impl Page {
     fn human(&self, status: Option<&Status>, journal: &Journal) -> String {
         let mut lines = vec![self.now(status, journal)];
@@ -212,8 +229,8 @@ impl Page {
             "; MQTT {}, session {} of this process",
             link.mqtt_version, link.sessions
         );
-        if let Some(peer) = last.and_then(|up| up.peer.as_ref()) {
-            words += &format!(", to {peer}");
+        if let Some(up) = last {
+            words += &place(up);
         }
         words
     }

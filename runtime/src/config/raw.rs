@@ -306,7 +306,7 @@ pub(crate) type GuestConfiguration = serde_json::Map<String, serde_json::Value>;
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
     pub(crate) gateway: Gateway,
-    pub(crate) link: Link,
+    pub(crate) link: Spanned<Link>,
     pub(crate) policy: Option<Policy>,
     #[serde(default)]
     pub(crate) spool: Spool,
@@ -326,7 +326,10 @@ pub(crate) struct Gateway {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Link {
-    pub(crate) url: Spanned<BrokerUrl>,
+    pub(crate) url: Option<Spanned<BrokerUrl>>,
+    #[serde(default)]
+    pub(crate) endpoint: Vec<Endpoint>,
+    pub(crate) fail_back_after_s: Option<Within<60, 2_592_000>>,
     pub(crate) bind_address: Option<Spanned<IpAddr>>,
     pub(crate) bind_device: Option<Spanned<Device>>,
     pub(crate) proxy: Option<Spanned<ProxyUrl>>,
@@ -357,6 +360,15 @@ pub(crate) struct Link {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Endpoint {
+    pub(crate) url: Spanned<BrokerUrl>,
+    pub(crate) priority: Option<Within<1, 1000>>,
+    pub(crate) mqtt_version: Option<Version>,
+    pub(crate) tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tls {
     pub(crate) ca_file: Option<Spanned<PathBuf>>,

@@ -13,8 +13,8 @@ use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
 use crate::bounded_file;
 use crate::link::{
-    self, Bind, ClientIdentity, Credentials, LinkSettings, ProxyKind, ProxyLogin, ProxySettings,
-    Secret, TlsSettings, Versions,
+    self, Bind, ClientIdentity, Credentials, EndpointSettings, LinkSettings, ProxyKind, ProxyLogin,
+    ProxySettings, Secret, TlsSettings, Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -22,6 +22,8 @@ use crate::plugins::{
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
 
+/// Brokers that may be named.
+const ENDPOINTS_MAX: usize = 16;
 /// The longest user name or password (RFC 1929 section 2).
 const SOCKS5_BYTES_MAX: usize = 255;
 /// Where Linux names its network interfaces.
@@ -84,8 +86,10 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         .status_file
         .map_or_else(|| state_dir.join(STATUS_FILE), |file| base.join(file));
     let metrics_file = raw.gateway.metrics_file.map(|file| base.join(file));
-    let report_disconnects = raw.link.report_disconnects.unwrap_or(true);
-    let link = resolver.link(raw.link, &raw.gateway.name.0, &state_dir);
+    let link_span = raw.link.span();
+    let raw_link = raw.link.into_inner();
+    let report_disconnects = raw_link.report_disconnects.unwrap_or(true);
+    let link = resolver.link(raw_link, link_span, &raw.gateway.name.0, &state_dir);
     let policy = raw.policy.map(|policy| PolicySettings {
         component: resolver.existing(&policy.component),
         deadline: milliseconds(policy.deadline_ms, link.pace.policy_deadline),
@@ -123,6 +127,14 @@ fn seconds<const MIN: u64, const MAX: u64>(
     default: Duration,
 ) -> Duration {
     raw.map_or(default, |s| Duration::from_secs(s.0))
+}
+
+const fn versions(raw: raw::Version) -> Versions {
+    match raw {
+        raw::Version::Auto => Versions::Auto,
+        raw::Version::V5 => Versions::V5,
+        raw::Version::V311 => Versions::V311,
+    }
 }
 
 fn size(bytes: u64) -> usize {
@@ -208,32 +220,32 @@ impl Resolver<'_> {
         Secret::new(text)
     }
 
-    fn link(&mut self, raw: raw::Link, gateway: &str, state_dir: &Path) -> LinkSettings {
-        let url = raw.url.get_ref();
-        if raw.tls.is_some() && !url.tls {
-            self.find(
-                raw.url.span(),
-                "[link.tls] is given but the URL does not begin with mqtts:// or wss://",
-            );
-        }
-        let client_id = raw.client_id.map_or_else(|| gateway.to_owned(), |id| id.0);
-        let mut link =
-            LinkSettings::new(url.host.clone(), url.port, client_id, state_dir.to_owned());
-        if url.tls {
-            link.tls = Some(raw.tls.map(|tls| self.tls(tls)).unwrap_or_default());
-        }
-        link.websocket = url.websocket.clone();
+    fn link(
+        &mut self,
+        mut raw: raw::Link,
+        span: Range<usize>,
+        gateway: &str,
+        state_dir: &Path,
+    ) -> LinkSettings {
+        let client_id = raw
+            .client_id
+            .take()
+            .map_or_else(|| gateway.to_owned(), |id| id.0);
+        let mut link = LinkSettings::new("", 0, client_id, state_dir.to_owned());
+        let span = raw
+            .url
+            .as_ref()
+            .or(raw.endpoint.first().map(|endpoint| &endpoint.url))
+            .map_or(span, Spanned::span);
+        link.endpoints = self.endpoints(&mut raw, span.clone());
+        link.fail_back_after = raw.fail_back_after_s.map(|s| Duration::from_secs(s.0));
         link.bind = self.bind(raw.bind_address, raw.bind_device);
         link.proxy = self.proxy(raw.proxy, raw.proxy_username, raw.proxy_password);
         link.credentials = Credentials {
             username: raw.username.map(|source| self.secret(&source)),
             password: raw.password.map(|source| self.secret(&source)),
         };
-        link.versions = match raw.mqtt_version {
-            raw::Version::Auto => Versions::Auto,
-            raw::Version::V5 => Versions::V5,
-            raw::Version::V311 => Versions::V311,
-        };
+        link.versions = versions(raw.mqtt_version);
         link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
         link.timeouts.dns = milliseconds(raw.dns_timeout_ms, link.timeouts.dns);
         link.timeouts.tcp = milliseconds(raw.connect_timeout_ms, link.timeouts.tcp);
@@ -248,7 +260,7 @@ impl Resolver<'_> {
         link.pace.stable_after = seconds(raw.stable_after_s, link.pace.stable_after);
         if link.pace.floor > link.pace.ceiling {
             self.find(
-                raw.url.span(),
+                span.clone(),
                 "retry_floor_ms is above retry_ceiling_s: nothing lies between them",
             );
         }
@@ -264,9 +276,113 @@ impl Resolver<'_> {
         if self.findings.is_empty()
             && let Err(error) = link::check(&link)
         {
-            self.find(raw.url.span(), format!("TLS cannot be set up: {error}"));
+            self.find(span, format!("TLS cannot be set up: {error}"));
         }
         link
+    }
+
+    /// The brokers of `link.url` or of the `[[link.endpoint]]` tables. `span` is where the first of them is named.
+    fn endpoints(&mut self, raw: &mut raw::Link, span: Range<usize>) -> Vec<EndpointSettings> {
+        let common_tls = raw.tls.take();
+        let tables = match (raw.url.take(), std::mem::take(&mut raw.endpoint)) {
+            (None, tables) if tables.is_empty() => {
+                self.find(
+                    span,
+                    "names no broker: set url, or add a [[link.endpoint]] with a url for each of several",
+                );
+                return Vec::new();
+            }
+            (None, tables) => tables,
+            (Some(url), tables) if tables.is_empty() => vec![raw::Endpoint {
+                url,
+                priority: None,
+                mqtt_version: None,
+                tls: None,
+            }],
+            (Some(_), _) => {
+                self.find(
+                    span,
+                    "link.url and [[link.endpoint]] are both given: give each broker a table of its own, or keep the URL alone",
+                );
+                return Vec::new();
+            }
+        };
+        self.check_endpoints(&tables, common_tls.is_some());
+        tables
+            .into_iter()
+            .map(|table| {
+                let raw::BrokerUrl {
+                    tls,
+                    websocket,
+                    host,
+                    port,
+                } = table.url.into_inner();
+                let tls = tls.then(|| {
+                    let raw = table.tls.or_else(|| common_tls.clone());
+                    raw.map(|raw| self.tls(raw)).unwrap_or_default()
+                });
+                EndpointSettings {
+                    host,
+                    port,
+                    tls,
+                    websocket,
+                    priority: table
+                        .priority
+                        .and_then(|priority| u16::try_from(priority.0).ok())
+                        .unwrap_or_default(),
+                    versions: table.mqtt_version.map(versions),
+                }
+            })
+            .collect()
+    }
+
+    fn check_endpoints(&mut self, tables: &[raw::Endpoint], common_tls: bool) {
+        let mut names = BTreeSet::new();
+        if let Some(surplus) = tables.get(ENDPOINTS_MAX) {
+            self.find(
+                surplus.url.span(),
+                format!("at most {ENDPOINTS_MAX} brokers can be named"),
+            );
+        }
+        let with_tls = |table: &&raw::Endpoint| table.url.get_ref().tls;
+        if common_tls
+            && !tables.iter().any(|table| with_tls(&table))
+            && let Some(first) = tables.first()
+        {
+            self.find(
+                first.url.span(),
+                "[link.tls] is given but the URL does not begin with mqtts:// or wss://",
+            );
+        }
+        for table in tables {
+            let url = table.url.get_ref();
+            if table.tls.is_some() && !url.tls {
+                self.find(
+                    table.url.span(),
+                    "a tls table is given but this URL does not begin with mqtts:// or wss://",
+                );
+            }
+            if table.priority.is_none() && tables.len() > 1 {
+                self.find(
+                    table.url.span(),
+                    "has no priority: of several brokers the one with the smallest is preferred, equal ones take turns",
+                );
+            }
+            if !names.insert((&url.host, url.port)) {
+                self.find(
+                    table.url.span(),
+                    format!("{}:{} is there twice", url.host, url.port),
+                );
+            }
+        }
+        if let Some(open) = tables.iter().find(|table| !with_tls(table))
+            && tables.iter().any(|table| with_tls(&table))
+        {
+            self.warn(
+                open.url.span(),
+                "has no TLS while others have: whoever keeps the gateway from those reads along here",
+            );
+        }
     }
 
     /// An interface may come up later, so that one which is not there is no reason to refuse the file.

@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::link::{EndpointSettings, Versions};
 
 const MINIMAL: &str = r#"
 [gateway]
@@ -20,39 +23,40 @@ fn findings(text: &str) -> Vec<String> {
 fn the_smallest_file_resolves_to_the_documented_defaults() {
     let settings = parse(Path::new("dir/gateway.toml"), MINIMAL).unwrap();
     assert_eq!(settings.state_dir, Path::new("dir/state"));
-    assert_eq!(
-        (settings.link.host.as_str(), settings.link.port),
-        ("127.0.0.1", 1883)
-    );
+    assert_eq!(settings.link.endpoints[0].name(), "127.0.0.1:1883");
     assert_eq!(settings.link.client_id, "line-7");
     assert!(settings.connectors.is_empty() && settings.policy.is_none());
 }
+
+/// Keys of the shipped example whose value is an example.
+const WITHOUT_DEFAULT: [&str; 6] = [
+    "bind_address",
+    "bind_device",
+    "proxy = ",
+    "proxy_username",
+    "proxy_password",
+    "fail_back_after_s",
+];
 
 #[test]
 fn the_shipped_example_with_every_default_uncommented_means_the_same() {
     let shipped =
         include_str!("../../../config/gateway.toml").replace("env:TB_ACCESS_TOKEN", "token");
     let as_is = parse(Path::new("config/gateway.toml"), &shipped).unwrap();
-    let mut section = String::new();
+    let (mut section, mut optional_table) = (String::new(), false);
     let uncommented: Vec<String> = shipped
         .lines()
         .map(|line| {
             if let Some(header) = line.strip_prefix('[') {
                 section = header.to_owned();
             }
-            let optional_table = line.starts_with("# [") || section.is_empty();
+            optional_table = !line.is_empty() && (optional_table || line.starts_with("# ["));
             match line.strip_prefix("# ") {
                 Some(rest)
                     if rest.contains(" = ")
                         && !optional_table
-                        && !rest.contains("_file")
-                        && !rest.contains("server_name")
-                        && !rest.starts_with("bind_")
-                        && !rest.starts_with("proxy = ")
-                        && !rest.starts_with("proxy_username")
-                        && !rest.starts_with("proxy_password")
-                        && !rest.contains("full_jitter")
-                        && !rest.starts_with("deadline_ms") =>
+                        && !section.is_empty()
+                        && !WITHOUT_DEFAULT.iter().any(|key| rest.starts_with(key)) =>
                 {
                     rest.to_owned()
                 }
@@ -273,8 +277,13 @@ fn a_websocket_has_a_path_and_the_ports_of_the_web() {
     ] {
         let text = MINIMAL.replace("mqtt://127.0.0.1", url);
         let link = parse(Path::new("gateway.toml"), &text).unwrap().link;
+        let broker = &link.endpoints[0];
         assert_eq!(
-            (link.tls.is_some(), link.websocket.as_deref(), link.port),
+            (
+                broker.tls.is_some(),
+                broker.websocket.as_deref(),
+                broker.port
+            ),
             (tls, Some(path), port),
             "{url}"
         );
@@ -291,6 +300,97 @@ fn a_websocket_has_a_path_and_the_ports_of_the_web() {
         let found = findings(&MINIMAL.replace("mqtt://127.0.0.1", url));
         assert!(found[0].contains(words), "{found:?}");
     }
+}
+
+const SEVERAL: &str = r#"
+[gateway]
+name = "line-7"
+state_dir = "state"
+
+[link]
+fail_back_after_s = 3600
+
+[[link.endpoint]]
+url = "mqtts://a.example"
+priority = 1
+
+[[link.endpoint]]
+url = "wss://b.example"
+priority = 2
+mqtt_version = "3.1.1"
+[link.endpoint.tls]
+server_name = "plant.example"
+"#;
+
+#[test]
+fn several_brokers_have_a_table_each() {
+    let link = parse(Path::new("gateway.toml"), SEVERAL).unwrap().link;
+    let names: Vec<_> = link.endpoints.iter().map(EndpointSettings::name).collect();
+    assert_eq!(names, ["a.example:8883", "b.example:443"]);
+    let second = &link.endpoints[1];
+    assert_eq!(
+        (second.priority, second.versions),
+        (2, Some(Versions::V311))
+    );
+    let name = |number: usize| {
+        link.endpoints[number]
+            .tls
+            .as_ref()
+            .unwrap()
+            .server_name
+            .clone()
+    };
+    assert_eq!((name(0), name(1).as_deref()), (None, Some("plant.example")));
+    assert_eq!(link.fail_back_after, Some(Duration::from_secs(3600)));
+}
+
+#[test]
+fn brokers_that_are_named_ambiguously_are_refused() {
+    let with_url = SEVERAL.replace("[link]", "[link]\nurl = \"mqtt://c.example\"");
+    let none = MINIMAL.replace("url = \"mqtt://127.0.0.1\"", "");
+    let cases = [
+        (
+            with_url,
+            ":7:7: link.url: link.url and [[link.endpoint]] are both given",
+        ),
+        (none, "names no broker"),
+        (
+            SEVERAL.replace("priority = 1\n", ""),
+            ":10:7: link.endpoint.url: has no priority",
+        ),
+        (
+            SEVERAL.replace("wss://b.example", "mqtts://a.example:8883"),
+            ":14:7: link.endpoint.url: a.example:8883 is there twice",
+        ),
+        (
+            SEVERAL.replace("wss://", "ws://"),
+            "a tls table is given but this URL",
+        ),
+        (
+            SEVERAL.replace("priority = 1\n", "priority = 0\n"),
+            "link.endpoint.priority: 0 is out of range",
+        ),
+        (
+            SEVERAL.replace("priority = 1\n", "prio = 1\n"),
+            "unknown field `prio`",
+        ),
+    ];
+    for (text, words) in cases {
+        let found = findings(&text);
+        assert!(
+            found.len() == 1 && found[0].contains(words),
+            "{words}: {found:?}"
+        );
+    }
+    let mixed = SEVERAL.replace("mqtts://a", "mqtt://a");
+    let warnings = parse(Path::new("gateway.toml"), &mixed).unwrap().warnings;
+    assert!(
+        warnings.len() == 1
+            && warnings[0]
+                .to_string()
+                .contains(":10:7: link.endpoint.url: has no TLS while"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

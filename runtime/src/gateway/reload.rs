@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Settings};
-use crate::link::{LinkCommand, LinkHandle, Reconfiguration};
+use crate::link::{EndpointSettings, LinkCommand, LinkHandle, Reconfiguration};
 
 /// What was read last, and from where.
 pub(super) struct Reload {
@@ -55,8 +55,13 @@ impl Reload {
             .await
             .is_ok()
         {
-            let host = &new.link.host;
-            info!(file = %self.file.display(), host, port = new.link.port, "the link has new settings; a session that is up goes on, the next attempt uses them");
+            let endpoints: Vec<_> = new
+                .link
+                .endpoints
+                .iter()
+                .map(EndpointSettings::name)
+                .collect();
+            info!(file = %self.file.display(), ?endpoints, "the link has new settings; a session that is up goes on, the next attempt uses them");
         }
         self.settings.link = new.link;
     }

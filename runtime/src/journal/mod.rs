@@ -55,7 +55,12 @@ pub struct UpEntry {
     pub at_ms: u64,
     /// Counts sessions from 1 in each process.
     pub session: u64,
-    /// Where the broker answered.
+    /// The broker, as `host:port`.
+    pub endpoint: String,
+    /// The proxy between, by its URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// Where the broker, or the proxy, answered.
     pub peer: Option<String>,
     /// `5.0` or `3.1.1`.
     pub mqtt_version: String,
@@ -93,6 +98,8 @@ impl From<&UpRecord> for UpEntry {
         Self {
             at_ms: up.at.0,
             session: up.session,
+            endpoint: up.endpoint.to_string(),
+            via: up.via.clone(),
             peer: up.peer.map(|peer| peer.to_string()),
             mqtt_version: up.version.to_string(),
             session_present: up.session_present,

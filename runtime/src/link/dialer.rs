@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use moorline_core::link::cause::{Phase, TlsReject};
+use moorline_core::link::endpoints::Target;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use super::settings::LinkSettings;
+use super::settings::{EndpointSettings, LinkSettings};
 use super::tls::{self, Tls};
 
 mod proxy;
@@ -82,6 +83,38 @@ pub(super) struct DialFailure {
     pub(super) detail: String,
 }
 
+/// Knows how to reach every broker of the link.
+pub(super) struct Dialers {
+    settings: LinkSettings,
+    configured: Vec<Dialer>,
+}
+
+impl Dialers {
+    /// Reads the certificates of all, so that a mistake in them shows before the first attempt.
+    pub(super) fn new(settings: &LinkSettings) -> Result<Self, tls::TlsSetupError> {
+        let configured = settings
+            .endpoints
+            .iter()
+            .map(|endpoint| Dialer::new(settings, endpoint))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            settings: settings.clone(),
+            configured,
+        })
+    }
+
+    /// The way to one of them; none where it cannot be a broker's after all.
+    pub(super) fn to(&self, target: &Target) -> Option<Dialer> {
+        match target {
+            Target::Configured(number) => self.configured.get(*number).cloned(),
+            Target::Referred { by, to } => {
+                let referred = self.settings.endpoints.get(*by)?.referring_to(to);
+                Dialer::new(&self.settings, &referred).ok()
+            }
+        }
+    }
+}
+
 /// Knows how to reach one broker.
 #[derive(Clone)]
 pub(super) struct Dialer {
@@ -96,17 +129,20 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(settings: &LinkSettings) -> Result<Self, tls::TlsSetupError> {
-        let tls = settings
+    fn new(
+        settings: &LinkSettings,
+        endpoint: &EndpointSettings,
+    ) -> Result<Self, tls::TlsSetupError> {
+        let tls = endpoint
             .tls
             .as_ref()
-            .map(|tls| tls::prepare(tls, &settings.host))
+            .map(|tls| tls::prepare(tls, &endpoint.host))
             .transpose()?;
         Ok(Self {
-            host: settings.host.clone(),
-            port: settings.port,
+            host: endpoint.host.clone(),
+            port: endpoint.port,
             tls,
-            upgrade: Upgrade::new(settings),
+            upgrade: Upgrade::new(endpoint, settings.timeouts.websocket),
             dns: settings.timeouts.dns,
             tcp: Tcp::new(settings),
             proxy: Proxy::new(settings),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
+use moorline_core::link::endpoints::Target;
 use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
 use moorline_core::link::window::Window;
@@ -27,7 +28,7 @@ use tracing::{info, warn};
 
 use super::active::{Active, Progress, Refusal, Sent};
 use super::boot_marker::BootMarker;
-use super::dialer::{DialFailure, Dialer, Dialled, PhaseTimes};
+use super::dialer::{DialError, DialFailure, Dialers, Dialled, PhaseTimes};
 use super::feeder::{Batch, Order};
 use super::settings::LinkSettings;
 use super::status::{LinkStatus, UpRecord};
@@ -80,7 +81,7 @@ pub(super) struct Ends {
 pub(super) struct Driver {
     settings: Arc<LinkSettings>,
     clock: Clock,
-    dialer: Dialer,
+    dialers: Dialers,
     policy: PolicyHandle,
     ends: Ends,
     link: Link,
@@ -109,24 +110,24 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         settings: LinkSettings,
-        dialer: Dialer,
+        dialers: Dialers,
         policy: PolicyHandle,
         ends: Ends,
         clock: Clock,
     ) -> Self {
         let acked = ends.orders.borrow().acked;
+        let seed = RandomState::new().hash_one(std::process::id());
+        let mut link = Link::new(settings.limits(), seed);
+        link.use_endpoints(settings.endpoints());
         Self {
-            link: Link::new(
-                settings.limits(),
-                RandomState::new().hash_one(std::process::id()),
-            ),
+            link,
             classifier: Classifier::default(),
             poison: Poison::default(),
             refusals: Refusals::default(),
             window: Window::new(settings.inflight_max, settings.inflight_bytes_max, acked),
             settings: Arc::new(settings),
             clock,
-            dialer,
+            dialers,
             policy,
             ends,
             work: Work::Idle,
@@ -191,9 +192,10 @@ impl Driver {
         match command {
             Some(LinkCommand::Unpark) => self.input(Input::Unpark),
             Some(LinkCommand::Reconfigure(new)) => {
-                let Reconfiguration { settings, dialer } = *new;
-                self.dialer = dialer;
+                let Reconfiguration { settings, dialers } = *new;
+                self.dialers = dialers;
                 let limits = settings.limits();
+                self.link.use_endpoints(settings.endpoints());
                 self.settings = Arc::new(settings);
                 self.input(Input::Reconfigured(limits));
             }
@@ -234,7 +236,11 @@ impl Driver {
     fn drain(&mut self) {
         while let Some(output) = self.link.poll_output() {
             match output {
-                Output::Open { version, attempt } => self.open(version, attempt),
+                Output::Open {
+                    version,
+                    attempt,
+                    endpoint,
+                } => self.open(version, attempt, &endpoint),
                 Output::Close(intent) => self.close(intent),
                 Output::Consult(question) => self.consult(*question),
                 Output::Report(record) => self.report(*record),
@@ -246,10 +252,21 @@ impl Driver {
         self.tell_state();
     }
 
-    fn open(&mut self, version: MqttVersion, attempt: u32) {
-        info!(host = self.settings.host, port = self.settings.port, %version, attempt, "connecting");
-        let dialer = self.dialer.clone();
-        let dialling: Dialling = Box::pin(async move { dialer.dial().await });
+    fn open(&mut self, version: MqttVersion, attempt: u32, target: &Target) {
+        let endpoint = self.link.endpoint();
+        let via = self.settings.proxy.as_ref().map(ToString::to_string);
+        info!(endpoint = &*endpoint, via, %version, attempt, "connecting");
+        let dialer = self.dialers.to(target);
+        let dialling: Dialling = Box::pin(async move {
+            match dialer {
+                Some(dialer) => dialer.dial().await,
+                None => Err(DialFailure {
+                    phase: Phase::Dns,
+                    error: DialError::Unresolved,
+                    detail: format!("no way is configured to {endpoint}"),
+                }),
+            }
+        });
         self.work = Work::Dialling { version, dialling };
     }
 
@@ -360,6 +377,8 @@ impl Driver {
             session: counters.sessions,
             at: self.clock.wall(),
             since: self.clock.now(),
+            endpoint: self.link.endpoint(),
+            via: self.settings.proxy.as_ref().map(ToString::to_string),
             peer: self.dialled.map(|(peer, _)| peer),
             took: self.dialled.map(|(_, took)| took).unwrap_or_default(),
             version: self.link.version(),
@@ -556,6 +575,7 @@ impl Driver {
             next: Next::Retry(Duration::ZERO),
             decided_by: DecidedBy::Host,
             clamped: false,
+            endpoint: self.link.endpoint(),
         };
         self.report(record);
     }
@@ -563,10 +583,11 @@ impl Driver {
     /// State and record in one step, so that nobody sees a disconnect without what follows from it.
     fn report(&mut self, record: Record) {
         let at = self.clock.wall();
+        let via = self.settings.proxy.as_ref().map(ToString::to_string);
         let Self { link, ends, .. } = self;
         ends.status.send_modify(|status| {
             status.follow(link);
-            status.keep(record, at);
+            status.keep(record, via, at);
         });
     }
 

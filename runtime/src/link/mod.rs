@@ -1,4 +1,4 @@
-//! The link: one managed relation to one broker, across connects.
+//! The link: one managed relation to the broker, across connects; to one broker at a time, of several that may serve.
 //!
 //! ```text
 //!  spool ─► feeder ─► driver ─► active ─► session ─► tap ─► dialer's stream ─► broker
@@ -39,14 +39,14 @@ use tracing::debug;
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Outlet;
-use dialer::Dialer;
+use dialer::Dialers;
 use driver::{Driver, Ends};
 use feeder::{BATCHES, Order};
 
 pub use dialer::PhaseTimes;
 pub use settings::{
-    Bind, ClientIdentity, Credentials, LinkSettings, LivenessLimits, Pace, PhaseTimeouts,
-    ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
+    Bind, ClientIdentity, Credentials, EndpointSettings, LinkSettings, LivenessLimits, Pace,
+    PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
 };
 pub use status::{DisconnectRecord, LinkStatus, UpRecord};
 pub use tls::TlsSetupError;
@@ -81,7 +81,7 @@ pub struct LinkHandle {
 /// New settings, checked and ready for use.
 pub struct Reconfiguration {
     settings: LinkSettings,
-    dialer: Dialer,
+    dialers: Dialers,
 }
 
 impl std::fmt::Debug for Reconfiguration {
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Reconfiguration {
 /// # Errors
 /// When TLS cannot be set up from them.
 pub fn check(settings: &LinkSettings) -> Result<(), TlsSetupError> {
-    Dialer::new(settings).map(drop)
+    Dialers::new(settings).map(drop)
 }
 
 impl Reconfiguration {
@@ -104,8 +104,8 @@ impl Reconfiguration {
     /// # Errors
     /// When TLS cannot be set up from them; the link then keeps those it has.
     pub fn new(settings: LinkSettings) -> Result<Self, TlsSetupError> {
-        let dialer = Dialer::new(&settings)?;
-        Ok(Self { settings, dialer })
+        let dialers = Dialers::new(&settings)?;
+        Ok(Self { settings, dialers })
     }
 }
 
@@ -150,7 +150,7 @@ pub fn spawn(
     downlink: mpsc::Sender<Downlink>,
     clock: Clock,
 ) -> Result<LinkHandle, TlsSetupError> {
-    let dialer = Dialer::new(&settings)?;
+    let dialers = Dialers::new(&settings)?;
     let spool = outlet.status();
     let acked: Sequence = spool.borrow().acked;
     let first_order = Order {
@@ -178,7 +178,7 @@ pub fn spawn(
         letters,
         spool,
     };
-    let driver = tokio::spawn(Driver::new(settings, dialer, policy, ends, clock).run());
+    let driver = tokio::spawn(Driver::new(settings, dialers, policy, ends, clock).run());
     Ok(LinkHandle {
         status,
         commands,

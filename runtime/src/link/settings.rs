@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use moorline_core::link;
 pub use moorline_core::link::Versions;
+use moorline_core::link::endpoints::{Endpoint, ServerReference};
 use moorline_core::link::proxy::authority;
 
 /// A value that never reaches a log.
@@ -173,10 +174,10 @@ pub struct Pace {
     pub policy_deadline: Duration,
 }
 
-/// Everything the link is told.
+/// One broker.
 #[derive(Clone, Debug)]
-pub struct LinkSettings {
-    /// The broker's name or address.
+pub struct EndpointSettings {
+    /// Its name or address.
     pub host: String,
     /// Its port.
     pub port: u16,
@@ -184,6 +185,63 @@ pub struct LinkSettings {
     pub tls: Option<TlsSettings>,
     /// The path at which MQTT is served over WebSocket, where the URL says so.
     pub websocket: Option<String>,
+    /// The smallest is preferred; equal ones take turns.
+    pub priority: u16,
+    /// Which versions may be spoken there, where it is not what all of them may.
+    pub versions: Option<Versions>,
+}
+
+impl EndpointSettings {
+    /// A broker without TLS.
+    #[must_use]
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            tls: None,
+            websocket: None,
+            priority: 0,
+            versions: None,
+        }
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
+    /// The port its protocol has where none is given.
+    #[must_use]
+    pub const fn default_port(&self) -> u16 {
+        match (&self.websocket, &self.tls) {
+            (None, None) => 1883,
+            (None, Some(_)) => 8883,
+            (Some(_), None) => 80,
+            (Some(_), Some(_)) => 443,
+        }
+    }
+
+    /// The server this one refers to: the same in everything but the name, which its certificate must then carry.
+    #[must_use]
+    pub(super) fn referring_to(&self, to: &ServerReference) -> Self {
+        let mut referred = self.clone();
+        referred.host.clone_from(&to.host);
+        referred.port = to.port.unwrap_or_else(|| self.default_port());
+        if let Some(tls) = &mut referred.tls {
+            tls.server_name = None;
+        }
+        referred
+    }
+}
+
+/// Everything the link is told.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// The brokers it may use, at least one.
+    pub endpoints: Vec<EndpointSettings>,
+    /// After so long a session at another broker than the preferred one is given up for that; none = never.
+    pub fail_back_after: Option<Duration>,
     /// From where connections are made.
     pub bind: Bind,
     /// Through which connections go.
@@ -192,7 +250,7 @@ pub struct LinkSettings {
     pub client_id: String,
     /// User name and password.
     pub credentials: Credentials,
-    /// Which versions may be spoken.
+    /// Which versions may be spoken, where an endpoint does not say.
     pub versions: Versions,
     /// The keep-alive asked for; an MQTT 5.0 server may override it.
     pub keep_alive: Duration,
@@ -226,10 +284,8 @@ impl LinkSettings {
         state_directory: PathBuf,
     ) -> Self {
         Self {
-            host: host.into(),
-            port,
-            tls: None,
-            websocket: None,
+            endpoints: vec![EndpointSettings::new(host, port)],
+            fail_back_after: None,
             bind: Bind::default(),
             proxy: None,
             client_id: client_id.into(),
@@ -271,7 +327,21 @@ impl LinkSettings {
             stable_after: self.pace.stable_after,
             policy_deadline: self.pace.policy_deadline,
             versions: self.versions,
+            fail_back_after: self.fail_back_after,
         }
+    }
+
+    /// The brokers as the core knows them.
+    #[must_use]
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        self.endpoints
+            .iter()
+            .map(|endpoint| Endpoint {
+                name: endpoint.name().into(),
+                priority: endpoint.priority,
+                versions: endpoint.versions,
+            })
+            .collect()
     }
 }
 

@@ -24,6 +24,8 @@ pub struct DisconnectRecord {
     pub at: TimestampMs,
     /// The core's record.
     pub record: Record,
+    /// The proxy between, by its URL.
+    pub via: Option<String>,
     /// One sentence for people.
     pub text: String,
 }
@@ -37,7 +39,11 @@ pub struct UpRecord {
     pub at: TimestampMs,
     /// The same, monotonic.
     pub since: Instant,
-    /// Where the broker answered.
+    /// The broker, as `host:port`.
+    pub endpoint: Arc<str>,
+    /// The proxy between, by its URL.
+    pub via: Option<String>,
+    /// Where the broker, or the proxy, answered.
     pub peer: Option<SocketAddr>,
     /// How long it took to get there.
     pub took: PhaseTimes,
@@ -62,6 +68,8 @@ pub struct LinkStatus {
     pub sessions: u64,
     /// Attempts made.
     pub attempts: u64,
+    /// `host:port` of the broker of the session or attempt under way, or the last one.
+    pub endpoint: Arc<str>,
     /// Since when the present session is up.
     pub session_since: Option<Instant>,
     /// When the next attempt is made, while the link waits for it.
@@ -89,12 +97,13 @@ pub struct LinkStatus {
 }
 
 impl LinkStatus {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             state: State::Stopped,
             version: None,
             sessions: 0,
             attempts: 0,
+            endpoint: Arc::from(""),
             session_since: None,
             next_try_at: None,
             last_up: None,
@@ -133,6 +142,7 @@ impl LinkStatus {
             return false;
         }
         self.state = link.state().clone();
+        self.endpoint = link.endpoint();
         (self.session_since, self.next_try_at) = match self.state {
             State::Up { since, .. } => (Some(since), None),
             State::Waiting { until } => (None, Some(until)),
@@ -148,9 +158,9 @@ impl LinkStatus {
         true
     }
 
-    pub(super) fn keep(&mut self, record: Record, at: TimestampMs) {
+    pub(super) fn keep(&mut self, record: Record, via: Option<String>, at: TimestampMs) {
         let id = self.last_disconnect().map_or(0, |last| last.id) + 1;
-        let text = sentence(&record);
+        let text = sentence(&record, via.as_deref());
         log(&record, &text);
         if self.disconnects.len() == DISCONNECTS_KEPT {
             self.disconnects.pop_front();
@@ -159,20 +169,30 @@ impl LinkStatus {
             id,
             at,
             record,
+            via,
             text,
         }));
     }
 }
 
-fn sentence(record: &Record) -> String {
+fn sentence(record: &Record, via: Option<&str>) -> String {
     let Record {
         disconnect,
         next,
         decided_by,
         clamped,
         attempt,
+        endpoint,
         ..
     } = record;
+    // A process that was killed left no word of where it was.
+    let mut place = String::new();
+    if !endpoint.is_empty() {
+        place += &format!(" at {endpoint}");
+    }
+    if let Some(via) = via {
+        place += &format!(" via {via}");
+    }
     let by = match decided_by {
         DecidedBy::Policy if *clamped => "the policy, clamped",
         DecidedBy::Policy => "the policy",
@@ -181,17 +201,17 @@ fn sentence(record: &Record) -> String {
     };
     match next {
         Next::Retry(wait) => format!(
-            "{disconnect}; attempt {} in {:.1} s, decided by {by}",
+            "{disconnect}{place}; attempt {} in {:.1} s, decided by {by}",
             attempt + 1,
             wait.as_secs_f64()
         ),
         Next::Parked(reason) => {
             format!(
-                "{disconnect}; parked until an operator acts, decided by {by}: {}",
+                "{disconnect}{place}; parked until an operator acts, decided by {by}: {}",
                 reason.advice()
             )
         }
-        Next::Stopped => format!("{disconnect}; stopped"),
+        Next::Stopped => format!("{disconnect}{place}; stopped"),
     }
 }
 
@@ -217,6 +237,7 @@ fn log(record: &Record, text: &str) {
                 fault = cause.fault().name(),
                 certainty = ?disconnect.certainty,
                 phase = disconnect.phase.name(),
+                endpoint = &*record.endpoint,
                 version = %disconnect.version,
                 code = disconnect.evidence.reason_code,
                 errno = disconnect.evidence.errno,
@@ -232,7 +253,7 @@ fn log(record: &Record, text: &str) {
     if matches!(
         cause,
         moorline_core::link::cause::Cause::Local(
-            Intent::Shutdown | Intent::Reload | Intent::Operator
+            Intent::Shutdown | Intent::Reload | Intent::Operator | Intent::FailBack
         )
     ) {
         tell!(info);

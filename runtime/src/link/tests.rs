@@ -8,6 +8,7 @@
 mod causes;
 mod dead_letters;
 mod delivery;
+mod endpoints;
 mod mosquitto;
 mod proxies;
 mod rig;

@@ -27,6 +27,11 @@ pub struct DisconnectEntry {
     pub phase: String,
     /// `5.0` or `3.1.1`: spoken, or offered.
     pub mqtt_version: String,
+    /// The broker, as `host:port`.
+    pub endpoint: String,
+    /// The proxy between, by its URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// What proves it.
     pub evidence: EvidenceEntry,
     /// How long the session had lasted.
@@ -105,6 +110,8 @@ impl From<&DisconnectRecord> for DisconnectEntry {
             .to_owned(),
             phase: disconnect.phase.name().to_owned(),
             mqtt_version: disconnect.version.to_string(),
+            endpoint: record.endpoint.to_string(),
+            via: entry.via.clone(),
             evidence: EvidenceEntry::from(&disconnect.evidence),
             session_ms: disconnect
                 .evidence

@@ -56,6 +56,9 @@ pub struct LinkSection {
     pub sessions: u64,
     /// `5.0` or `3.1.1`; empty before the first session.
     pub mqtt_version: String,
+    /// `host:port` of the broker of the session or attempt under way, or the last one.
+    #[serde(default)]
+    pub endpoint: String,
     /// Times the built-in policy stood in for one that failed.
     pub policy_faults: u64,
     /// Times a policy's answer was clamped.

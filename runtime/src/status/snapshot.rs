@@ -175,6 +175,7 @@ impl Tracker {
                 .version
                 .map(|version| version.to_string())
                 .unwrap_or_default(),
+            endpoint: link.endpoint.to_string(),
             policy_faults: link.policy_faults,
             policy_clamped: link.policy_clamped,
             dead_lettered: link.dead_letters,

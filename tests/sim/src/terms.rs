@@ -31,6 +31,7 @@ pub(crate) fn terms(dice: &mut Dice) -> Terms {
         stable_after: seconds(dice.pick(&[5, 15, 30])),
         policy_deadline: Duration::from_millis(50),
         versions: dice.pick(&[Versions::Auto, Versions::Auto, Versions::V5, Versions::V311]),
+        fail_back_after: None,
     };
     let bytes_max = dice.pick(&[96, 256, 1024]) * 1024;
     let limits = Limits::new(16 * 1024, bytes_max, 4096).expect("the limits are sane");

@@ -90,6 +90,8 @@ pub enum Intent {
     Reload,
     /// An operator asked for it.
     Operator,
+    /// A preferred broker is tried again.
+    FailBack,
 }
 
 /// Why the link went down or did not come up.

@@ -15,14 +15,17 @@
 //! [`Link::poll_timeout`] when to come back. One input, one drain: never two inputs without a drain between them.
 //!
 //! The attempt counter starts again only after a session that lasted `stable_after` *and* had a publish acknowledged.
+//! Of several brokers each gets its try before the counter moves and the policy is asked: see [`endpoints`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod advice;
 pub mod backoff;
 pub mod cause;
 pub mod classify;
+pub mod endpoints;
 pub mod happy_eyeballs;
 pub mod poison;
 pub mod policy;
@@ -38,10 +41,8 @@ pub use reaction::{QUOTA_FLOOR, Remedy, TAKEOVER_FLOOR, TAKEOVER_MEMORY, TAKEOVE
 use crate::time::Instant;
 use backoff::{Random, full_jitter};
 use cause::{Cause, CauseClass, Disconnect, Fault, Intent, MqttVersion};
+use endpoints::{Endpoint, Endpoints, ServerReference, Target};
 use policy::{Bounds, Decision, Network, PolicyFault, Question, Ruling, clamp};
-
-/// Attempts that end before CONNACK without a reason until the other version is tried once.
-const SILENT_REFUSALS: u32 = 3;
 
 /// Which protocol versions may be spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,8 +67,11 @@ pub struct Settings {
     pub stable_after: Duration,
     /// How long a policy may think.
     pub policy_deadline: Duration,
-    /// Which versions may be spoken.
+    /// Which versions may be spoken, where an endpoint does not say.
     pub versions: Versions,
+    /// A session at another broker than the preferred one is given up for that after so long; none = only when it ends by
+    /// itself.
+    pub fail_back_after: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -78,6 +82,7 @@ impl Default for Settings {
             stable_after: Duration::from_secs(30),
             policy_deadline: Duration::from_millis(50),
             versions: Versions::Auto,
+            fail_back_after: None,
         }
     }
 }
@@ -198,6 +203,8 @@ pub struct Record {
     pub decided_by: DecidedBy,
     /// Whether the host changed what the policy advised.
     pub clamped: bool,
+    /// `host:port` of the broker it happened with.
+    pub endpoint: Arc<str>,
 }
 
 /// What the owner must do.
@@ -209,6 +216,8 @@ pub enum Output {
         version: MqttVersion,
         /// Attempts since the link was last stable, from 1.
         attempt: u32,
+        /// The broker to dial.
+        endpoint: Target,
     },
     /// Send DISCONNECT, or abandon the attempt; report `Ended` when it is over.
     Close(Intent),
@@ -246,6 +255,21 @@ struct Pending {
     disconnect: Disconnect,
     at: Instant,
     bounds: Bounds,
+    endpoint: Arc<str>,
+}
+
+/// What a cause asks of the host.
+enum Reaction {
+    /// Exactly this.
+    Rule(Ruling),
+    /// The next broker, soon.
+    MoveOn,
+    /// All brokers wait as long as the policy says, between these.
+    Consult(Bounds),
+    /// The same broker at once, if the policy wants it.
+    TryAgain,
+    /// The brokers this round has left; then what the policy says, parking included where `park` says so.
+    TryOthers { park: bool },
 }
 
 /// The machine. Drain order: handle, poll_output to `None`, poll_timeout.
@@ -257,11 +281,12 @@ pub struct Link {
     random: Random,
     outputs: VecDeque<Output>,
     counters: Counters,
-    version: MqttVersion,
+    endpoints: Endpoints,
+    /// The broker of the session or attempt under way, or the last one: it may no longer be configured.
+    endpoint: Arc<str>,
     attempt: u32,
-    silent_refusals: u32,
-    /// The version was changed since the last session.
-    fallen_back: bool,
+    /// The session is being given up for a preferred broker.
+    failing_back: bool,
     last_now: bool,
     waits_for_network: bool,
     /// However soon the network comes back, the next attempt keeps the floor.
@@ -273,11 +298,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link that has not started. `seed` feeds its jitter.
+    /// A link to one broker that has not started. `seed` feeds its jitter.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let version = first_version(settings.versions);
         Self {
+            endpoints: Endpoints::one(settings.versions),
+            endpoint: Arc::from(""),
             settings,
             state: State::Stopped,
             facts: Facts {
@@ -287,10 +313,8 @@ impl Link {
             random: Random::seeded(seed),
             outputs: VecDeque::new(),
             counters: Counters::default(),
-            version,
             attempt: 0,
-            silent_refusals: 0,
-            fallen_back: false,
+            failing_back: false,
             last_now: false,
             waits_for_network: false,
             not_before: Instant::ZERO,
@@ -313,10 +337,22 @@ impl Link {
         self.counters
     }
 
-    /// The version the next attempt offers.
+    /// The version of the session or attempt under way, or the last one.
     #[must_use]
-    pub const fn version(&self) -> MqttVersion {
-        self.version
+    pub fn version(&self) -> MqttVersion {
+        self.endpoints.version()
+    }
+
+    /// `host:port` of the broker of the session or attempt under way, or the last one.
+    #[must_use]
+    pub fn endpoint(&self) -> Arc<str> {
+        Arc::clone(&self.endpoint)
+    }
+
+    /// Uses these brokers from the next attempt on. An empty list changes nothing.
+    pub fn use_endpoints(&mut self, endpoints: Vec<Endpoint>) {
+        self.endpoints
+            .replace(endpoints, self.settings.versions, &mut self.random);
     }
 
     /// Updates what a question will say. Changes nothing else.
@@ -331,13 +367,13 @@ impl Link {
 
     /// When to call [`Link::handle_timeout`], and what for.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match &self.state {
             State::Consulting { deadline } => Some((*deadline, "policy deadline")),
             State::Waiting { until } => Some((*until, "next attempt")),
+            State::Up { since, .. } => self.fail_back_at(*since).map(|at| (at, "fail back")),
             State::Stopped
             | State::Opening { .. }
-            | State::Up { .. }
             | State::Closing { .. }
             | State::Parked { .. } => None,
         }
@@ -349,7 +385,7 @@ impl Link {
             Input::Start => {
                 if self.state == State::Stopped {
                     self.down_since = Some(now);
-                    self.open();
+                    self.open(now);
                 }
             }
             Input::Opened => self.on_opened(now),
@@ -364,7 +400,7 @@ impl Link {
             Input::Unpark => self.on_unpark(now),
             Input::Reconfigured(settings) => {
                 if settings.versions != self.settings.versions {
-                    self.version = first_version(settings.versions);
+                    self.endpoints.allow(settings.versions);
                 }
                 self.settings = settings;
                 self.on_unpark(now);
@@ -379,7 +415,11 @@ impl Link {
             State::Consulting { deadline } if now >= deadline => {
                 self.on_decided(now, Err(PolicyFault::Stalled));
             }
-            State::Waiting { until } if now >= until => self.open(),
+            State::Waiting { until } if now >= until => self.open(now),
+            State::Up { since, .. } if self.fail_back_at(since).is_some_and(|at| now >= at) => {
+                self.failing_back = true;
+                self.outputs.push_back(Output::Close(Intent::FailBack));
+            }
             State::Consulting { .. }
             | State::Waiting { .. }
             | State::Stopped
@@ -390,22 +430,30 @@ impl Link {
         }
     }
 
-    fn open(&mut self) {
+    /// When a session that is up since `since` is given up for a preferred broker.
+    fn fail_back_at(&self, since: Instant) -> Option<Instant> {
+        let after = self.settings.fail_back_after?;
+        let preferred = self.endpoints.preferred_at()?;
+        (!self.failing_back).then_some(preferred.max(since + after))
+    }
+
+    fn open(&mut self, now: Instant) {
+        self.endpoints.choose(now);
+        self.endpoint = self.endpoints.name();
         self.counters.attempts += 1;
-        self.state = State::Opening {
-            version: self.version,
-        };
+        let version = self.endpoints.version();
+        self.state = State::Opening { version };
         self.outputs.push_back(Output::Open {
-            version: self.version,
+            version,
             attempt: self.attempt + 1,
+            endpoint: self.endpoints.target(),
         });
     }
 
     fn on_opened(&mut self, now: Instant) {
         if matches!(self.state, State::Opening { .. }) {
             self.counters.sessions += 1;
-            self.silent_refusals = 0;
-            self.fallen_back = false;
+            self.endpoints.opened();
             self.down_since = None;
             self.state = State::Up {
                 since: now,
@@ -427,7 +475,9 @@ impl Link {
             }
             State::Closing { .. } => {
                 self.state = State::Stopped;
-                self.report(now, disconnect, Next::Stopped, DecidedBy::Host, false);
+                let endpoint = self.endpoint();
+                let record = self.record(now, disconnect, endpoint, DecidedBy::Host, false);
+                self.outputs.push_back(Output::Report(Box::new(record)));
             }
             State::Stopped
             | State::Consulting { .. }
@@ -443,78 +493,140 @@ impl Link {
         session: Duration,
         stable: bool,
     ) {
+        self.failing_back = false;
         if stable {
             self.attempt = 0;
+            self.endpoints.was_stable();
         }
-        self.attempt = self.attempt.saturating_add(1);
+        if self.endpoints.round_is_fresh() {
+            self.attempt = self.attempt.saturating_add(1);
+        }
         self.down_since.get_or_insert(now);
-        let retry_now = stable && !self.last_now;
-        let Settings { floor, ceiling, .. } = self.settings;
-        let free = Bounds {
-            lower: floor,
-            upper: ceiling,
-            retry_now: false,
-            park: false,
+        let endpoint = self.endpoint();
+        let (retry_now, park) = match self.react(now, &disconnect, stable) {
+            Reaction::Rule(ruling) => return self.rule(now, disconnect, endpoint, ruling),
+            Reaction::MoveOn => return self.move_on(now, disconnect, endpoint),
+            Reaction::Consult(bounds) => {
+                return self.consult(now, disconnect, endpoint, session, bounds);
+            }
+            Reaction::TryAgain => (true, false),
+            Reaction::TryOthers { park } => (false, park),
         };
-        let bounds = match disconnect.cause.remedy() {
-            Remedy::RetryOnceThenBackOff => Bounds { retry_now, ..free },
-            Remedy::BackOff => {
-                if disconnect.cause == Cause::ClosedBeforeConnack && self.try_other_version() {
-                    return self.rule(now, disconnect, Ruling::Wait(floor), DecidedBy::Host, false);
-                }
-                free
-            }
-            Remedy::BackOffFrom(least) => {
-                let lower = least.max(floor);
-                Bounds {
-                    lower,
-                    upper: ceiling.max(lower),
-                    ..free
-                }
-            }
-            Remedy::SlowLane => Bounds {
-                lower: ceiling,
-                upper: ceiling,
-                park: true,
-                ..free
-            },
-            Remedy::FallBackVersion => {
-                let ruling = if self.fall_back() {
-                    Ruling::Wait(Duration::ZERO)
-                } else {
-                    Ruling::Park
-                };
-                return self.rule(now, disconnect, ruling, DecidedBy::Host, false);
-            }
-            Remedy::YieldToTakeover => {
-                let Some(lower) = self.note_takeover(now) else {
-                    return self.rule(now, disconnect, Ruling::Park, DecidedBy::Host, false);
-                };
-                Bounds {
-                    lower: lower.max(floor),
-                    upper: ceiling.max(lower),
-                    park: true,
-                    ..free
-                }
-            }
-            Remedy::Park => {
-                return self.rule(now, disconnect, Ruling::Park, DecidedBy::Host, false);
-            }
-            // A close of our own that was not a stop: a reload. Nothing is wrong, so nothing needs to wait.
-            Remedy::Nothing => {
-                return self.rule(
-                    now,
-                    disconnect,
-                    Ruling::Wait(Duration::ZERO),
-                    DecidedBy::Host,
-                    false,
-                );
-            }
+        if !retry_now && self.endpoints.round_goes_on(now + self.settings.floor) {
+            return self.move_on(now, disconnect, endpoint);
+        }
+        let lower = self.soonest(now);
+        let bounds = Bounds {
+            lower,
+            upper: self.settings.ceiling.max(lower),
+            retry_now,
+            park,
         };
-        self.consult(now, disconnect, session, bounds);
+        self.consult(now, disconnect, endpoint, session, bounds);
     }
 
-    fn consult(&mut self, now: Instant, disconnect: Disconnect, session: Duration, bounds: Bounds) {
+    /// What the cause asks of the host, and what becomes of the broker it happened with.
+    fn react(&mut self, now: Instant, disconnect: &Disconnect, stable: bool) -> Reaction {
+        let Settings {
+            floor,
+            ceiling,
+            versions,
+            ..
+        } = self.settings;
+        let mut park = false;
+        let rest = match disconnect.cause.remedy() {
+            Remedy::RetryOnceThenBackOff if stable && !self.last_now => {
+                return Reaction::TryAgain;
+            }
+            Remedy::RetryOnceThenBackOff => Duration::ZERO,
+            Remedy::BackOff => {
+                if disconnect.cause == Cause::ClosedBeforeConnack
+                    && self.endpoints.try_other_version(versions)
+                {
+                    return Reaction::Rule(Ruling::Wait(floor));
+                }
+                Duration::ZERO
+            }
+            Remedy::BackOffFrom(least) => {
+                let rest = least.max(floor);
+                if self.follow(now, disconnect, rest) {
+                    return Reaction::MoveOn;
+                }
+                rest
+            }
+            Remedy::SlowLane => {
+                park = true;
+                ceiling
+            }
+            Remedy::FallBackVersion if self.endpoints.fall_back(versions) => {
+                return Reaction::Rule(Ruling::Wait(Duration::ZERO));
+            }
+            // The id is ours, whichever broker noticed first: all of them wait.
+            Remedy::YieldToTakeover => {
+                return self
+                    .note_takeover(now)
+                    .map_or(Reaction::Rule(Ruling::Park), |lower| {
+                        Reaction::Consult(Bounds {
+                            lower: lower.max(floor),
+                            upper: ceiling.max(lower),
+                            retry_now: false,
+                            park: true,
+                        })
+                    });
+            }
+            Remedy::FallBackVersion | Remedy::Park => {
+                return if self.endpoints.set_aside() {
+                    Reaction::TryOthers { park }
+                } else {
+                    Reaction::Rule(Ruling::Park)
+                };
+            }
+            // A close of our own that was not a stop: a reload, or the way back to a preferred broker. Nothing is wrong, so
+            // nothing needs to wait.
+            Remedy::Nothing => {
+                self.endpoints.begin_round();
+                return Reaction::Rule(Ruling::Wait(Duration::ZERO));
+            }
+        };
+        self.endpoints.failed(now, rest, &self.settings);
+        Reaction::TryOthers { park }
+    }
+
+    /// The least wait until an endpoint can be tried again.
+    fn soonest(&self, now: Instant) -> Duration {
+        let rested = self.endpoints.rested_at().saturating_since(now);
+        rested.max(self.settings.floor)
+    }
+
+    /// The next broker of the round has its turn: soon, but not all gateways of a fleet at once.
+    fn move_on(&mut self, now: Instant, disconnect: Disconnect, endpoint: Arc<str>) {
+        let floor = self.settings.floor;
+        let wait = self.random.between(floor, floor.saturating_mul(2));
+        self.rule(now, disconnect, endpoint, Ruling::Wait(wait));
+    }
+
+    /// Whether the server referred to another one that is tried next.
+    fn follow(&mut self, now: Instant, disconnect: &Disconnect, rest: Duration) -> bool {
+        let moved = matches!(
+            disconnect.cause,
+            Cause::UseAnotherServer | Cause::ServerMoved
+        );
+        let reference = disconnect.evidence.server_reference.as_deref();
+        let Some(to) = reference.filter(|_| moved).and_then(ServerReference::parse) else {
+            return false;
+        };
+        self.endpoints.follow(now, to, rest, &self.settings)
+    }
+
+    fn consult(
+        &mut self,
+        now: Instant,
+        disconnect: Disconnect,
+        endpoint: Arc<str>,
+        session: Duration,
+        bounds: Bounds,
+    ) {
+        self.endpoints.begin_round();
         let question = Question {
             cause: disconnect.cause.class(),
             fault: disconnect.cause.fault(),
@@ -530,11 +642,13 @@ impl Link {
             floor: bounds.lower,
             ceiling: bounds.upper,
             seed: self.random.next_u32(),
+            endpoint: Arc::clone(&endpoint),
         };
         self.pending = Some(Pending {
             disconnect,
             at: now,
             bounds,
+            endpoint,
         });
         self.state = State::Consulting {
             deadline: now + self.settings.policy_deadline,
@@ -550,11 +664,12 @@ impl Link {
             disconnect,
             at,
             bounds,
+            endpoint,
         }) = self.pending.take()
         else {
             return;
         };
-        let (ruling, decided_by, clamped) = match advice {
+        let (mut ruling, decided_by, clamped) = match advice {
             Ok(decision) => {
                 let (ruling, clamped) = clamp(decision, bounds);
                 self.counters.policy_clamped += u64::from(clamped);
@@ -573,38 +688,54 @@ impl Link {
                 (ruling, DecidedBy::Fallback(fault), false)
             }
         };
-        self.rule_since(now, at, disconnect, ruling, decided_by, clamped);
+        // Only this broker is given up while there are others; who has taken our id has it everywhere.
+        if ruling == Ruling::Park
+            && disconnect.cause.remedy() != Remedy::YieldToTakeover
+            && self.endpoints.set_aside()
+        {
+            self.endpoints.begin_round();
+            ruling = Ruling::Wait(self.soonest(now));
+        }
+        let record = self.record(at, disconnect, endpoint, decided_by, clamped);
+        self.carry_out(now, record, ruling);
     }
 
-    fn rule(
-        &mut self,
-        now: Instant,
-        disconnect: Disconnect,
-        ruling: Ruling,
-        decided_by: DecidedBy,
-        clamped: bool,
-    ) {
-        self.rule_since(now, now, disconnect, ruling, decided_by, clamped);
+    /// The host decides by itself.
+    fn rule(&mut self, now: Instant, disconnect: Disconnect, endpoint: Arc<str>, ruling: Ruling) {
+        let record = self.record(now, disconnect, endpoint, DecidedBy::Host, false);
+        self.carry_out(now, record, ruling);
     }
 
-    fn rule_since(
-        &mut self,
-        now: Instant,
+    fn record(
+        &self,
         at: Instant,
         disconnect: Disconnect,
-        ruling: Ruling,
+        endpoint: Arc<str>,
         decided_by: DecidedBy,
         clamped: bool,
-    ) {
+    ) -> Record {
+        Record {
+            disconnect,
+            at,
+            attempt: self.attempt,
+            next: Next::Stopped,
+            decided_by,
+            clamped,
+            endpoint,
+        }
+    }
+
+    fn carry_out(&mut self, now: Instant, mut record: Record, ruling: Ruling) {
         self.last_now = ruling == Ruling::Now;
-        self.waits_for_network = disconnect.cause.fault() == Fault::Network;
-        let next = match ruling {
+        let cause = record.disconnect.cause;
+        self.waits_for_network = cause.fault() == Fault::Network;
+        record.next = match ruling {
             Ruling::Wait(wait) => Next::Retry(wait),
             // Gateways of a fleet break together: even "now" is spread a little.
             Ruling::Now => Next::Retry(self.random.between(Duration::ZERO, self.settings.floor)),
-            Ruling::Park => Next::Parked(park_reason(disconnect.cause)),
+            Ruling::Park => Next::Parked(park_reason(cause)),
         };
-        match next {
+        match record.next {
             Next::Retry(wait) => {
                 self.previous_delay = wait;
                 self.not_before = now + wait.min(self.settings.floor);
@@ -613,25 +744,6 @@ impl Link {
             Next::Parked(reason) => self.state = State::Parked { reason },
             Next::Stopped => self.state = State::Stopped,
         }
-        self.report(at, disconnect, next, decided_by, clamped);
-    }
-
-    fn report(
-        &mut self,
-        at: Instant,
-        disconnect: Disconnect,
-        next: Next,
-        decided_by: DecidedBy,
-        clamped: bool,
-    ) {
-        let record = Record {
-            disconnect,
-            at,
-            attempt: self.attempt,
-            next,
-            decided_by,
-            clamped,
-        };
         self.outputs.push_back(Output::Report(Box::new(record)));
     }
 
@@ -648,18 +760,18 @@ impl Link {
     }
 
     fn on_unpark(&mut self, now: Instant) {
+        self.endpoints.forgive();
         match self.state {
             State::Parked { .. } | State::Waiting { .. } => {
                 self.takeovers.clear();
-                self.fallen_back = false;
                 self.attempt = 0;
-                self.open();
+                self.open(now);
             }
             State::Consulting { .. } => {
                 // Nobody waits for the policy's answer any more.
-                if let Some(Pending { disconnect, .. }) = self.pending.take() {
+                if let Some(pending) = self.pending.take() {
                     let at_once = Ruling::Wait(Duration::ZERO);
-                    self.rule(now, disconnect, at_once, DecidedBy::Host, false);
+                    self.rule(now, pending.disconnect, pending.endpoint, at_once);
                 }
             }
             State::Stopped | State::Opening { .. } | State::Up { .. } | State::Closing { .. } => {}
@@ -676,47 +788,20 @@ impl Link {
                 self.state = State::Stopped;
                 if let Some(pending) = self.pending.take() {
                     // The disconnect is told although nobody waits for the ruling any more.
-                    self.report(
-                        pending.at,
-                        pending.disconnect,
-                        Next::Stopped,
-                        DecidedBy::Host,
-                        false,
-                    );
+                    let Pending {
+                        disconnect,
+                        at,
+                        endpoint,
+                        ..
+                    } = pending;
+                    let record = self.record(at, disconnect, endpoint, DecidedBy::Host, false);
+                    self.outputs.push_back(Output::Report(Box::new(record)));
                 }
             }
             State::Waiting { .. } | State::Parked { .. } => self.state = State::Stopped,
             State::Stopped | State::Closing { .. } => {}
         }
         self.down_since.get_or_insert(now);
-    }
-
-    /// Changes to the other version and stays there; false when that is not allowed, or when it was refused, too, since
-    /// the last session.
-    fn fall_back(&mut self) -> bool {
-        let possible = self.settings.versions == Versions::Auto && !self.fallen_back;
-        if possible {
-            self.fallen_back = true;
-            self.version = match self.version {
-                MqttVersion::V5 => MqttVersion::V311,
-                MqttVersion::V311 => MqttVersion::V5,
-            };
-        }
-        possible
-    }
-
-    /// Some brokers just close on a version they do not know: after a few such closes 3.1.1 gets its try. It is a guess:
-    /// a broker that refuses 3.1.1 in so many words still gets 5.0 again.
-    fn try_other_version(&mut self) -> bool {
-        self.silent_refusals = self.silent_refusals.saturating_add(1);
-        let guess = self.silent_refusals == SILENT_REFUSALS
-            && self.counters.sessions == 0
-            && self.settings.versions == Versions::Auto
-            && self.version == MqttVersion::V5;
-        if guess {
-            self.version = MqttVersion::V311;
-        }
-        guess
     }
 
     /// The least wait after this takeover, or none when there were too many.
@@ -766,12 +851,5 @@ fn park_reason(cause: Cause) -> ParkReason {
         | CauseClass::AckTimeout
         | CauseClass::Local
         | CauseClass::HostRestart => ParkReason::Policy,
-    }
-}
-
-const fn first_version(versions: Versions) -> MqttVersion {
-    match versions {
-        Versions::Auto | Versions::V5 => MqttVersion::V5,
-        Versions::V311 => MqttVersion::V311,
     }
 }

@@ -1,5 +1,6 @@
 //! The words between the link and a reconnect policy. A policy advises; the link clamps.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{CauseClass, Fault};
@@ -42,6 +43,8 @@ pub struct Question {
     pub ceiling: Duration,
     /// Fresh random bits.
     pub seed: u32,
+    /// `host:port` of the broker it happened with.
+    pub endpoint: Arc<str>,
 }
 
 /// What a policy advises.

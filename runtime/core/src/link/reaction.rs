@@ -342,6 +342,7 @@ impl Cause {
             Self::Local(Intent::Shutdown) => "local-shutdown",
             Self::Local(Intent::Reload) => "local-reload",
             Self::Local(Intent::Operator) => "local-operator",
+            Self::Local(Intent::FailBack) => "local-fail-back",
             Self::HostRestarted => "host-restarted",
             Self::LocalResource => "local-resource",
         }
@@ -407,6 +408,7 @@ impl Cause {
             Self::Local(Intent::Shutdown) => "the gateway is stopping",
             Self::Local(Intent::Reload) => "the link's configuration changed",
             Self::Local(Intent::Operator) => "an operator asked for it",
+            Self::Local(Intent::FailBack) => "a preferred broker gets another try",
             Self::HostRestarted => "the gateway itself was killed and started again",
             Self::LocalResource => "this machine refused a socket, memory or a permission",
         }

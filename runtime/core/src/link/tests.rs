@@ -1,3 +1,4 @@
+mod endpoints;
 mod table;
 
 use proptest::prelude::*;
@@ -25,7 +26,17 @@ fn lost(cause: Cause) -> Input {
 
 fn line(output: &Output) -> String {
     match output {
-        Output::Open { version, attempt } => format!("open {version} #{attempt}"),
+        Output::Open {
+            version,
+            attempt,
+            endpoint,
+        } => match endpoint {
+            Target::Configured(0) => format!("open {version} #{attempt}"),
+            Target::Configured(other) => format!("open {version} #{attempt} at {other}"),
+            Target::Referred { by, to } => {
+                format!("open {version} #{attempt} at {}, as {by} says", to.host)
+            }
+        },
         Output::Close(intent) => format!("close {intent:?}"),
         Output::Consult(question) => format!(
             "consult {:?} #{} {}..{} ms",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use futures_util::{Sink as _, Stream as _};
 use moorline_core::link::cause::Phase;
-use moorline_core::link::proxy::{NO_ANSWER, authority};
+use moorline_core::link::proxy::NO_ANSWER;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::{DialError, DialFailure, errno_or_closed};
-use crate::link::settings::LinkSettings;
+use crate::link::settings::EndpointSettings;
 use crate::link::tls;
 
 /// The subprotocol's name (MQTT 5.0 section 6).
@@ -71,20 +71,17 @@ pub(in crate::link) fn ended(error: &io::Error) -> Option<WebSocketEnd> {
 }
 
 impl Upgrade {
-    pub(super) fn new(settings: &LinkSettings) -> Option<Self> {
-        let path = settings.websocket.as_deref()?;
-        let (scheme, default_port) = match settings.tls {
-            Some(_) => ("wss", 443),
-            None => ("ws", 80),
-        };
-        let mut host = authority(&settings.host, settings.port);
+    pub(super) fn new(endpoint: &EndpointSettings, budget: Duration) -> Option<Self> {
+        let path = endpoint.websocket.as_deref()?;
+        let scheme = if endpoint.tls.is_some() { "wss" } else { "ws" };
+        let name = endpoint.name();
         // Servers that choose by the Host header expect it without the port a browser would leave out.
-        if settings.port == default_port {
-            host.truncate(host.len() - format!(":{default_port}").len());
-        }
+        let host = name
+            .strip_suffix(&format!(":{}", endpoint.default_port()))
+            .unwrap_or(&name);
         Some(Self {
             url: format!("{scheme}://{host}{path}"),
-            budget: settings.timeouts.websocket,
+            budget,
         })
     }
 

@@ -12,7 +12,7 @@ use rumqttc_v4::{ConnectionError, StateError, SubscribeFilter, SubscribeReasonCo
 use super::super::settings::LinkSettings;
 use super::{
     GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
-    WRITE_BATCH, keep_alive_s, request_capacity,
+    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, keep_alive_s, request_capacity,
 };
 
 /// The driver owns every deadline; the crate's own must never be the first.
@@ -23,7 +23,7 @@ const OUTGOING_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(
         settings.client_id.clone(),
-        Broker::tcp(settings.host.clone(), settings.port),
+        Broker::tcp(UNUSED_HOST, UNUSED_PORT),
     );
     options.set_socket_connector(move |_address, _options| {
         let tap = hand_over.take();

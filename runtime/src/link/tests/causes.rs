@@ -63,7 +63,7 @@ async fn an_attempt_that_fails() {
     assert_eq!(seen.cause.fault(), Fault::Peer);
 
     let mut rig = rig::start(closed, |settings| {
-        settings.host = "no-such-broker.invalid".into()
+        settings.endpoints[0].host = "no-such-broker.invalid".into()
     });
     let seen = rig.first_disconnect().await;
     assert_eq!(

@@ -112,7 +112,7 @@ fn spawn(directory: &TempDir) -> Option<Child> {
 }
 
 /// The number in a payload that `attribute` or `reading` made.
-fn numbers(acknowledged: &Acknowledged) -> Vec<u64> {
+pub(super) fn numbers(acknowledged: &Acknowledged) -> Vec<u64> {
     let payload: serde_json::Value = serde_json::from_slice(&acknowledged.payload).expect("JSON");
     match &payload["d"] {
         serde_json::Value::Array(entries) => entries

@@ -118,8 +118,8 @@ fn through(
         password: Secret::new(password.into()),
     });
     move |settings| {
-        settings.host = BROKER.into();
-        settings.port = 1883;
+        settings.endpoints[0].host = BROKER.into();
+        settings.endpoints[0].port = 1883;
         settings.timeouts.proxy = std::time::Duration::from_millis(500);
         settings.proxy = Some(ProxySettings {
             kind,

@@ -113,7 +113,7 @@ fn trusting(issuer: &Issuer) -> TlsSettings {
 async fn refused(address: SocketAddr, tls: TlsSettings) -> (TlsReject, Phase, String) {
     let mut rig = rig::start(address, |settings| {
         settings.versions = Versions::V5;
-        settings.tls = Some(tls);
+        settings.endpoints[0].tls = Some(tls);
     });
     let seen = rig.first_disconnect().await;
     match seen.cause {
@@ -153,7 +153,9 @@ async fn a_certificate_we_do_not_accept() {
 async fn a_certificate_of_an_authority_we_trust_holds() {
     let ours = authority("ours");
     let address = broker(&ours, "broker.test", VALID, None).await;
-    let mut rig = rig::start(address, |settings| settings.tls = Some(trusting(&ours)));
+    let mut rig = rig::start(address, |settings| {
+        settings.endpoints[0].tls = Some(trusting(&ours))
+    });
     rig.append(reading(1)).await;
     rig.delivered().await;
     assert!(rig.status.borrow().disconnects.is_empty());
@@ -186,7 +188,7 @@ async fn a_broker_that_wants_a_certificate_of_ours() {
         client: Some(identity(&ours)),
         ..trusting(&ours)
     };
-    let mut rig = rig::start(address, |settings| settings.tls = Some(known));
+    let mut rig = rig::start(address, |settings| settings.endpoints[0].tls = Some(known));
     rig.append(reading(1)).await;
     rig.delivered().await;
     assert!(rig.status.borrow().disconnects.is_empty());
@@ -205,7 +207,7 @@ async fn a_peer_that_does_not_speak_tls() {
 
     let closing = play(vec![vec![Act::HalfClose]]).await;
     let mut rig = rig::start(closing.address, |settings| {
-        settings.tls = Some(trusting(&ours))
+        settings.endpoints[0].tls = Some(trusting(&ours))
     });
     let seen = rig.first_disconnect().await;
     assert_eq!(
@@ -230,34 +232,30 @@ async fn a_peer_that_does_not_speak_tls() {
 
 #[test]
 fn unusable_files_are_told_before_the_first_attempt() {
-    use super::super::dialer::Dialer;
-    use super::super::{LinkSettings, TlsSetupError};
+    use super::super::{LinkSettings, TlsSetupError, check};
 
     let mut settings = LinkSettings::new("broker", 8883, "line-7", std::path::PathBuf::new());
-    settings.tls = Some(TlsSettings {
+    settings.endpoints[0].tls = Some(TlsSettings {
         ca_pem: Some(b"no certificate".to_vec()),
         ..TlsSettings::default()
     });
-    assert!(matches!(Dialer::new(&settings), Err(TlsSetupError::NoCa)));
+    assert!(matches!(check(&settings), Err(TlsSetupError::NoCa)));
     let ours = authority("ours");
     let client = ClientIdentity {
         certificates_pem: ours.pem().into_bytes(),
         key_pem: Secret::new("no key".into()),
     };
-    settings.tls = Some(TlsSettings {
+    settings.endpoints[0].tls = Some(TlsSettings {
         client: Some(client),
         ..trusting(&ours)
     });
-    assert!(matches!(
-        Dialer::new(&settings),
-        Err(TlsSetupError::ClientKey)
-    ));
-    settings.tls = Some(TlsSettings {
+    assert!(matches!(check(&settings), Err(TlsSetupError::ClientKey)));
+    settings.endpoints[0].tls = Some(TlsSettings {
         server_name: Some("not a name".into()),
         ..trusting(&ours)
     });
     assert!(matches!(
-        Dialer::new(&settings),
+        check(&settings),
         Err(TlsSetupError::ServerName(_))
     ));
 }

@@ -18,7 +18,7 @@ use super::rig::{self, attribute, reading};
 use super::scripted::{Act, play};
 
 fn over_websocket(settings: &mut LinkSettings) {
-    settings.websocket = Some("/mqtt".to_owned());
+    settings.endpoints[0].websocket = Some("/mqtt".to_owned());
     settings.timeouts.websocket = std::time::Duration::from_millis(500);
     settings.versions = Versions::V5;
 }

@@ -29,6 +29,7 @@ fn question(attempt: u32) -> Question {
         floor: Duration::from_millis(500),
         ceiling: Duration::from_secs(60),
         seed: 7,
+        endpoint: "broker:1883".into(),
     }
 }
 

@@ -53,6 +53,7 @@ impl World {
             next: Next::Retry(Duration::ZERO),
             decided_by: DecidedBy::Host,
             clamped: false,
+            endpoint: host.link.endpoint(),
         };
         self.check_cause(&record);
     }
@@ -74,7 +75,9 @@ impl World {
     fn drain(&mut self) {
         while let Some(output) = self.host.as_mut().and_then(|host| host.link.poll_output()) {
             match output {
-                Output::Open { version, attempt } => self.open(version, attempt),
+                Output::Open {
+                    version, attempt, ..
+                } => self.open(version, attempt),
                 Output::Close(intent) => self.close(intent),
                 Output::Consult(question) => self.consult(&question),
                 Output::Report(record) => self.report(&record),
