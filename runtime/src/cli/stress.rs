@@ -86,9 +86,9 @@ pub(super) fn stress(options: &StressOptions) -> ExitCode {
 
 /// Test readings on a real platform make devices there: somebody must want that.
 fn allowed(settings: &Settings) -> bool {
-    let link = &settings.link;
-    let here = link.host == "localhost"
-        || link
+    let endpoint = stress::preferred(&settings.link);
+    let here = endpoint.host == "localhost"
+        || endpoint
             .host
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback());
@@ -100,10 +100,9 @@ fn allowed(settings: &Settings) -> bool {
         return false;
     }
     let question = format!(
-        "Send readings of devices {}1, … to {}:{} and break the connection many times? [y/N] ",
+        "Send readings of devices {}1, … to {} and break the connection many times? [y/N] ",
         stress::DEVICE_PREFIX,
-        link.host,
-        link.port
+        endpoint.name()
     );
     // A question that cannot be asked is not answered with yes.
     if write!(stderr, "{question}")

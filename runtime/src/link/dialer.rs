@@ -125,6 +125,7 @@ pub(super) struct Dialer {
     dns: Duration,
     tcp: Tcp,
     proxy: Option<Proxy>,
+    detour: Option<SocketAddr>,
     handshake: Duration,
 }
 
@@ -146,6 +147,7 @@ impl Dialer {
             dns: settings.timeouts.dns,
             tcp: Tcp::new(settings),
             proxy: Proxy::new(settings),
+            detour: settings.detour,
             handshake: settings.timeouts.tls,
         })
     }
@@ -195,6 +197,9 @@ impl Dialer {
 
     /// The addresses of what is connected to: the proxy, or else the broker.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialFailure> {
+        if let Some(detour) = self.detour {
+            return Ok(vec![detour]);
+        }
         let (host, port) = match &self.proxy {
             Some(proxy) => proxy.address(),
             None => (self.host.as_str(), self.port),

@@ -1,7 +1,7 @@
 //! What the link needs to know, resolved: no file names, no `env:`, no defaults left open.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -246,6 +246,8 @@ pub struct LinkSettings {
     pub bind: Bind,
     /// Through which connections go.
     pub proxy: Option<ProxySettings>,
+    /// Connections are made to this address, whatever the names say: where `moorline stress` stands in the way.
+    pub detour: Option<SocketAddr>,
     /// Our client id.
     pub client_id: String,
     /// User name and password.
@@ -288,6 +290,7 @@ impl LinkSettings {
             fail_back_after: None,
             bind: Bind::default(),
             proxy: None,
+            detour: None,
             client_id: client_id.into(),
             credentials: Credentials::default(),
             versions: Versions::Auto,

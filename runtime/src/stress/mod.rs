@@ -31,6 +31,7 @@ use report::{Balance, Outcome, Report, in_seconds, seconds};
 use stage::Stage;
 
 pub(crate) use load::DEVICE_PREFIX;
+pub(crate) use stage::preferred;
 
 /// For the spool to empty after the last trial.
 const DRAINED: Duration = Duration::from_secs(60);

@@ -18,7 +18,7 @@ use super::{Options, StressError};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fault_proxy::FaultProxy;
-use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSettings};
+use crate::link::{self, Bind, EndpointSettings, LinkHandle, LinkSettings, LinkStatus};
 use crate::plugins::{self, PluginSettings, Plugins};
 use crate::spool::{self, Spool, SpoolSettings, SpoolStatus};
 
@@ -61,13 +61,14 @@ impl Stage {
             .join(format!("stress-{}", std::process::id()));
         std::fs::create_dir_all(&directory)
             .map_err(|error| StressError::Directory(directory.clone(), error))?;
-        let broker = format!("{}:{}", settings.link.host, settings.link.port);
+        let broker = preferred(&settings.link).name();
         let upstream = resolve(&settings.link).await?;
         let proxy = FaultProxy::bind(upstream)
             .await
             .map_err(StressError::Proxy)?;
         let mut direct = settings.link;
         direct.client_id.push_str(CLIENT_ID_SUFFIX);
+        direct.endpoints = vec![preferred(&direct).clone()];
         let through = through(&direct, proxy.address(), directory.clone());
         let spool_settings = SpoolSettings {
             directory: directory.join("spool"),
@@ -295,24 +296,36 @@ fn remove(directory: &Path) -> Result<(), StressError> {
         .map_err(|error| StressError::Directory(directory.to_owned(), error))
 }
 
-/// Settings that reach the same broker through the proxy; its certificate must still carry its own name.
+/// The broker that is tried: of several the preferred one.
+pub(crate) fn preferred(link: &LinkSettings) -> &EndpointSettings {
+    link.endpoints
+        .iter()
+        .min_by_key(|endpoint| endpoint.priority)
+        .unwrap_or_else(|| unreachable!("a link has at least one endpoint"))
+}
+
+/// Settings that reach the same broker through the fault proxy. A proxy of the user's own lies behind it; the way to the
+/// fault proxy is this machine's loopback, whatever else connections are made from.
 fn through(direct: &LinkSettings, proxy: SocketAddr, state_directory: PathBuf) -> LinkSettings {
-    let tls = direct.tls.clone().map(|tls| TlsSettings {
-        server_name: tls.server_name.or_else(|| Some(direct.host.clone())),
-        ..tls
-    });
     LinkSettings {
-        host: proxy.ip().to_string(),
-        port: proxy.port(),
-        tls,
+        detour: Some(proxy),
+        bind: Bind::default(),
         state_directory,
         ..direct.clone()
     }
 }
 
+/// Where connections go: to the user's proxy, or else to the broker.
 async fn resolve(link: &LinkSettings) -> Result<SocketAddr, StressError> {
-    let unresolved = |error| StressError::Unresolved(link.host.clone(), error);
-    let mut found = lookup_host((link.host.as_str(), link.port))
+    let endpoint = preferred(link);
+    let (host, port) = link
+        .proxy
+        .as_ref()
+        .map_or((&endpoint.host, endpoint.port), |proxy| {
+            (&proxy.host, proxy.port)
+        });
+    let unresolved = |error| StressError::Unresolved(host.clone(), error);
+    let mut found = lookup_host((host.as_str(), port))
         .await
         .map_err(unresolved)?;
     let none = || unresolved(std::io::Error::other("it has no address"));
