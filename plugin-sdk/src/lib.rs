@@ -74,7 +74,8 @@ pub use configuration::configuration;
 pub use fake_host::FakeHost;
 pub use host::{Host, StreamId};
 pub use policy::{
-    Cause, Decision, FaultOf, Network, PolicyDescription, Question, ReconnectPolicy, Seed,
+    Cause, Decision, FaultOf, LocalTime, Network, PolicyDescription, Question, ReconnectPolicy,
+    Seed, no_policy_configuration, policy_configuration,
 };
 
 /// When the next [`Event::Timer`] should come, instead of what was asked for before; `None` leaves that as it is, so an
@@ -205,12 +206,27 @@ macro_rules! export_policy {
 
             struct Exported;
 
+            ::std::thread_local! {
+                static INSTANCE: ::std::cell::RefCell<::std::option::Option<$policy>> =
+                    const { ::std::cell::RefCell::new(None) };
+            }
+
             impl guest::Guest for Exported {
                 fn describe() -> guest::Description {
                     <$policy as $crate::ReconnectPolicy>::describe()
                 }
+                fn configure(
+                    configuration: ::std::string::String,
+                ) -> Result<(), ::std::string::String> {
+                    let policy = <$policy as $crate::ReconnectPolicy>::configure(&configuration)?;
+                    INSTANCE.with_borrow_mut(|instance| *instance = Some(policy));
+                    Ok(())
+                }
                 fn decide(question: guest::Question) -> guest::Decision {
-                    <$policy as $crate::ReconnectPolicy>::decide(&question)
+                    INSTANCE.with_borrow(|instance| {
+                        let policy = instance.as_ref().expect("configure comes first");
+                        $crate::ReconnectPolicy::decide(policy, &question)
+                    })
                 }
             }
 

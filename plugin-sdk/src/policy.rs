@@ -1,18 +1,66 @@
 //! Reconnect policies: one question, one decision, nothing else.
 
+use serde::de::DeserializeOwned;
+
 use crate::bindings::policy::exports::moorline::edge::policy_guest;
 
 pub use policy_guest::{
-    Cause, Decision, Description as PolicyDescription, Fault as FaultOf, Network, Question,
+    Cause, Decision, Description as PolicyDescription, Fault as FaultOf, LocalTime, Network,
+    Question,
 };
 
 /// A reconnect policy. It advises; the host clamps.
-pub trait ReconnectPolicy {
+pub trait ReconnectPolicy: Sized {
     /// The policy's card.
     fn describe() -> PolicyDescription;
 
-    /// What to do about a disconnect. Must be a pure function of the question.
-    fn decide(question: &Question) -> Decision;
+    /// Reads the configuration, a JSON object. Called once, first.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the operator: the policy does not serve then.
+    fn configure(configuration: &str) -> Result<Self, String>;
+
+    /// What to do about a disconnect. Must be a pure function of configuration and question.
+    fn decide(&self, question: &Question) -> Decision;
+}
+
+/// A policy's configuration as a type of the author's.
+///
+/// # Errors
+/// The field and what is wrong with it.
+pub fn policy_configuration<T: DeserializeOwned>(configuration: &str) -> Result<T, String> {
+    serde_json::from_str(configuration).map_err(|error| error.to_string())
+}
+
+/// For a policy that takes no configuration.
+///
+/// # Errors
+/// When it is given one.
+pub fn no_policy_configuration(configuration: &str) -> Result<(), String> {
+    // Not parsed: a policy of a few lines should not have to carry a parser.
+    if configuration
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .eq("{}".chars())
+    {
+        Ok(())
+    } else {
+        Err(format!(
+            "this policy takes no configuration, and is given {configuration}"
+        ))
+    }
+}
+
+impl Question {
+    /// Exponential back-off with full jitter: between the floor and `floor * 2^attempt`, at most the ceiling.
+    ///
+    /// Source: AWS Architecture Blog, "Exponential Backoff And Jitter".
+    #[must_use]
+    pub fn full_jitter(&self) -> Decision {
+        let doubled = self.floor_ms.saturating_mul(1 << self.attempt.min(20));
+        let most = doubled.clamp(self.floor_ms, self.ceiling_ms.max(self.floor_ms));
+        Decision::RetryAfter(Seed::new(self.seed).between(self.floor_ms, most))
+    }
 }
 
 /// Random numbers from a question's seed (SplitMix64): a policy has no other source.

@@ -1,5 +1,7 @@
 //! The only reader of clocks in the product.
 
+use jiff::tz::TimeZone;
+use moorline_core::link::policy::LocalTime;
 use moorline_core::time::{Instant, TimestampMs};
 
 /// The host's clocks. Cheap to copy; every copy agrees.
@@ -36,5 +38,14 @@ impl Clock {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         TimestampMs(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The same, as clocks on the wall show it here; none if the clock cannot be right.
+    #[must_use]
+    pub fn local(&self) -> Option<LocalTime> {
+        let utc = self.wall();
+        let at = jiff::Timestamp::from_millisecond(i64::try_from(utc.0).ok()?).ok()?;
+        let offset_min = TimeZone::system().to_offset(at).seconds() / 60;
+        LocalTime { utc, offset_min }.plausible()
     }
 }

@@ -3,7 +3,7 @@
 //! Source: AWS Architecture Blog, "Exponential Backoff And Jitter".
 
 use moorline_plugin_sdk::{
-    Decision, PolicyDescription, Question, ReconnectPolicy, Seed, export_policy,
+    Decision, PolicyDescription, Question, ReconnectPolicy, export_policy, no_policy_configuration,
 };
 
 struct FullJitter;
@@ -13,15 +13,17 @@ impl ReconnectPolicy for FullJitter {
         PolicyDescription {
             name: "full-jitter".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            configuration_schema: String::new(),
         }
     }
 
-    fn decide(question: &Question) -> Decision {
-        let doubled = question
-            .floor_ms
-            .saturating_mul(1 << question.attempt.min(20));
-        let most = doubled.clamp(question.floor_ms, question.ceiling_ms);
-        Decision::RetryAfter(Seed::new(question.seed).between(question.floor_ms, most))
+    fn configure(configuration: &str) -> Result<Self, String> {
+        no_policy_configuration(configuration)?;
+        Ok(Self)
+    }
+
+    fn decide(&self, question: &Question) -> Decision {
+        question.full_jitter()
     }
 }
 
@@ -45,12 +47,16 @@ mod tests {
                     down_ms: 0,
                     spool_depth: 0,
                     network: Network::Unknown,
+                    metered: false,
+                    local_time: None,
+                    sessions: 1,
+                    takeovers: 0,
                     previous_delay_ms: 0,
                     floor_ms: 1000,
                     ceiling_ms: 120_000,
                     seed,
                 };
-                match FullJitter::decide(&question) {
+                match FullJitter.decide(&question) {
                     Decision::RetryAfter(ms) => ms,
                     Decision::RetryNow | Decision::Park => panic!("not a wait"),
                 }
@@ -72,5 +78,12 @@ mod tests {
         distinct.sort_unstable();
         distinct.dedup();
         assert!(distinct.len() > 190, "{} of 200 differ", distinct.len());
+    }
+
+    #[test]
+    fn it_takes_no_configuration() {
+        assert!(FullJitter::configure(" { }\n").is_ok());
+        let refused = FullJitter::configure(r#"{"base_ms": 5}"#).err().unwrap();
+        assert!(refused.contains("takes no configuration"), "{refused}");
     }
 }

@@ -3,7 +3,7 @@
 
 use moorline_plugin_sdk::{
     Cause, Decision, FaultOf, Network, PolicyDescription, Question, ReconnectPolicy, Seed,
-    export_policy,
+    export_policy, no_policy_configuration,
 };
 
 /// A session that lasted this long was a good one.
@@ -16,10 +16,16 @@ impl ReconnectPolicy for NetworkAware {
         PolicyDescription {
             name: "network-aware".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            configuration_schema: String::new(),
         }
     }
 
-    fn decide(question: &Question) -> Decision {
+    fn configure(configuration: &str) -> Result<Self, String> {
+        no_policy_configuration(configuration)?;
+        Ok(Self)
+    }
+
+    fn decide(&self, question: &Question) -> Decision {
         let mut seed = Seed::new(question.seed);
         if question.network == Network::Down {
             return Decision::RetryAfter(question.ceiling_ms);
@@ -60,6 +66,10 @@ mod tests {
             down_ms: 0,
             spool_depth: 0,
             network: Network::Up,
+            metered: false,
+            local_time: None,
+            sessions: 1,
+            takeovers: 0,
             previous_delay_ms: 0,
             floor_ms: 1000,
             ceiling_ms: 120_000,
@@ -69,13 +79,13 @@ mod tests {
 
     #[test]
     fn a_good_session_is_retried_at_once_and_a_short_one_is_not() {
-        assert_eq!(NetworkAware::decide(&question()), Decision::RetryNow);
+        assert_eq!(NetworkAware.decide(&question()), Decision::RetryNow);
         let short = Question {
             session_ms: 10,
             ..question()
         };
         assert!(
-            matches!(NetworkAware::decide(&short), Decision::RetryAfter(ms) if (1000..=2000).contains(&ms))
+            matches!(NetworkAware.decide(&short), Decision::RetryAfter(ms) if (1000..=2000).contains(&ms))
         );
     }
 
@@ -85,6 +95,6 @@ mod tests {
             network: Network::Down,
             ..question()
         };
-        assert_eq!(NetworkAware::decide(&down), Decision::RetryAfter(120_000));
+        assert_eq!(NetworkAware.decide(&down), Decision::RetryAfter(120_000));
     }
 }

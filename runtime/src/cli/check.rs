@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::run::with_runtime;
 use super::{OutputFormat, exit};
 use crate::config::{self, Diagnostic, Settings};
-use crate::plugins::{self, Inspection, Kind};
+use crate::plugins::{self, Inspection, Kind, Rehearsal};
 
 /// What `--format json` prints.
 #[derive(Debug, Serialize)]
@@ -67,7 +67,7 @@ async fn plugins(file: &Path, settings: &Settings) -> Report {
             connector.name.clone(),
             &connector.component,
             connector.connections.len(),
-            Kind::Connector,
+            None,
             field,
         )
     });
@@ -76,12 +76,12 @@ async fn plugins(file: &Path, settings: &Settings) -> Report {
             "policy".to_owned(),
             &policy.component,
             0,
-            Kind::Policy,
-            "policy.component".to_owned(),
+            Some(&policy.configuration),
+            "policy".to_owned(),
         )
     });
-    for (name, component, connections, kind, field) in connectors.chain(policy) {
-        match inspected(component, kind).await {
+    for (name, component, connections, policy, field) in connectors.chain(policy) {
+        match inspected(component, policy).await {
             Ok(inspection) => checked.push(Checked {
                 connector: name,
                 component: component.clone(),
@@ -111,19 +111,30 @@ async fn plugins(file: &Path, settings: &Settings) -> Report {
     }
 }
 
-async fn inspected(component: &Path, kind: Kind) -> Result<Inspection, String> {
+/// A policy's configuration is tried, too: it reads it without reaching anything.
+async fn inspected(
+    component: &Path,
+    policy: Option<&serde_json::Value>,
+) -> Result<Inspection, String> {
     let inspection = plugins::inspect(component)
         .await
         .map_err(|failure| failure.to_string())?;
-    if inspection.kind == kind {
-        Ok(inspection)
-    } else {
-        Err(format!(
+    let kind = match policy {
+        Some(_) => Kind::Policy,
+        None => Kind::Connector,
+    };
+    if inspection.kind != kind {
+        return Err(format!(
             "is a {}, and a {} is wanted here",
             inspection.kind.name(),
             kind.name()
-        ))
+        ));
     }
+    if let Some(configuration) = policy {
+        let configured = Rehearsal::load(component, configuration).await;
+        configured.map_err(|failure| failure.to_string())?;
+    }
+    Ok(inspection)
 }
 
 impl From<Diagnostic> for Finding {

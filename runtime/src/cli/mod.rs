@@ -157,7 +157,7 @@ enum PolicyCommand {
     /// back, it accepts so many CONNECTs per second, keeps a backlog in order, and refuses the rest. A policy that fails ends
     /// with code 65, after the results.
     #[command(
-        after_help = "Examples:\n  moorline policy simulate full_jitter.wasm --builtin fixed-15s --svg fleet.svg\n  moorline policy simulate a.wasm b.wasm --fleet 2000 --outage-s 60 --accept-per-s 100 --json\n  moorline policy simulate --builtin immediate --builtin immediate-clamped --overload silent"
+        after_help = "Examples:\n  moorline policy simulate full_jitter.wasm --builtin fixed-15s --svg fleet.svg\n  moorline policy simulate a.wasm b.wasm --fleet 2000 --outage-s 60 --accept-per-s 100 --json\n  moorline policy simulate --builtin immediate --builtin immediate-clamped --overload silent\n  moorline policy simulate maintenance_window.wasm --config window.json --at 2026-11-23T02:00:00+01:00"
     )]
     Simulate(policy::SimulateOptions),
 }

@@ -1,20 +1,25 @@
 //! `moorline policy simulate`.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use moorline_core::fleet::{self as core_fleet, Fleet, Scenario};
+use moorline_core::link::policy::LocalTime;
 use moorline_core::swap::{Failure, Reason};
+use moorline_core::time::TimestampMs;
 
 use super::exit;
 use super::run::with_runtime;
+use crate::bounded_file;
 use crate::fleet::{self, Builtin, Contender, Played};
 use crate::link::LinkSettings;
 use crate::plugins::Contradiction;
 
+/// The largest configuration of a policy that is read.
+const CONFIGURATION_BYTES_MAX: u64 = 1024 * 1024;
 const ERASE_LINE: &str = "\r\x1b[2K";
 
 /// What `moorline policy simulate` takes.
@@ -26,6 +31,15 @@ pub(super) struct SimulateOptions {
     /// Compare with this; may be given several times.
     #[arg(long, value_enum, value_name = "NAME")]
     builtin: Vec<Builtin>,
+    /// The configuration of a policy: a JSON object, or a file with one. The first belongs to the first POLICY, and so on.
+    #[arg(long, value_name = "JSON|FILE")]
+    config: Vec<String>,
+    /// What the gateways' clocks show when the broker goes away, with the offset from UTC [default: they have none].
+    #[arg(long, value_name = "TIME", value_parser = local_time)]
+    at: Option<LocalTime>,
+    /// The gateways' links are metered.
+    #[arg(long)]
+    metered: bool,
     /// How many gateways lose their broker.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     fleet: u32,
@@ -84,12 +98,48 @@ impl SimulateOptions {
             connack_timeout: gateway.timeouts.connack,
             seed: self.seed,
             link: gateway.limits(),
+            local_time: self.at,
+            metered: self.metered,
         }
+    }
+}
+
+/// `2026-11-23T02:00:00+01:00`.
+fn local_time(text: &str) -> Result<LocalTime, String> {
+    let wanted = "is not a time such as 2026-11-23T02:00:00+01:00";
+    let at: jiff::Timestamp = text.parse().map_err(|error| format!("{wanted}: {error}"))?;
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).map_err(|_| wanted.to_owned())?;
+    let offset = pieces
+        .to_numeric_offset()
+        .ok_or_else(|| wanted.to_owned())?;
+    let utc = u64::try_from(at.as_millisecond()).map_err(|_| "is before 1970".to_owned())?;
+    let time = LocalTime {
+        utc: TimestampMs(utc),
+        offset_min: offset.seconds() / 60,
+    };
+    time.plausible()
+        .ok_or_else(|| "is before 2020, when no gateway believes its clock".to_owned())
+}
+
+/// What `--config` says: JSON, or where it is.
+fn configuration(text: &str) -> Result<serde_json::Value, String> {
+    let (json, name) = if text.trim_start().starts_with('{') {
+        (text.to_owned(), "--config")
+    } else {
+        let json = bounded_file::read_text(Path::new(text), CONFIGURATION_BYTES_MAX)
+            .map_err(|error| format!("{text} cannot be read: {error}"))?;
+        (json, text)
+    };
+    match serde_json::from_str(&json) {
+        Ok(object @ serde_json::Value::Object(_)) => Ok(object),
+        Ok(_) => Err(format!("{name} holds no JSON object")),
+        Err(error) => Err(format!("{name} holds no JSON object: {error}")),
     }
 }
 
 /// Why there is no result.
 enum Refusal {
+    Usage(String),
     Load(PathBuf, Failure),
     Stateful(String, Contradiction),
 }
@@ -97,6 +147,7 @@ enum Refusal {
 impl Refusal {
     fn tell(&self) -> ExitCode {
         match self {
+            Self::Usage(why) => exit::fail(exit::USAGE, why),
             Self::Load(file, failure) => {
                 let code = match failure.reason {
                     Reason::Host => exit::SOFTWARE,
@@ -157,8 +208,16 @@ pub(super) fn simulate(options: &SimulateOptions) -> ExitCode {
 
 async fn play(options: &SimulateOptions, scenario: &Scenario) -> Result<Vec<Played>, Refusal> {
     let mut contenders = Vec::new();
-    for file in &options.policies {
-        let loaded = Contender::component(file).await;
+    if options.config.len() > options.policies.len() {
+        let why =
+            "there are more --config than policies: the first belongs to the first, and so on";
+        return Err(Refusal::Usage(why.to_owned()));
+    }
+    for (index, file) in options.policies.iter().enumerate() {
+        let given = options.config.get(index).map(|text| configuration(text));
+        let configuration = given.transpose().map_err(Refusal::Usage)?;
+        let configuration = configuration.unwrap_or_else(|| serde_json::json!({}));
+        let loaded = Contender::component(file, &configuration).await;
         contenders.push(loaded.map_err(|failure| Refusal::Load(file.clone(), failure))?);
     }
     contenders.extend(options.builtin.iter().copied().map(Contender::builtin));

@@ -356,6 +356,7 @@ pub(crate) struct Link {
     pub(crate) inflight_bytes_max: Option<Within<1024, 268_435_456>>,
     pub(crate) packet_bytes_max: Option<Within<1024, 16_777_216>>,
     pub(crate) report_disconnects: Option<bool>,
+    pub(crate) metered: Option<bool>,
     pub(crate) tls: Option<Tls>,
 }
 
@@ -382,6 +383,8 @@ pub(crate) struct Tls {
 pub(crate) struct Policy {
     pub(crate) component: Spanned<PathBuf>,
     pub(crate) deadline_ms: Option<Within<1, 1000>>,
+    #[serde(default)]
+    pub(crate) config: GuestConfiguration,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -93,6 +93,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     let policy = raw.policy.map(|policy| PolicySettings {
         component: resolver.existing(&policy.component),
         deadline: milliseconds(policy.deadline_ms, link.pace.policy_deadline),
+        configuration: serde_json::Value::Object(policy.config),
     });
     let spool = spool(&raw.spool, &state_dir);
     let connectors = resolver.connectors(raw.connector);
@@ -246,6 +247,7 @@ impl Resolver<'_> {
             password: raw.password.map(|source| self.secret(&source)),
         };
         link.versions = versions(raw.mqtt_version);
+        link.metered = raw.metered.unwrap_or(link.metered);
         link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
         link.timeouts.dns = milliseconds(raw.dns_timeout_ms, link.timeouts.dns);
         link.timeouts.tcp = milliseconds(raw.connect_timeout_ms, link.timeouts.tcp);

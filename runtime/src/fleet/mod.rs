@@ -98,8 +98,11 @@ pub(crate) struct Played {
 }
 
 impl Contender {
-    pub(crate) async fn component(file: &Path) -> Result<Self, Failure> {
-        let rehearsal = Rehearsal::load(file).await?;
+    pub(crate) async fn component(
+        file: &Path,
+        configuration: &serde_json::Value,
+    ) -> Result<Self, Failure> {
+        let rehearsal = Rehearsal::load(file, configuration).await?;
         let name = format!("{} {}", rehearsal.name(), rehearsal.version());
         Ok(Self {
             name: harmless(&name),

@@ -15,6 +15,8 @@ fn scenario() -> Scenario {
         connack_timeout: Duration::from_secs(10),
         seed: 3,
         link: Settings::default(),
+        local_time: None,
+        metered: false,
     }
 }
 

@@ -228,6 +228,13 @@ impl Driver {
         self.link.note(Facts {
             spool_depth,
             network: Network::Unknown,
+            metered: self.settings.metered,
+            // Only then a policy is asked.
+            local_time: if matches!(input, Input::Ended(_)) {
+                self.clock.local()
+            } else {
+                None
+            },
         });
         self.link.handle(self.clock.now(), input);
         self.drain();

@@ -270,6 +270,8 @@ pub struct LinkSettings {
     pub packet_bytes_max: usize,
     /// How long the broker keeps our session after a disconnect (MQTT 5.0); zero = it forgets at once.
     pub session_expiry: Duration,
+    /// Whether bytes cost money. A policy may spare them.
+    pub metered: bool,
     /// Whether each session starts without the state of the one before.
     pub clean_start: bool,
     /// Where the marker of an unclean stop is kept.
@@ -316,6 +318,7 @@ impl LinkSettings {
             inflight_bytes_max: 512 * 1024,
             packet_bytes_max: 64 * 1024,
             session_expiry: Duration::ZERO,
+            metered: false,
             clean_start: true,
             state_directory,
         }

@@ -255,6 +255,13 @@ pub(crate) fn question(question: &Question) -> policy::Question {
             Network::Down => policy::Network::Down,
             Network::Unknown => policy::Network::Unknown,
         },
+        metered: question.metered,
+        local_time: question.local_time.map(|time| policy::LocalTime {
+            unix_ms: time.utc.0 as f64,
+            utc_offset_min: time.offset_min,
+        }),
+        sessions: u32::try_from(question.sessions).unwrap_or(u32::MAX),
+        takeovers: question.takeovers,
         previous_delay_ms: saturating_ms(question.previous_delay),
         floor_ms: saturating_ms(question.floor),
         ceiling_ms: saturating_ms(question.ceiling),

@@ -8,7 +8,7 @@ use moorline_core::swap::{Build, Digest, Failure, Generation, Reason};
 use super::cache::digest_of;
 use super::engine::{Engines, Kind};
 use super::guest::{self, Loaded};
-use super::policy::{self, PolicyGuest};
+use super::policy;
 use super::settings::Limits;
 use super::swapper::read;
 use super::world::{self, Interfaces};
@@ -22,7 +22,7 @@ pub struct Inspection {
     pub name: String,
     /// The version it gives itself.
     pub version: String,
-    /// JSON Schema of its configuration; empty for a policy.
+    /// JSON Schema of its configuration; empty if it takes none.
     pub configuration_schema: String,
     /// Version of the hand-over bytes it writes; `None` for a policy.
     pub hand_over_schema: Option<u32>,
@@ -89,13 +89,13 @@ pub async fn inspect(path: &Path) -> Result<Inspection, Failure> {
             let component = engines.compile(Kind::Policy, bytes).await?;
             let engine = engines.of(Kind::Policy).clone();
             let pre = policy::link(&engine, &component)?;
-            let prepared =
-                tokio::task::spawn_blocking(move || PolicyGuest::prepare(&engine, pre, build));
-            let guest = prepared
+            let described = tokio::task::spawn_blocking(move || policy::describe(&engine, &pre));
+            let description = described
                 .await
                 .map_err(|error| Failure::new(Reason::Host, error.to_string()))??;
-            inspection.name.clone_from(&guest.description.name);
-            inspection.version.clone_from(&guest.description.version);
+            inspection.name = description.name;
+            inspection.version = description.version;
+            inspection.configuration_schema = description.configuration_schema;
         }
     }
     Ok(inspection)

@@ -349,7 +349,11 @@ impl Building<'_> {
             self.slot(
                 "policy".into(),
                 &settings.component,
-                Target::Policy { work, figures },
+                Target::Policy {
+                    work,
+                    figures,
+                    configuration: settings.configuration.to_string().into(),
+                },
             );
         }
         Ok(handle)

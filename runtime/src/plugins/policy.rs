@@ -26,6 +26,11 @@ const DECISION_FUEL: u64 = 5_000_000;
 /// Work for instantiating: language run-times initialise themselves here.
 const START_FUEL: u64 = 200_000_000;
 const START_DEADLINE: Duration = Duration::from_secs(2);
+/// Work for reading the configuration.
+const CONFIGURE_FUEL: u64 = 50_000_000;
+const CONFIGURE_DEADLINE: Duration = Duration::from_millis(500);
+/// Characters of a refusal that are repeated.
+const REFUSAL_CHARS_MAX: usize = 512;
 const MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Orders and questions on their way to the thread.
 const WORK_QUEUED: usize = 4;
@@ -46,6 +51,7 @@ pub(crate) struct PolicyGuest {
     pub(crate) description: Description,
     engine: Engine,
     pre: ReconnectPolicyPre<Memory>,
+    configuration: Arc<str>,
     live: Option<(Store<Memory>, ReconnectPolicy)>,
 }
 
@@ -100,37 +106,78 @@ fn instantiate(engine: &Engine, pre: &ReconnectPolicyPre<Memory>) -> Result<Live
     Ok((store, policy))
 }
 
+/// Gives a fresh instance its configuration, under limits of its own.
+fn configure(live: &mut Live, configuration: &str) -> Result<(), Failure> {
+    let (store, policy) = live;
+    store
+        .set_fuel(CONFIGURE_FUEL)
+        .map_err(|error| wrong_world(&error))?;
+    store.set_epoch_deadline(ticks(CONFIGURE_DEADLINE));
+    let configured = policy
+        .moorline_edge_policy_guest()
+        .call_configure(&mut *store, configuration)
+        .map_err(|error| judge(&error, store.data()))?;
+    configured.map_err(|why| {
+        let shown = why.chars().take(REFUSAL_CHARS_MAX);
+        let shown: String = shown
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        Failure::new(Reason::Refused, format!("its configuration: {shown}"))
+    })
+}
+
+/// Asks a fresh instance who it is.
+pub(crate) fn describe(
+    engine: &Engine,
+    pre: &ReconnectPolicyPre<Memory>,
+) -> Result<Description, Failure> {
+    described(&mut instantiate(engine, pre)?)
+}
+
+fn described((store, policy): &mut Live) -> Result<Description, Failure> {
+    policy
+        .moorline_edge_policy_guest()
+        .call_describe(&mut *store)
+        .map_err(|error| judge(&error, store.data()))
+}
+
 impl PolicyGuest {
-    /// Instantiates and asks for the description. Runs guest code: not for a task that has other things to do.
+    /// Instantiates, asks for the description and configures. Runs guest code: not for a task that has other things to
+    /// do.
     pub(crate) fn prepare(
         engine: &Engine,
         pre: ReconnectPolicyPre<Memory>,
         build: Build,
+        configuration: Arc<str>,
     ) -> Result<Self, Failure> {
-        let (mut store, policy) = instantiate(engine, &pre)?;
-        let described = policy
-            .moorline_edge_policy_guest()
-            .call_describe(&mut store);
-        let description = described.map_err(|error| judge(&error, store.data()))?;
+        let mut live = instantiate(engine, &pre)?;
+        let description = described(&mut live)?;
+        configure(&mut live, &configuration)?;
         Ok(Self {
             build,
             description,
             engine: engine.clone(),
             pre,
-            live: Some((store, policy)),
+            configuration,
+            live: Some(live),
         })
     }
 
     /// Another of the same build that was never asked anything.
     pub(super) fn twin(&self) -> Result<Self, Failure> {
-        Self::prepare(&self.engine, self.pre.clone(), self.build)
+        let (pre, configuration) = (self.pre.clone(), self.configuration.clone());
+        Self::prepare(&self.engine, pre, self.build, configuration)
     }
 
     /// Makes up for a failed decision. It may take longer than the link would wait, so that it has no place in
     /// `decide`.
     pub(super) fn renew(&mut self) {
         if self.live.is_none() {
-            match instantiate(&self.engine, &self.pre) {
+            let renewed = instantiate(&self.engine, &self.pre).and_then(|mut live| {
+                configure(&mut live, &self.configuration)?;
+                Ok(live)
+            });
+            match renewed {
                 Ok(live) => self.live = Some(live),
                 Err(failure) => {
                     tracing::error!(digest = %self.build.digest, "the reconnect policy cannot be started again: it {failure}");

@@ -59,11 +59,12 @@ impl std::fmt::Debug for Rehearsal {
 }
 
 impl Rehearsal {
-    /// Compiles the component at `path`, checks it against its world and lets it describe itself.
+    /// Compiles the component at `path`, checks it against its world, lets it describe itself and configures it.
     ///
     /// # Errors
     /// When a gateway could not load it either, with the reason.
-    pub async fn load(path: &Path) -> Result<Self, Failure> {
+    pub async fn load(path: &Path, configuration: &serde_json::Value) -> Result<Self, Failure> {
+        let configuration: Arc<str> = configuration.to_string().into();
         let host = |error: tokio::task::JoinError| Failure::new(Reason::Host, error.to_string());
         let owned = path.to_owned();
         let bytes = tokio::task::spawn_blocking(move || read(&owned))
@@ -80,8 +81,9 @@ impl Rehearsal {
         let engine = engines.of(Kind::Policy).clone();
         world::check(&Interfaces::of(&component, &engine), Kind::Policy)?;
         let pre = policy::link(&engine, &component)?;
-        let prepared =
-            tokio::task::spawn_blocking(move || PolicyGuest::prepare(&engine, pre, build));
+        let prepared = tokio::task::spawn_blocking(move || {
+            PolicyGuest::prepare(&engine, pre, build, configuration)
+        });
         Ok(Self {
             guest: prepared.await.map_err(host)??,
             asked: 0,

@@ -55,6 +55,8 @@ pub struct PolicySettings {
     pub component: PathBuf,
     /// A decision must be there by then.
     pub deadline: Duration,
+    /// What it is configured with.
+    pub configuration: serde_json::Value,
 }
 
 /// What one instance may use.

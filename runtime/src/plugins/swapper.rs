@@ -47,6 +47,7 @@ pub(crate) enum Target {
     Policy {
         work: mpsc::Sender<policy::Work>,
         figures: watch::Receiver<Figures>,
+        configuration: Arc<str>,
     },
 }
 
@@ -402,8 +403,9 @@ impl Running {
                 let job = jobs::warm_connector(slot, build, engine, pre, names, *limits);
                 spawn(&self.done, job);
             }
-            (Some(Stock::Linked(Linked::Policy(pre))), Target::Policy { .. }) => {
-                spawn(&self.done, jobs::warm_policy(slot, build, engine, pre));
+            (Some(Stock::Linked(Linked::Policy(pre))), Target::Policy { configuration, .. }) => {
+                let job = jobs::warm_policy(slot, build, engine, pre, configuration.clone());
+                spawn(&self.done, job);
             }
             _ => spawn(
                 &self.done,

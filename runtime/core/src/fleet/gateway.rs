@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::Advise;
+use super::{Advise, Scenario};
 use crate::link::cause::{Disconnect, Evidence, MqttVersion, Phase};
 use crate::link::classify::{Classifier, Observation, Observed};
-use crate::link::policy::{Bounds, Decision, Network, clamp};
-use crate::link::{Facts, Input, Link, Output, Settings, State};
-use crate::time::Instant;
+use crate::link::policy::{Bounds, Decision, LocalTime, clamp};
+use crate::link::{Facts, Input, Link, Output, State};
+use crate::time::{Instant, TimestampMs, saturating_ms};
 
 const ECONNREFUSED: i32 = 111;
 const SERVER_BUSY: u8 = 0x89;
@@ -78,6 +78,9 @@ pub(super) struct Moorline {
     link: Link,
     classifier: Classifier,
     lost_at: Instant,
+    metered: bool,
+    /// The wall clock at a time of the virtual one.
+    local_time: Option<(Instant, LocalTime)>,
 }
 
 #[derive(Debug)]
@@ -99,8 +102,14 @@ pub(super) struct Figures {
 }
 
 impl Gateway {
-    /// A gateway whose session began at the start of the clock.
-    pub(super) fn in_session(pacing: Pacing, settings: Settings, seed: u64) -> Self {
+    /// A gateway whose session began at the start of the clock. The broker goes away at `lost_at`.
+    pub(super) fn in_session(
+        pacing: Pacing,
+        scenario: &Scenario,
+        lost_at: Instant,
+        seed: u64,
+    ) -> Self {
+        let settings = scenario.link;
         match pacing {
             Pacing::Link => {
                 let mut link = Link::new(settings, seed);
@@ -112,6 +121,8 @@ impl Gateway {
                     link,
                     classifier: Classifier::default(),
                     lost_at: Instant::ZERO,
+                    metered: scenario.metered,
+                    local_time: scenario.local_time.map(|time| (lost_at, time)),
                 }))
             }
             Pacing::Peer(rule) => Self::Peer(Peer {
@@ -206,7 +217,14 @@ impl Moorline {
         self.link.note(Facts {
             // A reading per second waits for the broker.
             spool_depth: now.saturating_since(self.lost_at).as_secs(),
-            network: Network::Unknown,
+            metered: self.metered,
+            local_time: self.local_time.map(|(since, time)| LocalTime {
+                utc: TimestampMs(
+                    time.utc.0 + u64::from(saturating_ms(now.saturating_since(since))),
+                ),
+                ..time
+            }),
+            ..Facts::NOTHING
         });
         self.link.handle(now, Input::Ended(Box::new(disconnect)));
         while let Some(output) = self.link.poll_output() {

@@ -35,7 +35,7 @@ pub use outcome::{MILESTONES_PERCENT, Outcome};
 
 use crate::link::Settings;
 use crate::link::backoff::Random;
-use crate::link::policy::{Decision, PolicyFault, Question};
+use crate::link::policy::{Decision, LocalTime, PolicyFault, Question};
 use crate::time::Instant;
 use broker::{Broker, Verdict};
 use gateway::{Failure, Gateway, Move};
@@ -71,6 +71,10 @@ pub struct Scenario {
     pub seed: u64,
     /// The gateways' own limits.
     pub link: Settings,
+    /// What the gateways' clocks show when the broker goes away; none = they have none that can be right.
+    pub local_time: Option<LocalTime>,
+    /// Whether the gateways' links are metered.
+    pub metered: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,7 +137,7 @@ impl Fleet {
             let seed = random.next_u64();
             fleet
                 .gateways
-                .push(Gateway::in_session(pacing, scenario.link, seed));
+                .push(Gateway::in_session(pacing, scenario, lost_at, seed));
             fleet.half_trips.push(half_trip);
             fleet.push(lost_at + half_trip, gateway, Step::Lost);
         }

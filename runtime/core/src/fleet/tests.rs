@@ -13,6 +13,8 @@ fn scenario(gateways: u32, outage_s: u64, accept_per_s: u32) -> Scenario {
         connack_timeout: Duration::from_secs(10),
         seed: 7,
         link: Settings::default(),
+        local_time: None,
+        metered: false,
     }
 }
 

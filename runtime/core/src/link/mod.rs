@@ -42,7 +42,7 @@ use crate::time::Instant;
 use backoff::{Random, full_jitter};
 use cause::{Cause, CauseClass, Disconnect, Fault, Intent, MqttVersion};
 use endpoints::{Endpoint, Endpoints, ServerReference, Target};
-use policy::{Bounds, Decision, Network, PolicyFault, Question, Ruling, clamp};
+use policy::{Bounds, Decision, LocalTime, Network, PolicyFault, Question, Ruling, clamp};
 
 /// Which protocol versions may be spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -234,6 +234,20 @@ pub struct Facts {
     pub spool_depth: u64,
     /// What the kernel says about the way out.
     pub network: Network,
+    /// Whether bytes cost money.
+    pub metered: bool,
+    /// The wall clock, if it can be right.
+    pub local_time: Option<LocalTime>,
+}
+
+impl Facts {
+    /// What is known before anybody has looked.
+    pub const NOTHING: Self = Self {
+        spool_depth: 0,
+        network: Network::Unknown,
+        metered: false,
+        local_time: None,
+    };
 }
 
 /// Counts since the link was made.
@@ -306,10 +320,7 @@ impl Link {
             endpoint: Arc::from(""),
             settings,
             state: State::Stopped,
-            facts: Facts {
-                spool_depth: 0,
-                network: Network::Unknown,
-            },
+            facts: Facts::NOTHING,
             random: Random::seeded(seed),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -638,6 +649,10 @@ impl Link {
                 .map_or(Duration::ZERO, |since| now.saturating_since(since)),
             spool_depth: self.facts.spool_depth,
             network: self.facts.network,
+            metered: self.facts.metered,
+            local_time: self.facts.local_time,
+            sessions: self.counters.sessions,
+            takeovers: u32::try_from(self.takeovers.len()).unwrap_or(u32::MAX),
             previous_delay: self.previous_delay,
             floor: bounds.lower,
             ceiling: bounds.upper,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{CauseClass, Fault};
+use crate::time::TimestampMs;
 
 /// What the kernel says about the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,26 @@ pub enum Network {
     Down,
     /// Nobody watches.
     Unknown,
+}
+
+/// The host's wall clock, and how local time differs from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalTime {
+    /// UTC.
+    pub utc: TimestampMs,
+    /// Minutes east of UTC, daylight saving included.
+    pub offset_min: i32,
+}
+
+/// A wall clock before this was never set: 2020-01-01.
+const PLAUSIBLE_FROM: TimestampMs = TimestampMs(1_577_836_800_000);
+
+impl LocalTime {
+    /// The time, if a clock that shows it can be right.
+    #[must_use]
+    pub fn plausible(self) -> Option<Self> {
+        (self.utc >= PLAUSIBLE_FROM).then_some(self)
+    }
 }
 
 /// What a policy is asked after every disconnect.
@@ -35,6 +56,14 @@ pub struct Question {
     pub spool_depth: u64,
     /// What the kernel says about the way out.
     pub network: Network,
+    /// Whether bytes cost money.
+    pub metered: bool,
+    /// The wall clock, if it can be right.
+    pub local_time: Option<LocalTime>,
+    /// Sessions the broker has accepted since the link was made.
+    pub sessions: u64,
+    /// How often another client has taken our client id, as far as the link remembers.
+    pub takeovers: u32,
     /// The last delay that was really waited.
     pub previous_delay: Duration,
     /// The least the host will wait.

@@ -210,8 +210,9 @@ pub(super) async fn warm_policy(
     build: Build,
     engine: Engine,
     pre: ReconnectPolicyPre<Memory>,
+    configuration: Arc<str>,
 ) -> Option<Done> {
-    let prepared = blocking(move || PolicyGuest::prepare(&engine, pre, build))
+    let prepared = blocking(move || PolicyGuest::prepare(&engine, pre, build, configuration))
         .await
         .and_then(|result| result);
     let (result, product) = match prepared {

@@ -90,6 +90,7 @@ impl Plan {
         self.settings.policy = Some(PolicySettings {
             component,
             deadline: Duration::from_millis(50),
+            configuration: json!({}),
         });
         self
     }

@@ -97,6 +97,7 @@ fn assert_scripted_policy(card: &Inspection) {
     assert_eq!(card.kind, Kind::Policy);
     assert_eq!(card.name, "scripted");
     assert_eq!(card.hand_over_schema, None);
+    assert_eq!(card.configuration_schema, "{}");
     assert_eq!(card.imports, Vec::<String>::new());
     assert!(has(&card.exports, "policy-guest"), "{:?}", card.exports);
 }

@@ -7,6 +7,7 @@ use moorline_core::link::policy::{
     Bounds, Decision, Network, PolicyFault, Question, Ruling, clamp,
 };
 use moorline_core::swap::{Reason, Step};
+use serde_json::json;
 
 use super::gateway::{Gateway, Plan};
 use super::guests::{connector, policy};
@@ -25,6 +26,10 @@ fn question(attempt: u32) -> Question {
         down: Duration::ZERO,
         spool_depth: 3,
         network: Network::Up,
+        metered: false,
+        local_time: None,
+        sessions: 1,
+        takeovers: 0,
         previous_delay: Duration::ZERO,
         floor: Duration::from_millis(500),
         ceiling: Duration::from_secs(60),
@@ -136,6 +141,45 @@ async fn a_policy_that_fails_on_probation_gives_way_to_the_old_one() {
     let status = gateway.status.borrow().clone();
     assert_eq!(status.policy.unwrap().component.active, Some(loaded.to));
     gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_lives_by_its_configuration_also_after_it_was_renewed() {
+    let mut plan = Plan::new().policy(&policy("decide:trap-once"));
+    if let Some(settings) = &mut plan.settings.policy {
+        settings.configuration = json!({"wait_ms": 7000});
+    }
+    let mut gateway = plan.start().await;
+    assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Loaded);
+    assert_eq!(asked(&gateway, 1).await, Err(PolicyFault::Trapped));
+    // The instance that answers now is another one.
+    assert_eq!(asked(&gateway, 2).await, after(14));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_cannot_be_configured_never_serves() {
+    for (script, configuration, reason) in [
+        ("", json!({"wait_ms": "soon"}), Reason::Refused),
+        ("configure:trap", json!({}), Reason::Trapped),
+        ("configure:hang", json!({}), Reason::Stalled),
+    ] {
+        let mut plan = Plan::new().policy(&policy(script));
+        if let Some(settings) = &mut plan.settings.policy {
+            settings.configuration = configuration;
+        }
+        let mut gateway = plan.start().await;
+        let record = gateway.concluded().await;
+        match &record.outcome {
+            SwapOutcome::Refused(Step::Warm, failure) => assert_eq!(failure.reason, reason),
+            SwapOutcome::Loaded
+            | SwapOutcome::Swapped
+            | SwapOutcome::Refused(..)
+            | SwapOutcome::RolledBack(..) => panic!("{script}: {record:?}"),
+        }
+        assert_eq!(asked(&gateway, 1).await, Err(PolicyFault::Absent));
+        gateway.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

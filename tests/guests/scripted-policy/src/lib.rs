@@ -1,4 +1,5 @@
-//! A policy that misbehaves on demand; see `scripted-connector`. Left alone it waits a second per attempt.
+//! A policy that misbehaves on demand; see `scripted-connector`. Left alone it waits a second per
+//! attempt, or what its configuration says.
 
 use std::hint::black_box;
 
@@ -17,18 +18,36 @@ fn scripted(word: &str) -> bool {
         .any(|w| w == word)
 }
 
-struct Scripted;
+struct Scripted {
+    wait_ms: u32,
+}
 
 impl ReconnectPolicy for Scripted {
     fn describe() -> PolicyDescription {
         PolicyDescription {
             name: "scripted".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            configuration_schema: "{}".into(),
         }
     }
 
-    fn decide(question: &Question) -> Decision {
-        if scripted("decide:trap") {
+    fn configure(configuration: &str) -> Result<Self, String> {
+        if scripted("configure:trap") {
+            panic!("configure");
+        }
+        while scripted("configure:hang") {
+            black_box(configuration);
+        }
+        // Only what a test writes on purpose: an empty object, or the wait it wants.
+        match configuration {
+            "{}" => Ok(Self { wait_ms: 1_000 }),
+            r#"{"wait_ms":7000}"# => Ok(Self { wait_ms: 7_000 }),
+            other => Err(format!("{other} is not what this policy takes")),
+        }
+    }
+
+    fn decide(&self, question: &Question) -> Decision {
+        if scripted("decide:trap") || (scripted("decide:trap-once") && question.attempt == 1) {
             panic!("decide");
         }
         let mut n = 0_u64;
@@ -38,7 +57,7 @@ impl ReconnectPolicy for Scripted {
         if scripted("decide:zero") {
             Decision::RetryAfter(0)
         } else {
-            Decision::RetryAfter(question.attempt * 1_000)
+            Decision::RetryAfter(question.attempt * self.wait_ms)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Observation, Observed};
-use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
+use moorline_core::link::policy::{Decision, PolicyFault, Question};
 use moorline_core::link::{DecidedBy, Facts, Input, Next, Output, Record, State};
 use moorline_core::time::Instant;
 
@@ -66,7 +66,7 @@ impl World {
         };
         host.link.note(Facts {
             spool_depth: host.spool.status().depth_readings,
-            network: Network::Unknown,
+            ..Facts::NOTHING
         });
         host.link.handle(now, input);
         self.drain();
