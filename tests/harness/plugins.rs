@@ -22,6 +22,12 @@ impl Guest {
     pub const SIMULATED: Self = Self::well_behaved("plugins/simulated");
     /// The good policy.
     pub const FULL_JITTER: Self = Self::well_behaved("plugins/full-jitter");
+    /// The policy that watches the network.
+    pub const NETWORK_AWARE: Self = Self::well_behaved("plugins/network-aware");
+    /// The policy with a calendar.
+    pub const MAINTENANCE_WINDOW: Self = Self::well_behaved("plugins/maintenance-window");
+    /// The policy that yields to another client with our id.
+    pub const TAKEOVER_GUARD: Self = Self::well_behaved("plugins/takeover-guard");
     /// A connector that traps.
     pub const CONNECTOR_TRAP: Self = Self::connector("timer:trap");
     /// A connector that never returns.
@@ -38,11 +44,14 @@ impl Guest {
     /// For benches: emits on demand, as fast as it can.
     pub const BURST: Self = Self::well_behaved("tests/guests/burst-connector");
 
-    const CRATES: [&str; 6] = [
+    const CRATES: [&str; 9] = [
         Self::BURST.directory,
         Self::MODBUS.directory,
         Self::SIMULATED.directory,
         Self::FULL_JITTER.directory,
+        Self::NETWORK_AWARE.directory,
+        Self::MAINTENANCE_WINDOW.directory,
+        Self::TAKEOVER_GUARD.directory,
         Self::CONNECTOR_TRAP.directory,
         Self::POLICY_TRAP.directory,
     ];
