@@ -9,6 +9,7 @@ mod bad_plugins;
 mod broker;
 mod brokers;
 mod dead_letters;
+mod duel;
 mod faults;
 mod fleet;
 mod journal;

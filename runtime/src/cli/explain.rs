@@ -14,7 +14,7 @@ use super::{OutputFormat, exit};
 use crate::clock::Clock;
 use crate::config;
 use crate::journal::{Journal, Transition, UpEntry};
-use crate::status::{DisconnectEntry, LinkSection, Status};
+use crate::status::{AlarmEntry, DisconnectEntry, LinkSection, Status};
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[31m";
@@ -105,6 +105,7 @@ fn nothing(state_dir: &Path) -> String {
 fn as_json(status: Option<&Status>, journal: &Journal, now: TimestampMs) -> serde_json::Value {
     json!({
         "running": status.is_some_and(|status| status.is_fresh(now)),
+        "alarms": status.map(|status| &status.alarms),
         "link": status.map(|status| &status.link),
         "transitions": journal.transitions,
         "skipped_lines": journal.skipped,
@@ -138,6 +139,9 @@ fn place(up: &UpEntry) -> String {
 impl Page {
     fn human(&self, status: Option<&Status>, journal: &Journal) -> String {
         let mut lines = vec![self.now(status, journal)];
+        for alarm in status.iter().flat_map(|status| &status.alarms) {
+            lines.push(self.paint(RED, &self.alarm(alarm)));
+        }
         let last = journal
             .transitions
             .iter()
@@ -161,6 +165,22 @@ impl Page {
             ));
         }
         lines.join("\n")
+    }
+
+    fn alarm(&self, alarm: &AlarmEntry) -> String {
+        let mark = if alarm.certainty == "inferred" {
+            "?"
+        } else {
+            ""
+        };
+        format!(
+            "alarm {}{mark} since {}: {} ({:?})\n      {}",
+            alarm.name,
+            self.time(alarm.since_ms),
+            alarm.text,
+            alarm.client_id,
+            alarm.advice
+        )
     }
 
     /// What the link is doing, in one line.
@@ -434,6 +454,26 @@ when                 what      lasted     cause                     fault     co
 2023-11-14 22:14:30  lost      1 h 2 min  taken-over                operator  0x8e   again after 60.0 s, by the host";
         let trimmed: Vec<_> = text.lines().map(str::trim_end).collect();
         assert_eq!(trimmed.join("\n"), expected);
+    }
+
+    #[test]
+    fn an_alarm_names_the_client_id_and_whether_it_is_certain() {
+        let mut status = status("waiting");
+        status.alarms.push(AlarmEntry {
+            name: "duplicate-client-id".into(),
+            since_ms: NOW_MS - 30_000,
+            certainty: "inferred".into(),
+            client_id: "line-7".into(),
+            text: "another client seems to use it".into(),
+            advice: "find it".into(),
+        });
+        let text = page().human(Some(&status), &journal());
+        let told = "alarm duplicate-client-id? since 2023-11-14 22:14:30: another client seems to use it (\"line-7\")\n      find it\n";
+        assert!(text.contains(told), "{text}");
+        assert_eq!(
+            as_json(Some(&status), &journal(), TimestampMs(NOW_MS))["alarms"][0]["client_id"],
+            "line-7"
+        );
     }
 
     #[test]

@@ -94,6 +94,9 @@ fn uplink(first: &DisconnectRecord, last: &DisconnectRecord, up: &UpRecord) -> U
     if let Some(errno) = disconnect.evidence.errno {
         values.push(value("link_errno", Value::Integer(errno.into())));
     }
+    if let Some(client_id) = &disconnect.evidence.client_id {
+        values.push(value("link_duplicate_client_id", text(client_id)));
+    }
     if last.id != first.id {
         let cause = last.record.disconnect.cause;
         values.push(value("link_last_failure", text(cause.name())));

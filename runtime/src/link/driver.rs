@@ -17,7 +17,7 @@ use moorline_core::link::endpoints::Target;
 use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
 use moorline_core::link::window::Window;
-use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, State};
+use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, Remedy, State};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
 use moorline_core::spool::dead_letter::{Letter, Reason};
@@ -121,7 +121,7 @@ impl Driver {
         link.use_endpoints(settings.endpoints());
         Self {
             link,
-            classifier: Classifier::default(),
+            classifier: Classifier::for_floor(settings.pace.floor),
             poison: Poison::default(),
             refusals: Refusals::default(),
             window: Window::new(settings.inflight_max, settings.inflight_bytes_max, acked),
@@ -196,6 +196,8 @@ impl Driver {
                 self.dialers = dialers;
                 let limits = settings.limits();
                 self.link.use_endpoints(settings.endpoints());
+                self.classifier.set_floor(limits.floor);
+                self.count(|status| status.client_id = settings.client_id.as_str().into());
                 self.settings = Arc::new(settings);
                 self.input(Input::Reconfigured(limits));
             }
@@ -539,7 +541,10 @@ impl Driver {
         let newest = self.window.newest();
         self.window.lost();
         self.count(|status| status.duplicates_possible += in_flight);
-        let disconnect = self.classifier.classify(observation);
+        let mut disconnect = self.classifier.classify(observation);
+        if disconnect.cause.remedy() == Remedy::YieldToTakeover {
+            disconnect.evidence.client_id = Some(self.settings.client_id.clone());
+        }
         self.look_for_poison(newest);
         self.input(Input::Ended(Box::new(disconnect)));
         // A stop that waited for what was in flight has nothing left to wait for.

@@ -48,6 +48,7 @@ pub use settings::{
     Bind, ClientIdentity, Credentials, EndpointSettings, LinkSettings, LivenessLimits, Pace,
     PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
 };
+pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
 pub use status::{DisconnectRecord, LinkStatus, UpRecord};
 pub use tls::TlsSetupError;
 
@@ -166,7 +167,7 @@ pub fn spawn(
     let (orders, order_feed) = watch::channel(first_order);
     let (batch_feed, batches) = mpsc::channel(BATCHES);
     let (commands, command_feed) = mpsc::channel(COMMANDS);
-    let (status_feed, status) = watch::channel(LinkStatus::new());
+    let (status_feed, status) = watch::channel(LinkStatus::new(&settings.client_id));
     let (letters, letter_feed) = mpsc::channel(LETTERS);
     tokio::spawn(feeder::feed(outlet, order_feed, batch_feed, letter_feed));
     let ends = Ends {

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::link::cause::{Intent, MqttVersion};
-use moorline_core::link::{DecidedBy, Link, Next, Record, State};
+use moorline_core::link::cause::{Certainty, Intent, MqttVersion};
+use moorline_core::link::{
+    DecidedBy, DuplicateClientId, Link, Next, Record, State, TAKEOVER_MEMORY,
+};
 use moorline_core::time::{Instant, TimestampMs, saturating_ms};
 use tracing::{info, warn};
 
@@ -14,6 +16,15 @@ use super::dialer::PhaseTimes;
 
 /// Disconnects that are kept for the status.
 const DISCONNECTS_KEPT: usize = 64;
+
+/// What the alarm of a duplicate client id says when the broker has said so,
+pub(crate) const DUPLICATE_CERTAIN: &str = "another client uses this gateway's client id";
+/// and when it only looks so.
+pub(crate) const DUPLICATE_INFERRED: &str =
+    "another client seems to use this gateway's client id, or an access rule ends its sessions";
+/// What to do about it.
+pub(crate) const DUPLICATE_ADVICE: &str = "find the other client and give one of the two another id (link.client_id); \
+     until then the link leaves the id to the other for one to fifteen minutes at a time";
 
 /// One disconnect or failed attempt, with everything that followed from it.
 #[derive(Clone, Debug)]
@@ -78,6 +89,10 @@ pub struct LinkStatus {
     pub last_up: Option<Arc<UpRecord>>,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: VecDeque<Arc<DisconnectRecord>>,
+    /// Our client id.
+    pub client_id: Arc<str>,
+    /// Whether another client uses it; see [`LinkStatus::duplicate_client_id`].
+    pub(super) duplicate: Option<DuplicateClientId>,
     /// Publishes the broker acknowledged.
     pub delivered_publishes: u64,
     /// Readings in them.
@@ -97,7 +112,7 @@ pub struct LinkStatus {
 }
 
 impl LinkStatus {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(client_id: &str) -> Self {
         Self {
             state: State::Stopped,
             version: None,
@@ -108,6 +123,8 @@ impl LinkStatus {
             next_try_at: None,
             last_up: None,
             disconnects: VecDeque::new(),
+            client_id: client_id.into(),
+            duplicate: None,
             delivered_publishes: 0,
             delivered_readings: 0,
             duplicates_possible: 0,
@@ -131,8 +148,18 @@ impl LinkStatus {
         self.disconnects.back()
     }
 
+    /// The alarm that another client uses our client id. A session of ten minutes ends it.
+    #[must_use]
+    pub fn duplicate_client_id(&self, now: Instant) -> Option<DuplicateClientId> {
+        let calm = self
+            .session_since
+            .is_some_and(|since| now.saturating_since(since) >= TAKEOVER_MEMORY);
+        self.duplicate.filter(|_| !calm)
+    }
+
     /// Takes over what the link says of itself; true when its state changed.
     pub(super) fn follow(&mut self, link: &Link) -> bool {
+        self.follow_alarm(link.duplicate_client_id());
         let counters = link.counters();
         self.sessions = counters.sessions;
         self.attempts = counters.attempts;
@@ -156,6 +183,26 @@ impl LinkStatus {
             self.version = Some(link.version());
         }
         true
+    }
+
+    /// One line for each alarm, and one more if what was inferred becomes certain.
+    fn follow_alarm(&mut self, duplicate: Option<DuplicateClientId>) {
+        let known = self.duplicate.map(|known| known.certainty);
+        self.duplicate = duplicate;
+        let Some(DuplicateClientId { certainty, .. }) = duplicate else {
+            return;
+        };
+        if known != Some(certainty) {
+            let client_id = &*self.client_id;
+            match certainty {
+                Certainty::Certain => {
+                    warn!(client_id, "{DUPLICATE_CERTAIN}; {DUPLICATE_ADVICE}")
+                }
+                Certainty::Inferred => {
+                    warn!(client_id, "{DUPLICATE_INFERRED}; {DUPLICATE_ADVICE}")
+                }
+            }
+        }
     }
 
     pub(super) fn keep(&mut self, record: Record, via: Option<String>, at: TimestampMs) {

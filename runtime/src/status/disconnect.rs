@@ -83,6 +83,9 @@ pub struct EvidenceEntry {
     /// The keep-alive in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_s: Option<u64>,
+    /// Our client id, where another client may use it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// Words of the operating system or a library.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -146,6 +149,7 @@ impl From<&Evidence> for EvidenceEntry {
             silence_ms: evidence.silence.map(ms),
             ack_age_ms: evidence.ack_age.map(ms),
             keep_alive_s: evidence.keep_alive.map(|keep_alive| keep_alive.as_secs()),
+            client_id: evidence.client_id.clone(),
             detail: evidence.detail.clone(),
         }
     }

@@ -31,6 +31,9 @@ pub struct Status {
     pub started_at_ms: u64,
     /// When the file was written, milliseconds since the Unix epoch.
     pub written_at_ms: u64,
+    /// What a person must see to, each until it is over.
+    #[serde(default)]
+    pub alarms: Vec<AlarmEntry>,
     /// The link.
     pub link: LinkSection,
     /// The spool.
@@ -41,6 +44,24 @@ pub struct Status {
     pub connectors: Vec<ConnectorEntry>,
     /// The reconnect policy.
     pub policy: PolicySection,
+}
+
+/// Something a person must see to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AlarmEntry {
+    /// Its stable name: `duplicate-client-id`.
+    pub name: String,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// `certain` or `inferred`.
+    pub certainty: String,
+    /// The client id it is about.
+    pub client_id: String,
+    /// What is the matter.
+    pub text: String,
+    /// What a person can do about it.
+    pub advice: String,
 }
 
 /// The link.

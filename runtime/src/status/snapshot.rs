@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use moorline_core::link::State;
+use moorline_core::link::cause::Certainty;
 use moorline_core::swap;
 use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::{
-    ConnectorEntry, DisconnectEntry, LinkSection, PolicySection, SpoolSection, Status, SwapEntry,
+    AlarmEntry, ConnectorEntry, DisconnectEntry, LinkSection, PolicySection, SpoolSection, Status,
+    SwapEntry,
 };
 use crate::clock::Clock;
-use crate::link::LinkStatus;
+use crate::link::{self, LinkStatus};
 use crate::plugins::{
     ComponentStatus, ConnectorStatus, InstanceState, PluginsStatus, PolicyStatus, SwapOutcome,
     SwapRecord,
@@ -149,12 +151,31 @@ impl Tracker {
             pid: self.pid,
             started_at_ms: self.started_at.0,
             written_at_ms: self.clock.wall().0,
+            alarms: self.alarms(link),
             link: self.link_section(link),
             spool: spool_section(spool),
             swaps: self.swaps.iter().cloned().collect(),
             connectors: plugins.connectors.iter().map(connector).collect(),
             policy: policy(plugins.policy.as_ref()),
         }
+    }
+
+    fn alarms(&self, link: &LinkStatus) -> Vec<AlarmEntry> {
+        let duplicate = link.duplicate_client_id(self.clock.now()).map(|alarm| {
+            let (certainty, text) = match alarm.certainty {
+                Certainty::Certain => ("certain", link::DUPLICATE_CERTAIN),
+                Certainty::Inferred => ("inferred", link::DUPLICATE_INFERRED),
+            };
+            AlarmEntry {
+                name: "duplicate-client-id".to_owned(),
+                since_ms: self.wall(alarm.since).0,
+                certainty: certainty.to_owned(),
+                client_id: link.client_id.to_string(),
+                text: text.to_owned(),
+                advice: link::DUPLICATE_ADVICE.to_owned(),
+            }
+        });
+        duplicate.into_iter().collect()
     }
 
     fn link_section(&self, link: &LinkStatus) -> LinkSection {

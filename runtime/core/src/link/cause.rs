@@ -255,6 +255,8 @@ pub struct Evidence {
     pub ack_age: Option<Duration>,
     /// The keep-alive in force.
     pub keep_alive: Option<Duration>,
+    /// Our client id, where it may be another client's, too.
+    pub client_id: Option<String>,
     /// Free words of the library or the operating system: shown, never matched on.
     pub detail: Option<String>,
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::LOOK_AGAIN;
 use super::cause::{
     Cause, Certainty, Disconnect, Evidence, Inference, Intent, MqttVersion, Phase, TlsReject,
     TransportEnd,
@@ -12,10 +13,10 @@ use super::cause::{
 use super::proxy::NO_ANSWER;
 use crate::message::Sequence;
 
-/// A session that ends this soon after CONNACK is suspicious.
-const SHORT_SESSION: Duration = Duration::from_secs(2);
-/// So many short sessions in a row point to a takeover or an access rule.
-const SHORT_SESSIONS: u32 = 2;
+/// What it takes to dial, from the end of a wait to CONNECT.
+const DIAL: Duration = Duration::from_secs(8);
+/// So many closes in a row, the last soon after CONNACK, point to a takeover or an access rule.
+const SILENT_CLOSES: u32 = 2;
 /// A close counts as "right after" a message sent this recently.
 const RIGHT_AFTER: Duration = Duration::from_secs(1);
 /// So many closes in a row right after the same message point to that message.
@@ -99,14 +100,43 @@ pub struct Observation {
 }
 
 /// Remembers what a silent close needs to be understood.
-#[derive(Clone, Debug, Default)]
+///
+/// **Takeover or access rule.** A broker that gives a client's id to another and does not say so just closes. The session
+/// before may have been long; but the gateway is back at once, thereby takes its id back, and the other, if it paces itself
+/// as we do, is back soon after. So the second close, within seconds of CONNACK and without a failed attempt in between,
+/// tells it from a broker that was restarted and from a path that breaks now and then.
+#[derive(Clone, Debug)]
 pub struct Classifier {
-    short_sessions: u32,
+    /// How soon after CONNACK the second close must come.
+    soon: Duration,
+    silent_closes: u32,
     suspect: Option<Sequence>,
     suspicions: u32,
 }
 
+impl Default for Classifier {
+    fn default() -> Self {
+        Self::for_floor(super::Settings::default().floor)
+    }
+}
+
 impl Classifier {
+    /// A classifier that has seen nothing, for a link with this floor.
+    #[must_use]
+    pub const fn for_floor(floor: Duration) -> Self {
+        Self {
+            soon: soon(floor),
+            silent_closes: 0,
+            suspect: None,
+            suspicions: 0,
+        }
+    }
+
+    /// The link's floor has changed.
+    pub const fn set_floor(&mut self, floor: Duration) {
+        self.soon = soon(floor);
+    }
+
     /// The message that sessions end right after, and how many in a row did. Forgotten when one ends otherwise.
     #[must_use]
     pub fn suspect(&self) -> Option<(Sequence, u32)> {
@@ -174,14 +204,17 @@ impl Classifier {
         suspect: Option<Sequence>,
     ) {
         if phase != Phase::Session {
+            // The broker was not there: what it did before says nothing about other clients.
+            self.silent_closes = 0;
             return;
         }
         let session = evidence.session.unwrap_or_default();
         // A reset may come from anybody on the way; a broker that does not want us closes.
-        self.short_sessions = if session < SHORT_SESSION && observed == Observed::Fin {
-            self.short_sessions.saturating_add(1)
-        } else {
-            0
+        let silent = observed == Observed::Fin && !too_silent(evidence);
+        self.silent_closes = match (silent, session < self.soon) {
+            (true, true) => self.silent_closes.saturating_add(1),
+            (true, false) => 1,
+            (false, _) => 0,
         };
         let pointing = matches!(observed, Observed::Fin | Observed::Errno(_))
             || matches!(observed, Observed::ServerDisconnect(code) if blames_a_packet(code));
@@ -270,17 +303,11 @@ impl Classifier {
                 return (Cause::ClosedBeforeConnack, Certainty::Certain);
             }
         }
-        let too_silent = match (evidence.since_sent, evidence.keep_alive) {
-            (Some(since_sent), Some(keep_alive)) => {
-                !keep_alive.is_zero() && since_sent * 2 > keep_alive * 3
-            }
-            (None, _) | (_, None) => false,
-        };
-        let inference = if too_silent {
+        let inference = if too_silent(evidence) {
             Inference::KeepAlive
         } else if self.suspicions >= SUSPICIONS {
             Inference::Poison
-        } else if self.short_sessions >= SHORT_SESSIONS {
+        } else if self.silent_closes >= SILENT_CLOSES {
             Inference::TakeoverOrAccess
         } else {
             return (
@@ -289,6 +316,26 @@ impl Classifier {
             );
         };
         (Cause::ClosedByServer(inference), Certainty::Inferred)
+    }
+}
+
+/// A session that ends before this is so short that whoever ended it was waiting for it: a second look ([`super::Link`])
+/// after the other's, plus what it takes to dial.
+pub(super) const fn soon(floor: Duration) -> Duration {
+    longer(LOOK_AGAIN, floor.saturating_mul(2)).saturating_add(DIAL)
+}
+
+const fn longer(a: Duration, b: Duration) -> Duration {
+    if a.as_nanos() > b.as_nanos() { a } else { b }
+}
+
+/// Whether the broker had not heard from us for longer than it must bear (MQTT 5.0 section 3.1.2.10).
+fn too_silent(evidence: &Evidence) -> bool {
+    match (evidence.since_sent, evidence.keep_alive) {
+        (Some(since_sent), Some(keep_alive)) => {
+            !keep_alive.is_zero() && since_sent * 2 > keep_alive * 3
+        }
+        (None, _) | (_, None) => false,
     }
 }
 

@@ -36,13 +36,21 @@ pub mod window;
 #[cfg(test)]
 mod tests;
 
-pub use reaction::{QUOTA_FLOOR, Remedy, TAKEOVER_FLOOR, TAKEOVER_MEMORY, TAKEOVERS_MAX};
+pub use reaction::{
+    DUEL_CEILING, DUEL_FLOOR, QUOTA_FLOOR, Remedy, TAKEOVER_FLOOR, TAKEOVER_MEMORY,
+};
 
 use crate::time::Instant;
 use backoff::{Random, full_jitter};
-use cause::{Cause, CauseClass, Disconnect, Fault, Intent, MqttVersion};
+use cause::{Cause, CauseClass, Certainty, Disconnect, Fault, Inference, Intent, MqttVersion};
 use endpoints::{Endpoint, Endpoints, ServerReference, Target};
 use policy::{Bounds, Decision, LocalTime, Network, PolicyFault, Question, Ruling, clamp};
+
+/// After a session that ended without a reason the next one must come soon: whether another client has our id shows only
+/// by its ending in the same way, soon ([`classify::Classifier`]).
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// So many looks without a longer session in between are enough.
+const LOOKS_MAX: u32 = 3;
 
 /// Which protocol versions may be spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,6 +215,15 @@ pub struct Record {
     pub endpoint: Arc<str>,
 }
 
+/// Another client uses our client id: an operator must give one of the two another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DuplicateClientId {
+    /// Certain once the broker has said so.
+    pub certainty: Certainty,
+    /// When it first took the id, as far as the link remembers.
+    pub since: Instant,
+}
+
 /// What the owner must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -307,7 +324,12 @@ pub struct Link {
     not_before: Instant,
     previous_delay: Duration,
     down_since: Option<Instant>,
-    takeovers: VecDeque<Instant>,
+    /// Sessions in a row that were short and ended without a reason.
+    unexplained: u32,
+    /// CONNECTs nobody answered in time since the last session that lasted: the broker may read them yet.
+    unanswered: u32,
+    takeovers: u32,
+    duplicate: Option<DuplicateClientId>,
     pending: Option<Pending>,
 }
 
@@ -331,7 +353,10 @@ impl Link {
             not_before: Instant::ZERO,
             previous_delay: Duration::ZERO,
             down_since: None,
-            takeovers: VecDeque::new(),
+            unexplained: 0,
+            unanswered: 0,
+            takeovers: 0,
+            duplicate: None,
             pending: None,
         }
     }
@@ -346,6 +371,13 @@ impl Link {
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The alarm that another client uses our client id. It ends with the end of a session of ten minutes, or when an
+    /// operator has acted.
+    #[must_use]
+    pub const fn duplicate_client_id(&self) -> Option<DuplicateClientId> {
+        self.duplicate
     }
 
     /// The version of the session or attempt under way, or the last one.
@@ -512,9 +544,15 @@ impl Link {
         if self.endpoints.round_is_fresh() {
             self.attempt = self.attempt.saturating_add(1);
         }
+        self.forget_after(session);
+        let unanswered = disconnect.cause == Cause::ConnackTimeout;
+        self.unanswered = self.unanswered.saturating_add(u32::from(unanswered));
         self.down_since.get_or_insert(now);
         let endpoint = self.endpoint();
-        let (retry_now, park) = match self.react(now, &disconnect, stable) {
+        let most = self
+            .look_again(disconnect.cause)
+            .unwrap_or(self.settings.ceiling);
+        let (retry_now, park) = match self.react(now, &disconnect, session, stable) {
             Reaction::Rule(ruling) => return self.rule(now, disconnect, endpoint, ruling),
             Reaction::MoveOn => return self.move_on(now, disconnect, endpoint),
             Reaction::Consult(bounds) => {
@@ -529,7 +567,7 @@ impl Link {
         let lower = self.soonest(now);
         let bounds = Bounds {
             lower,
-            upper: self.settings.ceiling.max(lower),
+            upper: most.max(lower),
             retry_now,
             park,
         };
@@ -537,7 +575,13 @@ impl Link {
     }
 
     /// What the cause asks of the host, and what becomes of the broker it happened with.
-    fn react(&mut self, now: Instant, disconnect: &Disconnect, stable: bool) -> Reaction {
+    fn react(
+        &mut self,
+        now: Instant,
+        disconnect: &Disconnect,
+        session: Duration,
+        stable: bool,
+    ) -> Reaction {
         let Settings {
             floor,
             ceiling,
@@ -573,18 +617,11 @@ impl Link {
                 return Reaction::Rule(Ruling::Wait(Duration::ZERO));
             }
             // The id is ours, whichever broker noticed first: all of them wait.
-            Remedy::YieldToTakeover => {
-                return self
-                    .note_takeover(now)
-                    .map_or(Reaction::Rule(Ruling::Park), |lower| {
-                        Reaction::Consult(Bounds {
-                            lower: lower.max(floor),
-                            upper: ceiling.max(lower),
-                            retry_now: false,
-                            park: true,
-                        })
-                    });
+            Remedy::YieldToTakeover if !self.took_it_ourselves(session) => {
+                let bounds = self.note_takeover(now, disconnect.certainty, session);
+                return Reaction::Consult(bounds);
             }
+            Remedy::YieldToTakeover => Duration::ZERO,
             Remedy::FallBackVersion | Remedy::Park => {
                 return if self.endpoints.set_aside() {
                     Reaction::TryOthers { park }
@@ -652,7 +689,7 @@ impl Link {
             metered: self.facts.metered,
             local_time: self.facts.local_time,
             sessions: self.counters.sessions,
-            takeovers: u32::try_from(self.takeovers.len()).unwrap_or(u32::MAX),
+            takeovers: self.takeovers,
             previous_delay: self.previous_delay,
             floor: bounds.lower,
             ceiling: bounds.upper,
@@ -778,7 +815,7 @@ impl Link {
         self.endpoints.forgive();
         match self.state {
             State::Parked { .. } | State::Waiting { .. } => {
-                self.takeovers.clear();
+                self.forget_takeovers();
                 self.attempt = 0;
                 self.open(now);
             }
@@ -819,18 +856,73 @@ impl Link {
         self.down_since.get_or_insert(now);
     }
 
-    /// The least wait after this takeover, or none when there were too many.
-    fn note_takeover(&mut self, now: Instant) -> Option<Duration> {
-        while self
-            .takeovers
-            .front()
-            .is_some_and(|&at| now.saturating_since(at) > TAKEOVER_MEMORY)
-        {
-            self.takeovers.pop_front();
+    /// The most to wait after a session whose end may have been a takeover: whether it was is to be seen soon.
+    fn look_again(&mut self, cause: Cause) -> Option<Duration> {
+        // Without a network there is nothing to see, and a policy may wait for it.
+        let shows = self.facts.network != Network::Down;
+        if cause != Cause::ClosedByServer(Inference::Nothing) || !shows {
+            return None;
         }
-        self.takeovers.push_back(now);
-        let count = self.takeovers.len();
-        (count < TAKEOVERS_MAX).then(|| TAKEOVER_FLOOR.saturating_mul(1 << (count - 1)))
+        self.unexplained = self.unexplained.saturating_add(1);
+        let Settings { floor, ceiling, .. } = self.settings;
+        let soon = LOOK_AGAIN.max(floor.saturating_mul(2)).min(ceiling);
+        (self.unexplained <= LOOKS_MAX).then_some(soon)
+    }
+
+    /// A broker that hangs answers the last CONNECT and then reads one we gave up: that took the id from us, and nobody
+    /// else. Each such CONNECT explains one takeover within seconds of CONNACK.
+    fn took_it_ourselves(&mut self, session: Duration) -> bool {
+        let ourselves = self.unanswered > 0 && session < classify::soon(self.settings.floor);
+        self.unanswered -= u32::from(ourselves);
+        ourselves
+    }
+
+    /// Remembers a takeover, and says between which bounds to leave the id to the other.
+    fn note_takeover(&mut self, now: Instant, certainty: Certainty, session: Duration) -> Bounds {
+        self.takeovers = self.takeovers.saturating_add(1);
+        let known = self.duplicate.get_or_insert(DuplicateClientId {
+            certainty,
+            since: now,
+        });
+        if certainty == Certainty::Certain {
+            known.certainty = certainty;
+        }
+        let Settings { floor, ceiling, .. } = self.settings;
+        // What is inferred is so from the third exchange on: taken, taken back, and taken again. And who takes the id
+        // back at once does not yield.
+        let duel = certainty == Certainty::Inferred
+            || self.takeovers > 1
+            || session < classify::soon(floor);
+        let (least, most) = if duel {
+            (DUEL_FLOOR, DUEL_CEILING)
+        } else {
+            (TAKEOVER_FLOOR, TAKEOVER_FLOOR * 2)
+        };
+        Bounds {
+            lower: least.max(floor),
+            upper: most.max(ceiling),
+            retry_now: false,
+            // What is only inferred may end by itself, and then nobody should have to come.
+            park: certainty == Certainty::Certain,
+        }
+    }
+
+    /// A session that lasted shows that what was suspected before is over.
+    fn forget_after(&mut self, session: Duration) {
+        if session >= self.settings.stable_after {
+            self.unexplained = 0;
+        }
+        if session >= classify::soon(self.settings.floor) {
+            self.unanswered = 0;
+        }
+        if session >= TAKEOVER_MEMORY {
+            self.forget_takeovers();
+        }
+    }
+
+    fn forget_takeovers(&mut self) {
+        self.takeovers = 0;
+        self.duplicate = None;
     }
 }
 

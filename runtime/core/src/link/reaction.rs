@@ -13,12 +13,15 @@ use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
 
 /// A broker that is short of something gets at least this long.
 pub const QUOTA_FLOOR: Duration = Duration::from_secs(30);
-/// After the first takeover; doubled by each that follows within [`TAKEOVER_MEMORY`].
+/// After the first takeover.
 pub const TAKEOVER_FLOOR: Duration = Duration::from_secs(60);
-/// How long a takeover is remembered.
+/// A session that lasted this long makes the link forget takeovers.
 pub const TAKEOVER_MEMORY: Duration = Duration::from_secs(600);
-/// Takeovers within [`TAKEOVER_MEMORY`] that park the link.
-pub const TAKEOVERS_MAX: usize = 3;
+/// Once two clients take one id from each other: taken, taken back and taken again are three exchanges, and the fourth
+/// must not come within the ten minutes of the first.
+pub const DUEL_FLOOR: Duration = TAKEOVER_MEMORY;
+/// At most this, so that a duel whose other side has gone away is over by itself.
+pub const DUEL_CEILING: Duration = Duration::from_secs(900);
 
 /// What the host does about a cause. A policy moves only inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub enum Remedy {
     SlowLane,
     /// The other protocol version, once, and keep it.
     FallBackVersion,
-    /// Another client has our id: far apart, then park.
+    /// Another client has our id: far apart.
     YieldToTakeover,
     /// Stop until an operator acts.
     Park,
@@ -252,9 +255,7 @@ impl Cause {
             | Self::WebSocketRefused(NO_ANSWER | 500..=599)
             | Self::WriteStalled
             | Self::LocalResource
-            | Self::ClosedByServer(Inference::TakeoverOrAccess | Inference::Poison) => {
-                Remedy::BackOff
-            }
+            | Self::ClosedByServer(Inference::Poison) => Remedy::BackOff,
             // We broke the protocol: the same again would end the same, but a new session may carry other messages.
             Self::ReceiveMaximumExceeded
             | Self::TopicAliasInvalid
@@ -283,7 +284,10 @@ impl Cause {
             Self::VersionRefused => Remedy::FallBackVersion,
             // No retry makes an id or an option acceptable.
             Self::ClientIdRefused | Self::OptionUnsupported(_) => Remedy::Park,
-            Self::TakenOver => Remedy::YieldToTakeover,
+            // Trying faster would take it from the other again.
+            Self::TakenOver | Self::ClosedByServer(Inference::TakeoverOrAccess) => {
+                Remedy::YieldToTakeover
+            }
             Self::Local(_) => Remedy::Nothing,
         }
     }
@@ -570,6 +574,9 @@ impl fmt::Display for Disconnect {
         }
         if let Some(reference) = &evidence.server_reference {
             write!(f, ", server reference {reference:?}")?;
+        }
+        if let Some(client_id) = &evidence.client_id {
+            write!(f, ", client id {client_id:?}")?;
         }
         if let Some(session) = evidence.session {
             write!(f, ", session {:.1} s", session.as_secs_f64())?;

@@ -1,3 +1,4 @@
+mod duel;
 mod endpoints;
 mod table;
 
@@ -270,42 +271,128 @@ fn a_network_that_flaps_makes_no_attempt_sooner_than_the_floor() {
     }
 }
 
-#[test]
-fn the_third_takeover_within_ten_minutes_parks() {
-    check(
-        link(),
-        vec![
-            (0, Input::Start),
-            (1, Input::Opened),
-            (2, lost(Cause::TakenOver)),
-            (3, Input::Decided(Ok(Decision::RetryNow))),
-            (60_100, Input::NetworkUp),
-        ],
-        &[
-            "0: open 5.0 #1",
-            "2: consult TakenOver #1 60000..120000 ms",
-            "3: taken-over -> retry in 60000 ms by policy clamped",
-        ],
-    );
-    let mut link = link();
-    link.handle(at(0), Input::Start);
-    for round in 0..3 {
-        let now = at(round * 200_000);
-        link.handle(now, Input::Opened);
-        link.handle(now, lost(Cause::TakenOver));
-        link.handle(now, Input::Decided(Ok(Decision::RetryNow)));
-        if round < 2 {
-            link.handle_timeout(now + Duration::from_secs(150));
+/// A session of a minute that ends in this cause, and the bounds the policy is given.
+fn lose(link: &mut Link, from_ms: u64, session_ms: u64, input: Input) -> (u128, u128, u32) {
+    link.handle_timeout(at(from_ms));
+    link.handle(at(from_ms), Input::Opened);
+    link.handle(at(from_ms + session_ms), input);
+    let mut asked = None;
+    while let Some(output) = link.poll_output() {
+        if let Output::Consult(question) = output {
+            asked = Some(question);
         }
     }
+    let question = asked.unwrap();
+    (
+        question.floor.as_secs().into(),
+        question.ceiling.as_secs().into(),
+        question.takeovers,
+    )
+}
+
+#[test]
+fn a_takeover_is_answered_minutes_later_and_a_duel_ten() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    let taken = || lost(Cause::TakenOver);
+    assert_eq!(lose(&mut link, 10, 60_000, taken()), (60, 120, 1));
+    link.handle(at(60_011), Input::Decided(Ok(Decision::RetryNow)));
+    link.handle(at(60_500), Input::NetworkUp);
     assert_eq!(
-        *link.state(),
-        State::Parked {
-            reason: ParkReason::DuplicateClientId
-        }
+        link.poll_timeout().unwrap().0,
+        at(120_011),
+        "no flapping interface makes it sooner"
     );
-    link.handle(at(700_000), Input::Unpark);
-    assert!(matches!(link.state(), State::Opening { .. }));
+    // Taken, taken back, taken again.
+    assert_eq!(lose(&mut link, 120_011, 60_000, taken()), (600, 900, 2));
+    link.handle(at(180_012), Input::Decided(Err(PolicyFault::Absent)));
+    let (again, _) = link.poll_timeout().unwrap();
+    assert!(again >= at(780_011), "{again:?}");
+    let alarm = link.duplicate_client_id().unwrap();
+    assert_eq!(
+        (alarm.certainty, alarm.since),
+        (Certainty::Certain, at(60_010))
+    );
+    // Ten minutes without the other, and it is forgotten.
+    assert_eq!(lose(&mut link, 2_000_000, 600_000, taken()), (60, 120, 1));
+}
+
+#[test]
+fn who_takes_the_id_back_at_once_does_not_yield() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    assert_eq!(
+        lose(&mut link, 10, 3_000, lost(Cause::TakenOver)),
+        (600, 900, 1)
+    );
+}
+
+/// Seed 7642 of the simulation: a broker that had stopped reading went on, answered the last CONNECT and then read one
+/// that was given up before.
+#[test]
+fn a_connect_we_gave_up_is_no_other_client() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    link.handle(at(10_000), lost(Cause::ConnackTimeout));
+    link.handle(at(10_001), after(1_000));
+    let taken = || lost(Cause::TakenOver);
+    assert_eq!(lose(&mut link, 11_001, 50, taken()), (1, 120, 0));
+    assert_eq!(link.duplicate_client_id(), None);
+    link.handle(at(11_052), after(1_000));
+    assert_eq!(
+        lose(&mut link, 12_052, 50, taken()),
+        (600, 900, 1),
+        "it explains one takeover"
+    );
+}
+
+#[test]
+fn a_policy_parks_on_a_takeover_only_if_the_broker_said_so() {
+    let inferred = || {
+        Input::Ended(Box::new(Disconnect {
+            cause: Cause::ClosedByServer(Inference::TakeoverOrAccess),
+            certainty: Certainty::Inferred,
+            phase: Phase::Session,
+            version: MqttVersion::V311,
+            evidence: Evidence::default(),
+        }))
+    };
+    let parked = State::Parked {
+        reason: ParkReason::DuplicateClientId,
+    };
+    for (input, parks) in [(lost(Cause::TakenOver), true), (inferred(), false)] {
+        let mut link = link();
+        link.handle(at(0), Input::Start);
+        lose(&mut link, 10, 60_000, input);
+        link.handle(at(60_011), Input::Decided(Ok(Decision::Park)));
+        assert_eq!(*link.state() == parked, parks);
+        link.handle(at(70_000), Input::Unpark);
+        assert!(matches!(link.state(), State::Opening { .. }));
+        assert_eq!(link.duplicate_client_id(), None, "somebody has acted");
+    }
+}
+
+#[test]
+fn after_a_close_without_a_reason_the_next_look_comes_soon_but_not_for_ever() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    let closed = || lost(Cause::ClosedByServer(Inference::Nothing));
+    for (round, most) in [(0, 2), (1, 2), (2, 2), (3, 120)] {
+        assert_eq!(
+            lose(&mut link, round * 100_000, 10_000, closed()),
+            (1, most, 0)
+        );
+        link.handle(at(round * 100_000 + 10_001), after(0));
+    }
+    link.note(Facts {
+        network: Network::Down,
+        ..Facts::NOTHING
+    });
+    assert_eq!(
+        lose(&mut link, 500_000, 40_000, closed()),
+        (1, 120, 0),
+        "a policy may wait for the network"
+    );
 }
 
 #[test]
@@ -598,12 +685,32 @@ fn a_close_without_a_reason_is_read_from_its_context() {
         ("closed-by-server", false),
         "a session that the network cut says nothing about the broker"
     );
-    assert_eq!(cause(fin(9_000, 10, Some(5))), ("closed-by-server", false));
+    assert_eq!(cause(fin(11_000, 10, Some(5))), ("closed-by-server", false));
     assert_eq!(
         cause(fin(9_000, 10, Some(5))),
         ("closed-by-server-poison", true)
     );
-    assert_eq!(cause(fin(9_000, 10, Some(6))), ("closed-by-server", false));
+    assert_eq!(cause(fin(11_000, 10, Some(6))), ("closed-by-server", false));
+    assert_eq!(
+        cause(fin(60_000, 100, None)),
+        ("closed-by-server", false),
+        "a broker that closes now and then is no other client"
+    );
+    assert_eq!(
+        cause(fin(9_000, 100, None)),
+        ("closed-by-server-takeover-or-access", true)
+    );
+    let away = Observation {
+        phase: Phase::Tcp,
+        observed: Observed::Errno(111),
+        ..fin(0, 0, None)
+    };
+    assert_eq!(cause(away), ("connect-refused", false));
+    assert_eq!(
+        cause(fin(1_000, 100, None)),
+        ("closed-by-server", false),
+        "a broker that was away was restarted"
+    );
     let reset = |suspect| Observation {
         observed: Observed::Errno(104),
         ..fin(9_000, 10, Some(suspect))

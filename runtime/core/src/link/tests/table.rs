@@ -18,7 +18,9 @@ fn remedy(cause: Cause) -> String {
         Remedy::BackOffFrom(least) => format!("back-off, at least {} s", least.as_secs()),
         Remedy::SlowLane => "tries at the ceiling: somebody must act".to_owned(),
         Remedy::FallBackVersion => "the other version once, kept for this endpoint".to_owned(),
-        Remedy::YieldToTakeover => "minutes apart, parked after three in ten minutes".to_owned(),
+        Remedy::YieldToTakeover => {
+            "at least one minute, after that ten; somebody must act".to_owned()
+        }
         Remedy::Park => "parked until an operator acts".to_owned(),
         Remedy::Nothing => "nothing: it was asked for".to_owned(),
     }
