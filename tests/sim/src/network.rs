@@ -41,6 +41,8 @@ pub(crate) struct DialFault {
 pub(crate) struct Network {
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) black_hole_until: Instant,
+    /// There is no way out, and the kernel says so.
+    pub(crate) no_route_until: Instant,
     pub(crate) dial_faults: Vec<DialFault>,
     pub(crate) broker_down_until: Instant,
     /// The broker's machine does not even answer.
@@ -72,6 +74,7 @@ impl Network {
         Self {
             connections: BTreeMap::new(),
             black_hole_until: Instant::ZERO,
+            no_route_until: Instant::ZERO,
             dial_faults: Vec::new(),
             broker_down_until: Instant::ZERO,
             broker_lost_until: Instant::ZERO,
@@ -183,6 +186,7 @@ impl Network {
     /// Nothing new goes wrong from here on.
     pub(crate) fn heal(&mut self, now: Instant) {
         self.black_hole_until = self.black_hole_until.min(now);
+        self.no_route_until = self.no_route_until.min(now);
         self.broker_down_until = self.broker_down_until.min(now);
         self.broker_lost_until = self.broker_lost_until.min(now);
         self.dial_faults.clear();

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Restart,
     Disk(DiskFault),
     NetworkFlaps(u64),
+    /// The interface goes down, the kernel says so, and says so again when it is back.
+    InterfaceDown,
     Unpark,
     Policy(Policy),
     Downlinks,
@@ -118,7 +120,7 @@ const WAYS: [Way; 12] = [
 
 /// A fault, how long it lasts, and how long until the next.
 pub(crate) fn next(dice: &mut Dice) -> (Fault, Duration, Duration) {
-    let fault = match dice.below(46) {
+    let fault = match dice.below(48) {
         0..=2 => Fault::BlackHole,
         3..=7 => {
             let (phase, observed) = dice.pick(&DIAL_FAULTS);
@@ -150,6 +152,7 @@ pub(crate) fn next(dice: &mut Dice) -> (Fault, Duration, Duration) {
         42 => Fault::NetworkFlaps(1 + dice.below(8)),
         43 => Fault::Unpark,
         44 => Fault::Policy(dice.pick(&POLICIES)),
+        45..=46 => Fault::InterfaceDown,
         _ => Fault::Downlinks,
     };
     let lasts = if dice.chance(20) {
@@ -166,6 +169,7 @@ pub(crate) fn delays(fault: Fault) -> bool {
     matches!(
         fault,
         Fault::BlackHole
+            | Fault::InterfaceDown
             | Fault::BrokerLost
             | Fault::Slow
             | Fault::Freeze
@@ -186,6 +190,18 @@ pub(crate) fn classes(fault: Fault) -> &'static [Class] {
             Class::KeepAlive,
             Class::ClosedByServer,
             Class::Reset,
+        ],
+        Fault::InterfaceDown => &[
+            Class::BlackHole,
+            Class::PingrespTimeout,
+            Class::AckTimeout,
+            Class::ConnectTimeout,
+            Class::ConnackTimeout,
+            // The broker gave up first, and we learn it later.
+            Class::KeepAlive,
+            Class::ClosedByServer,
+            Class::Reset,
+            Class::Unreachable,
         ],
         Fault::Dial(phase, observed) => dial_classes(phase, observed),
         Fault::Reset => &[Class::Reset],
@@ -253,6 +269,7 @@ fn way_classes(way: Way) -> &'static [Class] {
         Way::Defer => &[Class::Quota],
         Way::RefusePublishes | Way::AcknowledgeTwice => &[],
         Way::Paused => &[
+            Class::TakenOver,
             Class::PingrespTimeout,
             Class::AckTimeout,
             Class::ConnackTimeout,
@@ -260,7 +277,9 @@ fn way_classes(way: Way) -> &'static [Class] {
             Class::ClosedByServer,
             Class::Reset,
         ],
+        // Reading on, it may meet a CONNECT that was given up after the one it answered: our own takeover.
         Way::StallReading => &[
+            Class::TakenOver,
             Class::WriteStalled,
             Class::PingrespTimeout,
             Class::AckTimeout,

@@ -37,7 +37,7 @@ next Retry|next Stopped|Certain|Inferred|up 5.0|up 3.1.1|
 cursor Fresh|cursor Whole|cursor OneSlot|evicted|oversize|refused by the broker|acknowledgement of nothing|
 append refused: no space left|commit failed: input/output error (os error 5)|checkpoint failed|prepare failed|
 stopped in good order|operator unparks|downlink understood|downlink dropped|
-fault Kill|fault PowerLoss|fault Freeze|fault Restart|fault Disk|fault NetworkFlaps|fault BlackHole|fault Takeover";
+fault Kill|fault PowerLoss|fault Freeze|fault Restart|fault Disk|fault NetworkFlaps|fault BlackHole|fault InterfaceDown|fault Takeover";
 
 type Coverage = BTreeMap<String, u64>;
 

@@ -39,6 +39,11 @@ impl World {
     fn begin(&mut self, fault: Fault, until: Instant) {
         match fault {
             Fault::BlackHole => self.network.black_hole_until = until,
+            Fault::InterfaceDown => {
+                self.network.black_hole_until = until;
+                self.network.no_route_until = until;
+                self.at(until, Event::NetworkUp);
+            }
             Fault::Dial(phase, observed) => self.network.dial_faults.push(DialFault {
                 phase,
                 observed,

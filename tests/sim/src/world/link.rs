@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Observation, Observed};
-use moorline_core::link::policy::{Decision, PolicyFault, Question};
+use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
 use moorline_core::link::{DecidedBy, Facts, Input, Next, Output, Record, State};
 use moorline_core::time::Instant;
 
@@ -60,16 +60,25 @@ impl World {
 
     /// One input, one drain.
     pub(super) fn input(&mut self, input: Input) {
-        let now = self.now;
+        let (now, network) = (self.now, self.kernel_says());
         let Some(host) = self.host.as_mut() else {
             return;
         };
         host.link.note(Facts {
             spool_depth: host.spool.status().depth_readings,
+            network,
             ..Facts::NOTHING
         });
         host.link.handle(now, input);
         self.drain();
+    }
+
+    fn kernel_says(&self) -> Network {
+        if self.now < self.network.no_route_until {
+            Network::Down
+        } else {
+            Network::Up
+        }
     }
 
     fn drain(&mut self) {
@@ -94,7 +103,8 @@ impl World {
         let fails_late = faults
             .first()
             .is_some_and(|fault| fault.observed == Observed::Timeout);
-        let took = if slow || fails_late {
+        let at_once = self.network.no_route_until > now;
+        let took = if (slow || fails_late) && !at_once {
             self.terms.liveness.connect
         } else {
             self.one_way() * 2
@@ -126,7 +136,9 @@ impl World {
             .first()
             .filter(|fault| now < fault.until)
             .map(|fault| (fault.phase, fault.observed));
-        let failed = if let Some(fault) = fault {
+        let failed = if self.network.no_route_until > now {
+            Some((Phase::Tcp, Observed::Errno(101)))
+        } else if let Some(fault) = fault {
             Some(fault)
         } else if self.network.broker_lost_until > now || self.network.black_hole_until > now {
             Some((Phase::Tcp, Observed::Timeout))
