@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod fault_proxy;
+mod file_watch;
 mod fleet;
 pub mod gateway;
 pub mod journal;

@@ -33,7 +33,6 @@ mod streams;
 mod swapper;
 #[cfg(test)]
 mod tests;
-mod watch;
 mod world;
 
 use std::path::PathBuf;
@@ -61,6 +60,7 @@ pub use status::{
 pub(crate) use world::COMPONENT_BYTES_MAX;
 
 use crate::clock::Clock;
+use crate::file_watch;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
 use cache::Cache;
@@ -157,7 +157,7 @@ pub async fn start(
     tasks.spawn(swapper::run(
         swapper,
         order_queue,
-        watch::spawn(paths),
+        file_watch::spawn(paths),
         trouble_queue,
     ));
     Ok(Plugins {

@@ -1,4 +1,4 @@
-//! Says which component's file may have changed. Whether it has, and whether it is whole, is for others to find out.
+//! Says which of some files may have changed. Whether one has, and whether it is whole, is for others to find out.
 //!
 //! The operating system's notices are only a hint to look: what counts is what the path leads to (device, inode, length,
 //! time), so that a rename onto the path, a write in place and a symlink turned elsewhere (as container orchestrators
@@ -89,7 +89,7 @@ fn watch_directories(paths: &[PathBuf], notices: mpsc::Sender<()>) -> Option<Rec
     let mut watcher = match notify::recommended_watcher(on_event) {
         Ok(watcher) => watcher,
         Err(error) => {
-            tracing::warn!(%error, "plugin files are looked at every two seconds only");
+            tracing::warn!(%error, "files are looked at every two seconds only");
             return None;
         }
     };
