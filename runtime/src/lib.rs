@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod journal;
 pub mod link;
 mod log_gate;
+pub mod network;
 pub mod plugin_build;
 pub mod plugins;
 pub mod policy_handle;

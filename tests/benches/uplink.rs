@@ -119,7 +119,9 @@ async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) ->
     settings.inflight_max = INFLIGHT;
     let (policy, _nobody) = PolicyHandle::channel();
     let (downlink, _downlinks) = mpsc::channel(1);
-    let link = link::spawn(settings, outlet, policy, downlink, Clock::start()).expect("a link");
+    let network = moorline::network::unwatched();
+    let link =
+        link::spawn(settings, outlet, policy, downlink, network, Clock::start()).expect("a link");
     let mut status = link.status();
     status
         .wait_for(link::LinkStatus::is_up)

@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod link;
 pub mod message;
 pub mod mqtt_frame;
+pub mod network;
 pub mod route;
 pub mod spool;
 pub mod swap;

@@ -14,7 +14,7 @@ use super::{OutputFormat, exit};
 use crate::clock::Clock;
 use crate::config;
 use crate::journal::{Journal, Transition, UpEntry};
-use crate::status::{AlarmEntry, DisconnectEntry, LinkSection, Status};
+use crate::status::{AlarmEntry, DisconnectEntry, LinkSection, NetworkSection, Status};
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[31m";
@@ -107,6 +107,7 @@ fn as_json(status: Option<&Status>, journal: &Journal, now: TimestampMs) -> serd
         "running": status.is_some_and(|status| status.is_fresh(now)),
         "alarms": status.map(|status| &status.alarms),
         "link": status.map(|status| &status.link),
+        "network": status.map(|status| &status.network),
         "transitions": journal.transitions,
         "skipped_lines": journal.skipped,
     })
@@ -142,6 +143,8 @@ impl Page {
         for alarm in status.iter().flat_map(|status| &status.alarms) {
             lines.push(self.paint(RED, &self.alarm(alarm)));
         }
+        let running = status.filter(|status| status.is_fresh(self.now));
+        lines.extend(running.and_then(|status| self.network(&status.network)));
         let last = journal
             .transitions
             .iter()
@@ -226,6 +229,41 @@ impl Page {
             ),
             other => format!("the link is {other}"),
         }
+    }
+
+    /// The way out, in one line; nothing where nobody watches it.
+    fn network(&self, network: &NetworkSection) -> Option<String> {
+        let since = network.since_ms.map_or_else(String::new, |since| {
+            format!(
+                " since {}, for {}",
+                self.time(since),
+                ago(self.now.0.saturating_sub(since))
+            )
+        });
+        let mut words = match network.verdict.as_str() {
+            "up" => format!("the network is up{since}"),
+            "down" => self.paint(
+                RED,
+                &format!("this machine has no way to the broker{since}"),
+            ),
+            _ => return None,
+        };
+        if let Some(interface) = &network.interface {
+            words += &format!("; over {interface}");
+        }
+        if let Some(source) = &network.source {
+            words += &format!(" from {source}");
+        }
+        if let Some(gateway) = &network.gateway {
+            words += &format!(" by {gateway}");
+        }
+        if let Some(dbm) = network.wireless_dbm {
+            words += &format!("; wireless signal {dbm} dBm");
+        }
+        if let Some(last) = network.changes.last() {
+            words += &format!("; last change {}: {}", self.time(last.at_ms), last.text);
+        }
+        Some(words)
     }
 
     fn up(&self, link: &LinkSection, journal: &Journal) -> String {
@@ -473,6 +511,43 @@ when                 what      lasted     cause                     fault     co
         assert_eq!(
             as_json(Some(&status), &journal(), TimestampMs(NOW_MS))["alarms"][0]["client_id"],
             "line-7"
+        );
+    }
+
+    #[test]
+    fn a_machine_without_a_way_to_the_broker_says_so_beside_the_link() {
+        let mut status = status("waiting");
+        status.network = NetworkSection {
+            verdict: "up".into(),
+            since_ms: Some(NOW_MS - 90_000),
+            interface: Some("wlan0".into()),
+            source: Some("10.0.0.2".into()),
+            gateway: Some("10.0.0.1".into()),
+            wireless_dbm: Some(-61),
+            ..NetworkSection::default()
+        };
+        let text = page().human(Some(&status), &Journal::default());
+        assert_eq!(
+            text.lines().nth(1),
+            Some(
+                "the network is up since 2023-11-14 22:13:30, for 1 min 30 s; over wlan0 from 10.0.0.2 by 10.0.0.1; wireless signal -61 dBm"
+            )
+        );
+        status.network = NetworkSection {
+            verdict: "down".into(),
+            since_ms: Some(NOW_MS - 9_000),
+            changes: vec![crate::status::NetworkChange {
+                at_ms: NOW_MS - 9_000,
+                text: "wlan0 went down".into(),
+            }],
+            ..NetworkSection::default()
+        };
+        let text = page().human(Some(&status), &Journal::default());
+        assert_eq!(
+            text.lines().nth(1),
+            Some(
+                "this machine has no way to the broker since 2023-11-14 22:14:51, for 9.0 s; last change 2023-11-14 22:14:51: wlan0 went down"
+            )
         );
     }
 

@@ -13,6 +13,7 @@ mod downlinks;
 mod reload;
 mod report;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::journal;
-use crate::link::{self, LinkHandle, LinkStatus, TlsSetupError};
+use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSetupError};
+use crate::network;
 use crate::plugins::{self, PluginSettings, Plugins, StartError};
 use crate::shutdown::{self, Asked, Signals};
 use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
@@ -127,7 +129,16 @@ impl Gateway {
         };
         let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
         let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
-        let link = link::spawn(settings.link, outlet, plugins.policy(), downlink, clock)?;
+        let (towards, broker) = watch::channel(first_guess(&settings.link));
+        let network = network::spawn(broker, clock);
+        let link = link::spawn(
+            settings.link,
+            outlet,
+            plugins.policy(),
+            downlink,
+            network.clone(),
+            clock,
+        )?;
         let (stop_status, stop_writing) = shutdown::channel();
         let mut tasks = JoinSet::new();
         if settings.report_disconnects {
@@ -140,11 +151,13 @@ impl Gateway {
             clock,
         ));
         tasks.spawn(tell_plugins(link.status(), link_up));
+        tasks.spawn(tell_network(link.status(), towards));
         tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
             link: link.status(),
             spool: spool.status(),
             plugins: plugins.status(),
+            network,
         };
         let tracker = Tracker::new(clock);
         tasks.spawn(status::run(
@@ -246,6 +259,32 @@ async fn tell_plugins(mut link: watch::Receiver<LinkStatus>, up: watch::Sender<b
     loop {
         let is_up = link.borrow_and_update().is_up();
         up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Where connections go first, a proxy or the broker, before anybody has connected: an address speaks for itself.
+fn first_guess(link: &LinkSettings) -> Option<IpAddr> {
+    let proxy = link.proxy.as_ref().map(|proxy| &proxy.host);
+    match proxy.unwrap_or(&link.endpoints.first()?.host).as_str() {
+        "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+        other => other.parse().ok(),
+    }
+}
+
+/// Tells the network watch where the broker answered.
+async fn tell_network(
+    mut link: watch::Receiver<LinkStatus>,
+    towards: watch::Sender<Option<IpAddr>>,
+) {
+    loop {
+        let up = link.borrow_and_update().last_up.clone();
+        if let Some(peer) = up.and_then(|up| up.peer) {
+            let address = Some(peer.ip());
+            towards.send_if_modified(|towards| std::mem::replace(towards, address) != address);
+        }
         if link.changed().await.is_err() {
             return;
         }

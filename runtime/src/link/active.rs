@@ -147,6 +147,13 @@ impl Active {
         window.resize(self.inflight_max);
     }
 
+    /// Asks the peer by a PINGREQ whether it lives, unless that is asked already.
+    pub(super) fn probe(&self) {
+        if self.up_at.is_some() && self.wire.pingreq_at().is_none() {
+            self.wire.ask_probe();
+        }
+    }
+
     /// Sends DISCONNECT, if there is a session to end; either way the next steps end it.
     pub(super) fn close(&mut self, intent: Intent) {
         let now = self.clock.now();

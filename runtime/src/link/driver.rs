@@ -15,11 +15,12 @@ use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
 use moorline_core::link::endpoints::Target;
 use moorline_core::link::poison::Poison;
-use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
+use moorline_core::link::policy::{Decision, PolicyFault, Question};
 use moorline_core::link::window::Window;
 use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, Remedy, State};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
+use moorline_core::network::Seen;
 use moorline_core::spool::dead_letter::{Letter, Reason};
 use moorline_core::thingsboard::{self, DecodeError, LeftOut, WhyLeftOut};
 use moorline_core::time::{Instant, rounded_ms};
@@ -55,6 +56,7 @@ enum Work {
     Idle,
     Dialling {
         version: MqttVersion,
+        target: Target,
         dialling: Dialling,
     },
     Session(Box<Active>),
@@ -75,6 +77,7 @@ pub(super) struct Ends {
     pub(super) batches: mpsc::Receiver<Batch>,
     pub(super) letters: mpsc::Sender<Letter>,
     pub(super) spool: watch::Receiver<SpoolStatus>,
+    pub(super) network: watch::Receiver<Seen>,
 }
 
 /// The one owner of the link.
@@ -101,6 +104,8 @@ pub(super) struct Driver {
     lost: (Instant, u64),
     /// Messages after the cursor that are left out and counted: a new session meets them again.
     left_out_counted: BTreeSet<Sequence>,
+    /// How often the way to the broker had been upset, and had come back, when it was last looked at.
+    network: (u64, u64),
     /// Lines about messages from the platform that go nowhere.
     dropped: LogGate,
     /// Lines about messages the platform does not take.
@@ -137,6 +142,7 @@ impl Driver {
             dialled: None,
             lost: (clock.now(), 0),
             left_out_counted: BTreeSet::new(),
+            network: (0, 0),
             dropped: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
             set_aside: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
         }
@@ -166,6 +172,7 @@ impl Driver {
                 self.consulting = None;
                 self.input(Input::Decided(advice));
             }
+            Ok(()) = self.ends.network.changed() => self.network_changed(),
             () = sleep_until(self.clock, deadline) => self.time(),
         }
     }
@@ -185,6 +192,22 @@ impl Driver {
         self.drain();
         if self.drain_until.is_some_and(|until| until <= now) {
             self.stop_now();
+        }
+    }
+
+    fn network_changed(&mut self) {
+        let seen = self.ends.network.borrow_and_update();
+        let now = (seen.upsets, seen.returns);
+        drop(seen);
+        let (upsets, returns) = std::mem::replace(&mut self.network, now);
+        // No change of the network ends a session, but it is worth a question whether the peer still hears us.
+        if now.0 != upsets
+            && let Work::Session(active) = &self.work
+        {
+            active.probe();
+        }
+        if now.1 != returns {
+            self.input(Input::NetworkUp);
         }
     }
 
@@ -229,7 +252,7 @@ impl Driver {
         let spool_depth = self.ends.spool.borrow().depth_readings;
         self.link.note(Facts {
             spool_depth,
-            network: Network::Unknown,
+            network: self.ends.network.borrow().verdict,
             metered: self.settings.metered,
             // Only then a policy is asked.
             local_time: if matches!(input, Input::Ended(_)) {
@@ -249,8 +272,9 @@ impl Driver {
                     version,
                     attempt,
                     endpoint,
-                } => self.open(version, attempt, &endpoint),
+                } => self.open(version, attempt, endpoint),
                 Output::Close(intent) => self.close(intent),
+                Output::Redial => self.redial(),
                 Output::Consult(question) => self.consult(*question),
                 Output::Report(record) => self.report(*record),
             }
@@ -261,11 +285,29 @@ impl Driver {
         self.tell_state();
     }
 
-    fn open(&mut self, version: MqttVersion, attempt: u32, target: &Target) {
-        let endpoint = self.link.endpoint();
+    fn open(&mut self, version: MqttVersion, attempt: u32, target: Target) {
+        let endpoint = &*self.link.endpoint();
         let via = self.settings.proxy.as_ref().map(ToString::to_string);
-        info!(endpoint = &*endpoint, via, %version, attempt, "connecting");
-        let dialer = self.dialers.to(target);
+        info!(endpoint, via, %version, attempt, "connecting");
+        self.dial(version, target);
+    }
+
+    fn redial(&mut self) {
+        // Once CONNECT is out, a second one would look like another client of our name.
+        if let Work::Dialling {
+            version, target, ..
+        } = &self.work
+        {
+            let (version, target) = (*version, target.clone());
+            let endpoint = &*self.link.endpoint();
+            info!(endpoint, "connecting anew: the network is back");
+            self.dial(version, target);
+        }
+    }
+
+    fn dial(&mut self, version: MqttVersion, target: Target) {
+        let endpoint = self.link.endpoint();
+        let dialer = self.dialers.to(&target);
         let dialling: Dialling = Box::pin(async move {
             match dialer {
                 Some(dialer) => dialer.dial().await,
@@ -276,7 +318,11 @@ impl Driver {
                 }),
             }
         });
-        self.work = Work::Dialling { version, dialling };
+        self.work = Work::Dialling {
+            version,
+            target,
+            dialling,
+        };
     }
 
     fn close(&mut self, intent: Intent) {
@@ -528,7 +574,7 @@ impl Driver {
     }
 
     /// The attempt or session is over: what was in flight goes again from the spool.
-    fn over(&mut self, observation: Observation) {
+    fn over(&mut self, mut observation: Observation) {
         if matches!(self.link.state(), State::Up { .. }) {
             self.lost = (self.clock.now(), self.link.counters().attempts);
         }
@@ -541,6 +587,7 @@ impl Driver {
         let newest = self.window.newest();
         self.window.lost();
         self.count(|status| status.duplicates_possible += in_flight);
+        observation.evidence.network = self.ends.network.borrow().explain(self.clock.now());
         let mut disconnect = self.classifier.classify(observation);
         if disconnect.cause.remedy() == Remedy::YieldToTakeover {
             disconnect.evidence.client_id = Some(self.settings.client_id.clone());
@@ -627,7 +674,9 @@ async fn happens(
 ) -> Happened {
     match work {
         Work::Idle => std::future::pending().await,
-        Work::Dialling { version, dialling } => Happened::Dialled(*version, dialling.await),
+        Work::Dialling {
+            version, dialling, ..
+        } => Happened::Dialled(*version, dialling.await),
         Work::Session(active) => Happened::Progress(Box::new(active.step(window, batches).await)),
     }
 }

@@ -32,6 +32,7 @@ mod tests;
 use std::time::Duration;
 
 use moorline_core::message::{Downlink, Sequence};
+use moorline_core::network::Seen;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -149,6 +150,7 @@ pub fn spawn(
     outlet: Outlet,
     policy: PolicyHandle,
     downlink: mpsc::Sender<Downlink>,
+    network: watch::Receiver<Seen>,
     clock: Clock,
 ) -> Result<LinkHandle, TlsSetupError> {
     let dialers = Dialers::new(&settings)?;
@@ -178,6 +180,7 @@ pub fn spawn(
         batches,
         letters,
         spool,
+        network,
     };
     let driver = tokio::spawn(Driver::new(settings, dialers, policy, ends, clock).run());
     Ok(LinkHandle {

@@ -86,6 +86,9 @@ pub struct EvidenceEntry {
     /// Our client id, where another client may use it, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+    /// What changed on this machine's network shortly before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// Words of the operating system or a library.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -150,6 +153,7 @@ impl From<&Evidence> for EvidenceEntry {
             ack_age_ms: evidence.ack_age.map(ms),
             keep_alive_s: evidence.keep_alive.map(|keep_alive| keep_alive.as_secs()),
             client_id: evidence.client_id.clone(),
+            network: evidence.network.clone(),
             detail: evidence.detail.clone(),
         }
     }

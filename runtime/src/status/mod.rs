@@ -36,6 +36,9 @@ pub struct Status {
     pub alarms: Vec<AlarmEntry>,
     /// The link.
     pub link: LinkSection,
+    /// This machine's network.
+    #[serde(default)]
+    pub network: NetworkSection,
     /// The spool.
     pub spool: SpoolSection,
     /// The last swaps, oldest first.
@@ -91,6 +94,41 @@ pub struct LinkSection {
     pub disconnects_by_cause: BTreeMap<String, u64>,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: Vec<DisconnectEntry>,
+}
+
+/// This machine's network, as far as it concerns the way to the broker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkSection {
+    /// `up`: there is a way to the broker; `down`: there is none; `unknown`: the kernel does not tell.
+    pub verdict: String,
+    /// Since when the verdict stands, milliseconds since the Unix epoch.
+    pub since_ms: Option<u64>,
+    /// The interface the way leads over; none while there is no way or the broker's address is not known.
+    pub interface: Option<String>,
+    /// The address our packets carry on it.
+    pub source: Option<String>,
+    /// Who passes them on; none on the interface's own network.
+    pub gateway: Option<String>,
+    /// Level of a wireless interface's signal, in dBm.
+    pub wireless_dbm: Option<i32>,
+    /// Quality of a wireless link, in the driver's unit (most count to 70).
+    pub wireless_quality: Option<i32>,
+    /// How often the way went, was interrupted or became another since the process started.
+    pub upsets: u64,
+    /// How often a way came back or another one opened.
+    pub returns: u64,
+    /// The last changes, oldest first.
+    pub changes: Vec<NetworkChange>,
+}
+
+/// One change of the network.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// When it was noticed, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What changed.
+    pub text: String,
 }
 
 /// The spool.

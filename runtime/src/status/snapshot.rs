@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use moorline_core::link::State;
 use moorline_core::link::cause::Certainty;
+use moorline_core::network::Seen;
 use moorline_core::swap;
 use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::{
-    AlarmEntry, ConnectorEntry, DisconnectEntry, LinkSection, PolicySection, SpoolSection, Status,
-    SwapEntry,
+    AlarmEntry, ConnectorEntry, DisconnectEntry, LinkSection, NetworkChange, NetworkSection,
+    PolicySection, SpoolSection, Status, SwapEntry,
 };
 use crate::clock::Clock;
 use crate::link::{self, LinkStatus};
@@ -146,6 +147,7 @@ impl Tracker {
         link: &LinkStatus,
         spool: &SpoolStatus,
         plugins: &PluginsStatus,
+        network: &Seen,
     ) -> Status {
         Status {
             pid: self.pid,
@@ -153,6 +155,7 @@ impl Tracker {
             written_at_ms: self.clock.wall().0,
             alarms: self.alarms(link),
             link: self.link_section(link),
+            network: self.network_section(network),
             spool: spool_section(spool),
             swaps: self.swaps.iter().cloned().collect(),
             connectors: plugins.connectors.iter().map(connector).collect(),
@@ -176,6 +179,33 @@ impl Tracker {
             }
         });
         duplicate.into_iter().collect()
+    }
+
+    fn network_section(&self, network: &Seen) -> NetworkSection {
+        let path = network.path.as_ref();
+        NetworkSection {
+            verdict: network.verdict.name().to_owned(),
+            since_ms: network.since.map(|since| self.wall(since).0),
+            interface: path.map(|path| path.interface.clone()),
+            source: path
+                .and_then(|path| path.source)
+                .map(|source| source.to_string()),
+            gateway: path
+                .and_then(|path| path.gateway)
+                .map(|gateway| gateway.to_string()),
+            wireless_dbm: network.signal.map(|signal| signal.level_dbm),
+            wireless_quality: network.signal.map(|signal| signal.quality),
+            upsets: network.upsets,
+            returns: network.returns,
+            changes: network
+                .changes
+                .iter()
+                .map(|(at, change)| NetworkChange {
+                    at_ms: self.wall(*at).0,
+                    text: change.to_string(),
+                })
+                .collect(),
+        }
     }
 
     fn link_section(&self, link: &LinkStatus) -> LinkSection {

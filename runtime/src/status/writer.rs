@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moorline_core::network::Seen;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
@@ -36,6 +37,7 @@ pub(crate) struct Sources {
     pub(crate) link: watch::Receiver<LinkStatus>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
     pub(crate) plugins: watch::Receiver<PluginsStatus>,
+    pub(crate) network: watch::Receiver<Seen>,
 }
 
 /// Writes until told to stop, and once more then.
@@ -68,7 +70,9 @@ pub(crate) async fn run(
             let status = {
                 let link = sources.link.borrow_and_update();
                 let plugins = sources.plugins.borrow_and_update();
-                tracker.snapshot(&link, &sources.spool.borrow_and_update(), &plugins)
+                let network = sources.network.borrow_and_update();
+                let spool = sources.spool.borrow_and_update();
+                tracker.snapshot(&link, &spool, &plugins, &network)
             };
             written = Some(Instant::now());
             let measures =
@@ -113,6 +117,8 @@ impl Files {
 impl Sources {
     /// Whether something happened that somebody may wait for: figures alone wait for the next second.
     fn changed(&self) -> bool {
-        self.link.has_changed().unwrap_or(false) || self.plugins.has_changed().unwrap_or(false)
+        self.link.has_changed().unwrap_or(false)
+            || self.plugins.has_changed().unwrap_or(false)
+            || self.network.has_changed().unwrap_or(false)
     }
 }

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fault_proxy::FaultProxy;
 use crate::link::{self, Bind, EndpointSettings, LinkHandle, LinkSettings, LinkStatus};
+use crate::network;
 use crate::plugins::{self, PluginSettings, Plugins};
 use crate::spool::{self, Spool, SpoolSettings, SpoolStatus};
 
@@ -85,7 +86,14 @@ impl Stage {
         };
         let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
         let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
-        let handle = link::spawn(through, outlet, plugins.policy(), downlink, clock)?;
+        let handle = link::spawn(
+            through,
+            outlet,
+            plugins.policy(),
+            downlink,
+            network::unwatched(),
+            clock,
+        )?;
         let load = Load::new(options.readings_per_s, options.devices)
             // Names made of our own prefix and a number are good ones.
             .unwrap_or_else(|error| unreachable!("{error}"));
@@ -242,7 +250,14 @@ impl Stage {
             state_directory: directory,
             ..self.direct.clone()
         };
-        let rival = link::spawn(settings, outlet, policy, downlink, self.clock)?;
+        let rival = link::spawn(
+            settings,
+            outlet,
+            policy,
+            downlink,
+            network::unwatched(),
+            self.clock,
+        )?;
         let mut status = rival.status();
         let up = timeout(RIVAL_UP, status.wait_for(LinkStatus::is_up)).await;
         let came_up = matches!(up, Ok(Ok(_)));

@@ -14,6 +14,8 @@ use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::{
     FrameError, FrameScanner, PacketKind, body, parse_connack, parse_disconnect,
 };
+use moorline_core::network::rtnetlink::{self, Message};
+use moorline_core::network::{View, Watch};
 use moorline_core::spool::cursor::{Cursor, SlotRead};
 use moorline_core::spool::record::{self, FrameRead};
 use moorline_core::spool::segment::{Header, HeaderRead};
@@ -21,17 +23,19 @@ use moorline_core::spool::sim_storage::SimStorage;
 use moorline_core::spool::storage::Storage;
 use moorline_core::spool::{Limits, Spool};
 use moorline_core::thingsboard;
+use moorline_core::time::Instant;
 
 /// A property by the name of its corpus.
 pub type Property = fn(&[u8]);
 
 /// Every property there is.
-pub const PROPERTIES: [(&str, Property); 5] = [
+pub const PROPERTIES: [(&str, Property); 6] = [
     ("mqtt_stream", mqtt_stream),
     ("thingsboard", thingsboard),
     ("spool_bytes", spool_bytes),
     ("spool_directory", spool_directory),
     ("proxy_answers", proxy_answers),
+    ("rtnetlink", rtnetlink),
 ];
 
 /// The tap must follow a broker's bytes the same way however the network cuts them. The first byte says how.
@@ -172,6 +176,38 @@ pub fn thingsboard(data: &[u8]) {
         }
         // The words go to the log.
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Whatever the kernel says about the network is read to an end, and a way leads over an interface it named.
+///
+/// # Panics
+/// When it is not, or does not.
+pub fn rtnetlink(data: &[u8]) {
+    let mut watch = Watch::default();
+    for (number, looks) in [data, data.get(16..).unwrap_or_default()]
+        .into_iter()
+        .enumerate()
+    {
+        let mut view = View::towards(Some([192, 0, 2, 1].into()));
+        let mut names = Vec::new();
+        let mut count = 0;
+        for (_sequence, message) in rtnetlink::messages(looks) {
+            count += 1;
+            if let Message::Link(link) = &message {
+                assert!(!link.name.is_empty());
+                names.push(link.name.clone());
+            }
+            view.take(message);
+        }
+        assert!(count * 16 <= looks.len(), "each message has a header");
+        let now = Instant::from_start(std::time::Duration::from_secs(number as u64));
+        watch.look(now, view);
+        let seen = watch.seen();
+        if let Some(path) = &seen.path {
+            assert!(names.contains(&path.interface), "{path:?}");
+        }
+        assert!(seen.explain(now).is_none_or(|words| !words.is_empty()));
     }
 }
 

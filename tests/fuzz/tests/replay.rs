@@ -102,6 +102,11 @@ fn a_platforms_messages() {
 }
 
 #[test]
+fn a_kernels_words() {
+    replay("rtnetlink");
+}
+
+#[test]
 fn a_disks_bytes() {
     replay("spool_bytes");
 }

@@ -233,7 +233,7 @@ impl Moorline {
                     let advice = advise(&question);
                     self.link.handle(now, Input::Decided(advice));
                 }
-                Output::Open { .. } | Output::Close(_) | Output::Report(_) => {}
+                Output::Open { .. } | Output::Close(_) | Output::Redial | Output::Report(_) => {}
             }
         }
         match *self.link.state() {

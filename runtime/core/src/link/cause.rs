@@ -257,6 +257,8 @@ pub struct Evidence {
     pub keep_alive: Option<Duration>,
     /// Our client id, where it may be another client's, too.
     pub client_id: Option<String>,
+    /// What changed on this machine's network shortly before, or that it has no way to the broker: shown, never matched on.
+    pub network: Option<String>,
     /// Free words of the library or the operating system: shown, never matched on.
     pub detail: Option<String>,
 }

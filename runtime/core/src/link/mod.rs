@@ -238,6 +238,9 @@ pub enum Output {
     },
     /// Send DISCONNECT, or abandon the attempt; report `Ended` when it is over.
     Close(Intent),
+    /// Begin an attempt that still dials anew, with the same version: what it sent so far went into a network that was not
+    /// there.
+    Redial,
     /// Ask the policy; report `Decided`.
     Consult(Box<Question>),
     /// Tell the operator.
@@ -322,6 +325,8 @@ pub struct Link {
     waits_for_network: bool,
     /// However soon the network comes back, the next attempt keeps the floor.
     not_before: Instant,
+    /// When the attempt that is under way last began to dial.
+    dialled_at: Instant,
     previous_delay: Duration,
     down_since: Option<Instant>,
     /// Sessions in a row that were short and ended without a reason.
@@ -351,6 +356,7 @@ impl Link {
             last_now: false,
             waits_for_network: false,
             not_before: Instant::ZERO,
+            dialled_at: Instant::ZERO,
             previous_delay: Duration::ZERO,
             down_since: None,
             unexplained: 0,
@@ -484,6 +490,7 @@ impl Link {
         self.endpoints.choose(now);
         self.endpoint = self.endpoints.name();
         self.counters.attempts += 1;
+        self.dialled_at = now;
         let version = self.endpoints.version();
         self.state = State::Opening { version };
         self.outputs.push_back(Output::Open {
@@ -800,14 +807,30 @@ impl Link {
     }
 
     fn on_network_up(&mut self, now: Instant) {
-        if let State::Waiting { until } = self.state {
-            let jitter = self.random.between(Duration::ZERO, self.settings.floor);
-            // An interface that flaps must not turn the wait into a storm.
-            let soon = (now + jitter).max(self.not_before);
-            // A broker that asked for room still gets it: only a wait for the network itself is cut short.
-            if soon < until && self.waits_for_network {
-                self.state = State::Waiting { until: soon };
+        match self.state {
+            State::Waiting { until } => {
+                // Gateways behind one switch come back together; a second without readings is felt.
+                let jitter = self.random.between(Duration::ZERO, self.settings.floor / 2);
+                // An interface that flaps must not turn the wait into a storm.
+                let soon = (now + jitter).max(self.not_before);
+                // A broker that asked for room still gets it: only a wait for the network itself is cut short.
+                if soon < until && self.waits_for_network {
+                    self.state = State::Waiting { until: soon };
+                }
             }
+            // The kernel repeats a SYN ever more rarely; the first repetition of a young one is soon enough.
+            State::Opening { .. }
+                if now.saturating_since(self.dialled_at) >= self.settings.floor =>
+            {
+                self.dialled_at = now;
+                self.outputs.push_back(Output::Redial);
+            }
+            State::Opening { .. }
+            | State::Stopped
+            | State::Up { .. }
+            | State::Consulting { .. }
+            | State::Closing { .. }
+            | State::Parked { .. } => {}
         }
     }
 

@@ -37,6 +37,18 @@ impl LocalTime {
     }
 }
 
+impl Network {
+    /// The stable name, the same as in `reconnect-policy.wit`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What a policy is asked after every disconnect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {

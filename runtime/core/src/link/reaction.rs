@@ -597,6 +597,9 @@ impl fmt::Display for Disconnect {
         if let Some(packet) = evidence.last_received {
             write!(f, ", last received {packet}")?;
         }
+        if let Some(network) = &evidence.network {
+            write!(f, ", {network}")?;
+        }
         if let Some(detail) = &evidence.detail {
             write!(f, ", {detail}")?;
         }

@@ -39,6 +39,7 @@ fn line(output: &Output) -> String {
             }
         },
         Output::Close(intent) => format!("close {intent:?}"),
+        Output::Redial => "redial".to_owned(),
         Output::Consult(question) => format!(
             "consult {:?} #{} {}..{} ms",
             question.cause,
@@ -466,7 +467,34 @@ fn the_network_coming_back_cuts_a_wait_short() {
     let State::Waiting { until } = *link.state() else {
         panic!("{:?}", link.state())
     };
+    assert!(until >= at(1002), "the floor: {until:?}");
     assert!(until <= at(1010), "{until:?}");
+}
+
+#[test]
+fn the_network_coming_back_cuts_a_long_wait_within_half_a_floor() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    link.handle(at(1), lost(Cause::Unreachable));
+    link.handle(at(2), after(100_000));
+    link.handle(at(50_000), Input::NetworkUp);
+    let (until, _why) = link.poll_timeout().unwrap();
+    assert!((at(50_000)..=at(50_500)).contains(&until), "{until:?}");
+}
+
+#[test]
+fn an_attempt_that_dials_into_a_dead_network_is_begun_anew_when_it_is_back() {
+    check(
+        link(),
+        vec![
+            (0, Input::Start),
+            (999, Input::NetworkUp),
+            (3_000, Input::NetworkUp),
+            (3_500, Input::NetworkUp),
+            (4_000, Input::NetworkUp),
+        ],
+        &["0: open 5.0 #1", "3000: redial", "4000: redial"],
+    );
 }
 
 fn any_cause() -> impl Strategy<Value = Cause> {
@@ -894,7 +922,7 @@ proptest! {
                         )),
                         Next::Stopped => {}
                     },
-                    Output::Close(_) | Output::Consult(_) => {}
+                    Output::Close(_) | Output::Redial | Output::Consult(_) => {}
                 }
             }
             let timed = matches!(link.state(), State::Consulting { .. } | State::Waiting { .. });

@@ -80,7 +80,9 @@ pub(super) fn restart(
     let (policy, _) = PolicyHandle::channel();
     let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
     let spool_status = outlet.status();
-    let link = spawn(settings, outlet, policy, downlink, Clock::start()).expect("usable settings");
+    let network = crate::network::unwatched();
+    let link = spawn(settings, outlet, policy, downlink, network, Clock::start())
+        .expect("usable settings");
     Rig {
         status: link.status(),
         link,

@@ -88,6 +88,8 @@ impl World {
                     version, attempt, ..
                 } => self.open(version, attempt),
                 Output::Close(intent) => self.close(intent),
+                // What becomes of a dial here is decided when it begins.
+                Output::Redial => {}
                 Output::Consult(question) => self.consult(&question),
                 Output::Report(record) => self.report(&record),
             }

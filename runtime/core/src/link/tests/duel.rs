@@ -236,7 +236,7 @@ impl Duel {
                         .link
                         .handle(self.now, Input::Decided(advice));
                 }
-                Output::Close(_) | Output::Report(_) => {}
+                Output::Close(_) | Output::Redial | Output::Report(_) => {}
             }
         }
     }

@@ -52,7 +52,9 @@ fn drained(link: &mut Link) -> Vec<String> {
     std::iter::from_fn(|| link.poll_output())
         .map(|output| match &output {
             Output::Report(record) => format!("{}: {}", record.endpoint, line(&output)),
-            Output::Open { .. } | Output::Close(_) | Output::Consult(_) => line(&output),
+            Output::Open { .. } | Output::Close(_) | Output::Redial | Output::Consult(_) => {
+                line(&output)
+            }
         })
         .collect()
 }
@@ -419,7 +421,7 @@ proptest! {
         loop {
             let opened = std::iter::from_fn(|| link.poll_output()).find_map(|output| match output {
                 Output::Open { endpoint, .. } => Some(endpoint),
-                Output::Close(_) | Output::Consult(_) | Output::Report(_) => None,
+                Output::Close(_) | Output::Redial | Output::Consult(_) | Output::Report(_) => None,
             });
             if opened == Some(Target::Configured(healthy)) {
                 break;
