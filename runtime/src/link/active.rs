@@ -92,6 +92,8 @@ pub(super) struct Active {
     inflight_max: u16,
     /// One publish at a time: one of them may be what the broker ends sessions over.
     careful: bool,
+    /// Silence before this was not the peer's.
+    excused_at: Option<Instant>,
 }
 
 impl Active {
@@ -122,6 +124,7 @@ impl Active {
             taking_in: true,
             closing: None,
             acked_at: None,
+            excused_at: None,
         }
     }
 
@@ -241,6 +244,7 @@ impl Active {
             acked_at: self.acked_at,
             received_at: self.wire.received_at(),
             probing: self.wire.probe_wanted(),
+            excused_at: self.excused_at,
         };
         liveness::judge(
             &self.settings.liveness,
@@ -254,25 +258,26 @@ impl Active {
         match verdict {
             Verdict::Alive(_) => {}
             Verdict::Probe => self.wire.ask_probe(),
-            Verdict::Dead(observed) => {
-                let observed = self.look_closer(observed);
-                progress.over = Some(self.observation(observed, window));
-            }
+            Verdict::Dead(observed) => match self.look_closer(observed) {
+                Some(observed) => progress.over = Some(self.observation(observed, window)),
+                None => self.excused_at = Some(self.clock.now()),
+            },
         }
     }
 
-    /// Silence and a full socket are the peer's fault or the network's: the kernel knows.
-    fn look_closer(&self, observed: Observed) -> Observed {
+    /// Silence and a full socket are the peer's fault, the network's, or nobody's yet: the kernel knows.
+    fn look_closer(&self, observed: Observed) -> Option<Observed> {
         if observed != Observed::WriteStalled && observed != Observed::PingrespMissing {
-            return observed;
+            return Some(observed);
         }
         match self
             .ends
             .and_then(|(local, peer)| kernel::unsent(local, peer))
         {
-            Some(Unsent::Retransmitted) => Observed::Unacknowledged,
-            Some(Unsent::NoRoom) => Observed::WriteStalled,
-            None => observed,
+            Some(Unsent::Retransmitted) => Some(Observed::Unacknowledged),
+            Some(Unsent::NoRoom) => Some(Observed::WriteStalled),
+            Some(Unsent::Moving) => None,
+            None => Some(observed),
         }
     }
 

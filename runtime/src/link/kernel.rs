@@ -1,5 +1,5 @@
-//! What the kernel does with bytes we cannot write: a full socket alone does not say whether the peer stopped reading or
-//! the way to it is gone.
+//! What the kernel does with bytes that are not through yet: a full socket and a missing answer alone do not say whether the
+//! peer stopped reading, the way to it is gone, or the way is merely narrow.
 
 use std::net::SocketAddr;
 
@@ -10,6 +10,8 @@ pub(super) enum Unsent {
     Retransmitted,
     /// The peer's kernel answers and has no room: its process does not read.
     NoRoom,
+    /// Bytes are on their way and none had to be sent again: the line is slow, and our question stands behind them.
+    Moving,
 }
 
 const ESTABLISHED: &str = "01";
@@ -38,12 +40,14 @@ fn find(table: &str, local: u16, peer: u16) -> Option<Unsent> {
         let ours = fields.next()?.ends_with(&local) && fields.next()?.ends_with(&peer);
         let established = fields.next()? == ESTABLISHED;
         let timer = fields.nth(1)?.split(':').next()?;
-        (ours && established).then_some(timer)
+        let repeats = u32::from_str_radix(fields.next()?, 16).ok()?;
+        (ours && established).then_some((timer, repeats))
     });
-    let timer = found.next()?;
-    match (timer, found.next()) {
-        (RETRANSMIT, None) => Some(Unsent::Retransmitted),
-        (WINDOW_PROBE, None) => Some(Unsent::NoRoom),
+    let only = found.next()?;
+    match (only, found.next()) {
+        ((RETRANSMIT, 0), None) => Some(Unsent::Moving),
+        ((RETRANSMIT, _), None) => Some(Unsent::Retransmitted),
+        ((WINDOW_PROBE, _), None) => Some(Unsent::NoRoom),
         _ => None,
     }
 }
@@ -58,13 +62,15 @@ mod tests {
    2: 0100007F:A002 0100007F:075B 01 00280000:00000000 04:00000123 00000003     0        0 162323 2 0000 20 4 30 10 -1
    3: 0100007F:A003 0100007F:075B 01 00000000:00000000 02:00000123 00000000     0        0 162324 2 0000 20 4 30 10 -1
    4: 0100007F:A004 0100007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162325 2 0000 20 4 30 10 -1
-   5: 0200007F:A004 0200007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162326 2 0000 20 4 30 10 -1
+   5: 0100007F:A006 0100007F:075B 01 00280000:00000000 01:00000014 00000000     0        0 162325 2 0000 20 4 30 10 -1
+   6: 0200007F:A004 0200007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162326 2 0000 20 4 30 10 -1
 ";
 
     #[test]
     fn the_timer_tells_a_gone_peer_from_a_deaf_one() {
         assert_eq!(find(TABLE, 0xa001, 1883), Some(Unsent::Retransmitted));
         assert_eq!(find(TABLE, 0xa002, 1883), Some(Unsent::NoRoom));
+        assert_eq!(find(TABLE, 0xa006, 1883), Some(Unsent::Moving));
         assert_eq!(find(TABLE, 0xa003, 1883), None, "nothing is unsent");
         assert_eq!(find(TABLE, 0xa004, 1883), None, "two of them");
         assert_eq!(find(TABLE, 0xa005, 1883), None, "no such connection");

@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) received_at: Option<Instant>,
     /// A PINGREQ of ours is asked for and not yet sent.
     pub(super) probing: bool,
+    /// Until this time silence was not the peer's: every deadline counts from here at the earliest.
+    pub(super) excused_at: Option<Instant>,
 }
 
 /// What follows.
@@ -72,7 +74,10 @@ pub(super) fn judge(
     ];
     let due = deadlines
         .iter()
-        .filter_map(|&(since, limit, observed)| Some((since? + limit, observed)));
+        .filter_map(|&(since, limit, observed)| {
+            let since = later(since, facts.excused_at)?;
+            Some((since + limit, observed))
+        });
     let first = due.min_by_key(|&(at, _)| at);
     if let Some((at, observed)) = first
         && at <= now
@@ -253,6 +258,26 @@ mod tests {
         assert_eq!(judge_at(18, &facts), Verdict::Alive(Some(at(22))));
         assert_eq!(
             judge_at(22, &facts),
+            Verdict::Dead(Observed::PingrespMissing)
+        );
+    }
+
+    #[test]
+    fn an_excused_peer_gets_its_time_to_answer_again() {
+        let mut facts = Facts {
+            oldest_publish_at: Some(at(1)),
+            received_at: Some(at(1)),
+            pingreq_at: Some(at(2)),
+            ..Facts::default()
+        };
+        assert_eq!(
+            judge_at(22, &facts),
+            Verdict::Dead(Observed::PingrespMissing)
+        );
+        facts.excused_at = Some(at(22));
+        assert_eq!(judge_at(22, &facts), Verdict::Alive(Some(at(27))));
+        assert_eq!(
+            judge_at(27, &facts),
             Verdict::Dead(Observed::PingrespMissing)
         );
     }
