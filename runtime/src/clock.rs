@@ -1,8 +1,12 @@
 //! The only reader of clocks in the product.
 
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
+use moorline_core::host::Clocks;
 use moorline_core::link::policy::LocalTime;
 use moorline_core::time::{Instant, TimestampMs};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The host's clocks. Cheap to copy; every copy agrees.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,20 @@ impl Clock {
         self.start + at.since_start()
     }
 
+    /// All of the host's clocks, to find out what became of the host.
+    #[must_use]
+    pub fn all(&self) -> Clocks {
+        #[cfg(target_os = "linux")]
+        let boot = ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let boot = ClockId::Monotonic;
+        Clocks {
+            monotonic: read(ClockId::Monotonic),
+            boot: read(boot),
+            wall: read(ClockId::Realtime),
+        }
+    }
+
     /// Wall-clock time.
     #[must_use]
     pub fn wall(&self) -> TimestampMs {
@@ -48,4 +66,9 @@ impl Clock {
         let offset_min = TimeZone::system().to_offset(at).seconds() / 60;
         LocalTime { utc, offset_min }.plausible()
     }
+}
+
+/// A clock that stands before its own start stands at it.
+fn read(clock: ClockId) -> Duration {
+    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
 }

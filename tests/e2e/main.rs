@@ -15,5 +15,6 @@ mod fleet;
 mod journal;
 mod modbus;
 mod policies;
+mod starvation;
 mod stress;
 mod swaps;

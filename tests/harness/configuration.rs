@@ -26,6 +26,14 @@ impl Configuration {
         ))
     }
 
+    /// A gateway as it is shipped: nothing is set that need not be.
+    #[must_use]
+    pub fn as_shipped(state_dir: &Path, broker: SocketAddr) -> Self {
+        Self(format!(
+            "[gateway]\nname = \"e2e\"\nstate_dir = {state_dir:?}\n\n[link]\nurl = \"mqtt://{broker}\"\n"
+        ))
+    }
+
     /// Adds lines as they are. Directly after [`Configuration::new`] they belong to `[link]`.
     #[must_use]
     pub fn with(mut self, lines: &str) -> Self {

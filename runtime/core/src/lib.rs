@@ -12,6 +12,7 @@
 //! ```
 
 pub mod fleet;
+pub mod host;
 pub mod link;
 pub mod message;
 pub mod mqtt_frame;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use moorline_core::host::HostWatch;
 use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::classify::{
     Observation, Observed, PubackVerdict, Refusals, puback_verdict,
@@ -169,9 +170,13 @@ impl Active {
         &mut self,
         window: &mut Window<Sent>,
         batches: &mut mpsc::Receiver<Batch>,
+        host: &mut HostWatch,
     ) -> Progress {
         let mut progress = Progress::default();
         loop {
+            if host.look(self.clock.now(), self.clock.all()) {
+                self.resume();
+            }
             self.send(window);
             let hungry = self.up_at.is_some()
                 && self.taking_in
@@ -192,6 +197,7 @@ impl Active {
             };
             let look_at = self.clock.now() + LOOK_EVERY;
             let look_again = deadline.map_or(look_at, |at| at.min(look_at));
+            host.expect(look_again);
             tokio::select! {
                 biased;
                 event = self.session.next() => self.hear(event, window, &mut progress),
@@ -202,6 +208,18 @@ impl Active {
                 return progress;
             }
         }
+    }
+
+    /// The host did not run us. The peer gets its time to answer again, but once per silence: a host that never runs us in
+    /// time must not keep a dead session alive.
+    fn resume(&mut self) {
+        let heard_since = self
+            .excused_at
+            .is_none_or(|at| self.wire.received_at().is_some_and(|heard| heard > at));
+        if heard_since {
+            self.excused_at = Some(self.clock.now());
+        }
+        self.probe();
     }
 
     fn send(&mut self, window: &mut Window<Sent>) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use moorline_core::host::HostWatch;
 use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
 use moorline_core::link::endpoints::Target;
@@ -104,6 +105,8 @@ pub(super) struct Driver {
     lost: (Instant, u64),
     /// Messages after the cursor that are left out and counted: a new session meets them again.
     left_out_counted: BTreeSet<Sequence>,
+    /// Whether this machine runs us.
+    host: HostWatch,
     /// How often the way to the broker had been upset, and had come back, when it was last looked at.
     network: (u64, u64),
     /// Lines about messages from the platform that go nowhere.
@@ -142,6 +145,7 @@ impl Driver {
             dialled: None,
             lost: (clock.now(), 0),
             left_out_counted: BTreeSet::new(),
+            host: HostWatch::default(),
             network: (0, 0),
             dropped: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
             set_aside: LogGate::new(clock.now(), LINES_BURST, LINE_INTERVAL),
@@ -164,7 +168,7 @@ impl Driver {
         let deadline = self.deadline();
         tokio::select! {
             command = self.ends.commands.recv(), if !self.stopping => self.command(command),
-            happened = happens(&mut self.work, &mut self.window, &mut self.ends.batches) => match happened {
+            happened = happens(&mut self.work, &mut self.window, &mut self.ends.batches, &mut self.host) => match happened {
                 Happened::Dialled(version, result) => self.dialled(version, result),
                 Happened::Progress(progress) => self.progress(*progress),
             },
@@ -587,7 +591,7 @@ impl Driver {
         let newest = self.window.newest();
         self.window.lost();
         self.count(|status| status.duplicates_possible += in_flight);
-        observation.evidence.network = self.ends.network.borrow().explain(self.clock.now());
+        self.explain(&mut observation.evidence);
         let mut disconnect = self.classifier.classify(observation);
         if disconnect.cause.remedy() == Remedy::YieldToTakeover {
             disconnect.evidence.client_id = Some(self.settings.client_id.clone());
@@ -598,6 +602,17 @@ impl Driver {
         if self.drain_until.is_some() {
             self.stop_now();
         }
+    }
+
+    /// What became of this machine and its network shortly before.
+    fn explain(&mut self, evidence: &mut Evidence) {
+        let now = self.clock.now();
+        self.host.look(now, self.clock.all());
+        evidence.stall = self.host.stall(now);
+        evidence.clock_step = self.host.clock_step(now);
+        let network = self.ends.network.borrow();
+        evidence.without_route = network.without_route(now);
+        evidence.network = network.explain(now);
     }
 
     fn look_for_poison(&mut self, newest: Option<Sequence>) {
@@ -671,13 +686,16 @@ async fn happens(
     work: &mut Work,
     window: &mut Window<Sent>,
     batches: &mut mpsc::Receiver<Batch>,
+    host: &mut HostWatch,
 ) -> Happened {
     match work {
         Work::Idle => std::future::pending().await,
         Work::Dialling {
             version, dialling, ..
         } => Happened::Dialled(*version, dialling.await),
-        Work::Session(active) => Happened::Progress(Box::new(active.step(window, batches).await)),
+        Work::Session(active) => {
+            Happened::Progress(Box::new(active.step(window, batches, host).await))
+        }
     }
 }
 

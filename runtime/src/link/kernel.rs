@@ -1,12 +1,12 @@
 //! What the kernel does with bytes that are not through yet: a full socket and a missing answer alone do not say whether the
 //! peer stopped reading, the way to it is gone, or the way is merely narrow.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// Which timer runs for bytes in the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unsent {
-    /// Sent bytes are sent again: the peer's kernel does not answer.
+    /// Sent bytes are sent again, or cannot even leave: the peer's kernel does not answer.
     Retransmitted,
     /// The peer's kernel answers and has no room: its process does not read.
     NoRoom,
@@ -25,11 +25,20 @@ pub(super) fn unsent(local: SocketAddr, peer: SocketAddr) -> Option<Unsent> {
     } else {
         "/proc/self/net/tcp6"
     };
-    find(
-        &std::fs::read_to_string(path).ok()?,
-        local.port(),
-        peer.port(),
-    )
+    let table = std::fs::read_to_string(path).ok()?;
+    let found = find(&table, local.port(), peer.port())?;
+    // The kernel also waits with this timer for bytes that it could not send from an address that is gone.
+    let stranded = found == Unsent::NoRoom && !is_ours(local.ip());
+    Some(if stranded {
+        Unsent::Retransmitted
+    } else {
+        found
+    })
+}
+
+/// Whether an interface still has this address.
+fn is_ours(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The ports name the connection; should two addresses share them, nothing is said.
@@ -65,6 +74,13 @@ mod tests {
    5: 0100007F:A006 0100007F:075B 01 00280000:00000000 01:00000014 00000000     0        0 162325 2 0000 20 4 30 10 -1
    6: 0200007F:A004 0200007F:075B 01 00280000:00000000 01:00000123 00000003     0        0 162326 2 0000 20 4 30 10 -1
 ";
+
+    #[test]
+    fn an_address_of_this_machine_is_told_from_one_that_is_gone() {
+        assert!(is_ours(IpAddr::from([127, 0, 0, 1])));
+        // One of the documentation's.
+        assert!(!is_ours(IpAddr::from([192, 0, 2, 1])));
+    }
 
     #[test]
     fn the_timer_tells_a_gone_peer_from_a_deaf_one() {

@@ -72,12 +72,10 @@ pub(super) fn judge(
             Observed::PingrespMissing,
         ),
     ];
-    let due = deadlines
-        .iter()
-        .filter_map(|&(since, limit, observed)| {
-            let since = later(since, facts.excused_at)?;
-            Some((since + limit, observed))
-        });
+    let due = deadlines.iter().filter_map(|&(since, limit, observed)| {
+        let since = later(since, facts.excused_at)?;
+        Some((since + limit, observed))
+    });
     let first = due.min_by_key(|&(at, _)| at);
     if let Some((at, observed)) = first
         && at <= now

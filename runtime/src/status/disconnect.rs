@@ -1,5 +1,6 @@
 //! One disconnect as status, journal and platform tell it.
 
+use moorline_core::host::StallKind;
 use moorline_core::link::cause::{Certainty, Evidence};
 use moorline_core::link::{DecidedBy, Next};
 use moorline_core::time::saturating_ms;
@@ -86,6 +87,18 @@ pub struct EvidenceEntry {
     /// Our client id, where another client may use it, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+    /// How long this machine did not run the gateway, shortly before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starved_ms: Option<u64>,
+    /// How long this machine slept, shortly before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspended_ms: Option<u64>,
+    /// By how much the wall clock was set shortly before; back if negative.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_step_ms: Option<i64>,
+    /// How long this machine had had no route to the broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub without_route_ms: Option<u64>,
     /// What changed on this machine's network shortly before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
@@ -153,8 +166,17 @@ impl From<&Evidence> for EvidenceEntry {
             ack_age_ms: evidence.ack_age.map(ms),
             keep_alive_s: evidence.keep_alive.map(|keep_alive| keep_alive.as_secs()),
             client_id: evidence.client_id.clone(),
+            starved_ms: stalled(evidence, StallKind::Starved),
+            suspended_ms: stalled(evidence, StallKind::Suspended),
+            clock_step_ms: evidence.clock_step.map(|step| step.by_ms),
+            without_route_ms: evidence.without_route.map(ms),
             network: evidence.network.clone(),
             detail: evidence.detail.clone(),
         }
     }
+}
+
+fn stalled(evidence: &Evidence, kind: StallKind) -> Option<u64> {
+    let stall = evidence.stall.filter(|stall| stall.kind == kind)?;
+    Some(saturating_ms(stall.lasted).into())
 }

@@ -95,6 +95,12 @@ impl Cause {
             Self::HostRestarted => {
                 "find out what killed the gateway: power, the kernel's memory killer, or a person"
             }
+            Self::HostStarved => {
+                "look at this machine's load and memory, and at whatever stops processes on it"
+            }
+            Self::HostSuspended => {
+                "keep this machine from sleeping, or accept that its link does not live through it"
+            }
             Self::LocalResource => {
                 "raise this machine's limits on open files or memory, or allow the gateway to open sockets"
             }

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::host::{ClockStep, Stall};
+
 /// The protocol version a session speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MqttVersion {
@@ -187,6 +189,10 @@ pub enum Cause {
     Local(Intent),
     /// The process before this one died without closing.
     HostRestarted,
+    /// The host did not run us for so long that the peer gave us up, or we lost track of it.
+    HostStarved,
+    /// The host slept for so long that the peer gave us up, or we lost track of it.
+    HostSuspended,
     /// Our own descriptors, memory or permissions ran out; errno in the evidence.
     LocalResource,
 }
@@ -257,6 +263,12 @@ pub struct Evidence {
     pub keep_alive: Option<Duration>,
     /// Our client id, where it may be another client's, too.
     pub client_id: Option<String>,
+    /// The host did not run us shortly before.
+    pub stall: Option<Stall>,
+    /// Somebody set the wall clock shortly before.
+    pub clock_step: Option<ClockStep>,
+    /// How long this machine had had no route to the broker, by its kernel's word.
+    pub without_route: Option<Duration>,
     /// What changed on this machine's network shortly before, or that it has no way to the broker: shown, never matched on.
     pub network: Option<String>,
     /// Free words of the library or the operating system: shown, never matched on.

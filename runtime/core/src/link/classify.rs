@@ -11,6 +11,7 @@ use super::cause::{
     TransportEnd,
 };
 use super::proxy::NO_ANSWER;
+use crate::host::StallKind;
 use crate::message::Sequence;
 
 /// What it takes to dial, from the end of a wait to CONNECT.
@@ -38,6 +39,13 @@ const ETIMEDOUT: i32 = 110;
 const ECONNREFUSED: i32 = 111;
 const EHOSTDOWN: i32 = 112;
 const EHOSTUNREACH: i32 = 113;
+
+/// How long after a stall the host may still be blamed: a last question to the peer fits in between.
+const AFTER_A_STALL: Duration = Duration::from_secs(10);
+/// A deadline that passes this soon after a stall may have passed in it.
+const RIGHT_AFTER_A_STALL: Duration = Duration::from_secs(1);
+/// "The server did not hear from us within the keep-alive" (MQTT 5.0 section 3.14.2.1).
+const KEEP_ALIVE_TIMEOUT: u8 = 0x8d;
 
 /// The one thing that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +163,8 @@ impl Classifier {
             suspect,
         } = observation;
         self.remember(phase, observed, &evidence, suspect);
-        let (cause, certainty) = self.cause(phase, version, observed, &evidence);
+        let (cause, certainty) = blame_host(phase, observed, &evidence)
+            .unwrap_or_else(|| self.cause(phase, version, observed, &evidence));
         match observed {
             Observed::Refused(code)
             | Observed::ServerDisconnect(code)
@@ -264,6 +273,15 @@ impl Classifier {
             Observed::Fin => return self.silent_close(phase, evidence),
             Observed::Garbage => Cause::PeerGarbage,
             Observed::Unsendable => Cause::PacketTooLarge,
+            // Whatever we waited for: it had no way to us.
+            Observed::PingrespMissing
+            | Observed::AckOverdue
+            | Observed::WriteStalled
+            | Observed::Unacknowledged
+                if evidence.without_route.is_some() =>
+            {
+                Cause::Unreachable
+            }
             Observed::PingrespMissing => Cause::PingrespTimeout,
             Observed::AckOverdue => Cause::AckTimeout,
             Observed::WriteStalled => Cause::WriteStalled,
@@ -337,6 +355,53 @@ fn too_silent(evidence: &Evidence) -> bool {
         }
         (None, _) | (_, None) => false,
     }
+}
+
+/// The host's own fault, if it did not run us shortly before. A server may end the session of a client that was silent for
+/// one and a half keep-alives (MQTT 5.0 section 3.1.2.10), and up to one of them may have passed before the stall.
+fn blame_host(phase: Phase, observed: Observed, evidence: &Evidence) -> Option<(Cause, Certainty)> {
+    let stall = evidence.stall.filter(|_| phase == Phase::Session)?;
+    let (cause, slept) = match stall.kind {
+        StallKind::Starved => (Cause::HostStarved, false),
+        StallKind::Suspended => (Cause::HostSuspended, true),
+    };
+    let too_silent = evidence
+        .keep_alive
+        .is_some_and(|keep_alive| !keep_alive.is_zero() && stall.lasted * 2 >= keep_alive);
+    let just_ended = stall.ago <= AFTER_A_STALL;
+    let certainty = match observed {
+        Observed::ServerDisconnect(KEEP_ALIVE_TIMEOUT) => Some(Certainty::Certain),
+        Observed::Fin | Observed::Errno(_) if just_ended && too_silent => Some(Certainty::Inferred),
+        Observed::PingrespMissing
+        | Observed::AckOverdue
+        | Observed::WriteStalled
+        | Observed::Unacknowledged
+            if just_ended && (too_silent || slept || stall.ago <= RIGHT_AFTER_A_STALL) =>
+        {
+            Some(Certainty::Inferred)
+        }
+        Observed::Unresolved
+        | Observed::Timeout
+        | Observed::Errno(_)
+        | Observed::Tls(_)
+        | Observed::Unbound(_)
+        | Observed::ProxyRefused(_)
+        | Observed::WebSocketRefused(_)
+        | Observed::Refused(_)
+        | Observed::RefusedInOtherVersion
+        | Observed::ServerDisconnect(_)
+        | Observed::Fin
+        | Observed::Garbage
+        | Observed::Unsendable
+        | Observed::PingrespMissing
+        | Observed::AckOverdue
+        | Observed::WriteStalled
+        | Observed::Unacknowledged
+        | Observed::PublishDeferred(_)
+        | Observed::Local(_)
+        | Observed::HostRestarted => None,
+    };
+    certainty.map(|certainty| (cause, certainty))
 }
 
 const fn timeout(phase: Phase) -> Cause {

@@ -10,6 +10,7 @@ use super::cause::{
     Cause, CauseClass, Disconnect, Fault, Inference, Intent, MqttVersion, Phase, TlsReject,
 };
 use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
+use crate::host::StallKind;
 
 /// A broker that is short of something gets at least this long.
 pub const QUOTA_FLOOR: Duration = Duration::from_secs(30);
@@ -148,7 +149,9 @@ impl Cause {
             Self::WriteStalled => CauseClass::WriteStalled,
             Self::BlackHole => CauseClass::BlackHole,
             Self::AckTimeout => CauseClass::AckTimeout,
-            Self::Local(_) | Self::LocalResource => CauseClass::Local,
+            Self::Local(_) | Self::LocalResource | Self::HostStarved | Self::HostSuspended => {
+                CauseClass::Local
+            }
             Self::HostRestarted => CauseClass::HostRestart,
         }
     }
@@ -215,6 +218,8 @@ impl Cause {
             | Self::MalformedPacket
             | Self::ProtocolError
             | Self::LocalResource
+            | Self::HostStarved
+            | Self::HostSuspended
             | Self::HostRestarted => Fault::Us,
             Self::ClosedByServer(inference) => match inference {
                 Inference::KeepAlive | Inference::Poison => Fault::Us,
@@ -237,6 +242,8 @@ impl Cause {
             | Self::KeepAliveTimeout
             | Self::MaximumConnectTime
             | Self::HostRestarted
+            | Self::HostStarved
+            | Self::HostSuspended
             | Self::ClosedByServer(Inference::Nothing | Inference::KeepAlive) => {
                 Remedy::RetryOnceThenBackOff
             }
@@ -348,6 +355,8 @@ impl Cause {
             Self::Local(Intent::Operator) => "local-operator",
             Self::Local(Intent::FailBack) => "local-fail-back",
             Self::HostRestarted => "host-restarted",
+            Self::HostStarved => "host-starved",
+            Self::HostSuspended => "host-suspended",
             Self::LocalResource => "local-resource",
         }
     }
@@ -413,6 +422,8 @@ impl Cause {
             Self::Local(Intent::Reload) => "the link's configuration changed",
             Self::Local(Intent::Operator) => "an operator asked for it",
             Self::Local(Intent::FailBack) => "a preferred broker gets another try",
+            Self::HostStarved => "this machine did not let the gateway run for too long",
+            Self::HostSuspended => "this machine slept for too long",
             Self::HostRestarted => "the gateway itself was killed and started again",
             Self::LocalResource => "this machine refused a socket, memory or a permission",
         }
@@ -596,6 +607,26 @@ impl fmt::Display for Disconnect {
         }
         if let Some(packet) = evidence.last_received {
             write!(f, ", last received {packet}")?;
+        }
+        if let Some(stall) = &evidence.stall {
+            let what = match stall.kind {
+                StallKind::Starved => "this machine did not run the gateway",
+                StallKind::Suspended => "this machine slept",
+            };
+            write!(
+                f,
+                ", {what} for {:.1} s until {:.1} s before",
+                stall.lasted.as_secs_f64(),
+                stall.ago.as_secs_f64()
+            )?;
+        }
+        if let Some(step) = &evidence.clock_step {
+            write!(
+                f,
+                ", the wall clock was set by {:+.1} s {:.1} s before",
+                step.by_ms as f64 / 1e3,
+                step.ago.as_secs_f64()
+            )?;
         }
         if let Some(network) = &evidence.network {
             write!(f, ", {network}")?;

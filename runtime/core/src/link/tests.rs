@@ -8,6 +8,7 @@ use super::cause::{Certainty, Evidence, Inference, Phase, TlsReject};
 use super::classify::{Classifier, Observation, Observed, PubackVerdict, Refusals, puback_verdict};
 use super::window::Window;
 use super::*;
+use crate::host::{Stall, StallKind};
 use crate::message::Sequence;
 use crate::thingsboard::SequenceRange;
 
@@ -482,6 +483,80 @@ fn the_network_coming_back_cuts_a_long_wait_within_half_a_floor() {
     assert!((at(50_000)..=at(50_500)).contains(&until), "{until:?}");
 }
 
+/// What the classifier makes of the end of a session with this evidence.
+fn ended(observed: Observed, evidence: Evidence) -> (Cause, Certainty) {
+    let disconnect = Classifier::default().classify(Observation {
+        phase: Phase::Session,
+        version: MqttVersion::V5,
+        observed,
+        evidence,
+        suspect: None,
+    });
+    (disconnect.cause, disconnect.certainty)
+}
+
+#[test]
+fn silence_without_a_route_is_told_as_the_missing_route() {
+    let alone = Evidence {
+        without_route: Some(Duration::from_secs(5)),
+        ..Evidence::default()
+    };
+    for observed in [
+        Observed::PingrespMissing,
+        Observed::WriteStalled,
+        Observed::Unacknowledged,
+        Observed::AckOverdue,
+    ] {
+        let cause = ended(observed, alone.clone()).0;
+        assert_eq!((cause, cause.fault()), (Cause::Unreachable, Fault::Network));
+    }
+    // What the peer itself said stands.
+    let said = ended(Observed::ServerDisconnect(0x8b), alone.clone());
+    assert_eq!(said.0, Cause::ServerShuttingDown);
+    assert_eq!(
+        ended(Observed::Fin, alone).0,
+        Cause::ClosedByServer(Inference::Nothing)
+    );
+}
+
+#[test]
+fn a_host_that_did_not_run_us_is_blamed_for_what_followed() {
+    let after = |kind, lasted_s, ago_ms| Evidence {
+        stall: Some(Stall {
+            kind,
+            lasted: Duration::from_secs(lasted_s),
+            ago: Duration::from_millis(ago_ms),
+        }),
+        keep_alive: Some(Duration::from_secs(30)),
+        ..Evidence::default()
+    };
+    let starved = (Cause::HostStarved, Certainty::Inferred);
+    let slept = (Cause::HostSuspended, Certainty::Inferred);
+    let peer = (
+        Cause::ClosedByServer(Inference::Nothing),
+        Certainty::Certain,
+    );
+    let fin = |evidence| ended(Observed::Fin, evidence);
+    assert_eq!(fin(after(StallKind::Starved, 50, 100)), starved);
+    assert_eq!(fin(after(StallKind::Suspended, 3_600, 100)), slept);
+    assert_eq!(fin(after(StallKind::Starved, 2, 100)), peer, "short");
+    assert_eq!(fin(after(StallKind::Starved, 50, 40_000)), peer, "long ago");
+    let rst = ended(Observed::Errno(104), after(StallKind::Starved, 50, 100));
+    assert_eq!(rst, starved);
+    // A code is certain, and so is what we measured.
+    let told = ended(
+        Observed::ServerDisconnect(0x8d),
+        after(StallKind::Starved, 2, 100),
+    );
+    assert_eq!(told, (Cause::HostStarved, Certainty::Certain));
+    let silence = |evidence| ended(Observed::PingrespMissing, evidence);
+    let network = (Cause::PingrespTimeout, Certainty::Certain);
+    assert_eq!(silence(after(StallKind::Suspended, 5, 5_000)), slept);
+    assert_eq!(silence(after(StallKind::Starved, 5, 500)), starved);
+    assert_eq!(silence(after(StallKind::Starved, 5, 5_000)), network);
+    assert_eq!(silence(Evidence::default()), network);
+}
+
 #[test]
 fn an_attempt_that_dials_into_a_dead_network_is_begun_anew_when_it_is_back() {
     check(
@@ -502,7 +577,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
 }
 
 /// Every cause, with those inferences and details that react differently.
-const ALL: [Cause; 54] = [
+const ALL: [Cause; 56] = [
     Cause::NameResolution,
     Cause::ConnectRefused,
     Cause::Unreachable,
@@ -556,6 +631,8 @@ const ALL: [Cause; 54] = [
     Cause::BlackHole,
     Cause::AckTimeout,
     Cause::HostRestarted,
+    Cause::HostStarved,
+    Cause::HostSuspended,
     Cause::LocalResource,
 ];
 
