@@ -2,7 +2,11 @@
 //!
 //! The oracle is what outsiders saw: a subscriber, the broker's log, the device, the wire.
 
-#![expect(clippy::unwrap_used, reason = "tests: a panic is the report")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests: a panic is the report, and some measure"
+)]
 
 mod bad_input;
 mod bad_plugins;
@@ -14,6 +18,7 @@ mod faults;
 mod fleet;
 mod journal;
 mod modbus;
+mod netns;
 mod policies;
 mod starvation;
 mod stress;

@@ -6,12 +6,14 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "this crate exists for tests only"
 )]
 
 pub mod brokers;
 pub mod configuration;
 pub mod device;
+pub mod netns;
 pub mod plugins;
 pub mod rig;
 pub mod subscriber;

@@ -105,6 +105,20 @@ impl Rig {
         Running::start(self.directory.path(), &self.state_dir(), configuration)
     }
 
+    /// Starts a gateway by `program`, which runs the binary somewhere else.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn gateway_by(&self, program: &Path, configuration: &Configuration) -> Running {
+        Running::start_by(
+            program,
+            self.directory.path(),
+            &self.state_dir(),
+            configuration,
+        )
+    }
+
     /// Stops the gateway and waits until everything it accepted has arrived, then counts.
     ///
     /// # Panics
@@ -149,10 +163,19 @@ impl Running {
     /// When it cannot be started.
     #[must_use]
     pub fn start(directory: &Path, state_dir: &Path, configuration: &Configuration) -> Self {
+        Self::start_by(binary(), directory, state_dir, configuration)
+    }
+
+    fn start_by(
+        program: &Path,
+        directory: &Path,
+        state_dir: &Path,
+        configuration: &Configuration,
+    ) -> Self {
         let file = directory.join("gateway.toml");
         std::fs::write(&file, configuration.text()).unwrap();
         let gateway =
-            Gateway::start(binary(), &file, state_dir, &directory.join("gateway.log")).unwrap();
+            Gateway::start(program, &file, state_dir, &directory.join("gateway.log")).unwrap();
         Self { gateway }
     }
 

@@ -15,6 +15,7 @@ use crate::eventually;
 const READY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(50);
 const REQUESTS: usize = 16;
+const MESSAGE_BYTES_MAX: u32 = 256 * 1024;
 
 /// One message as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,9 @@ impl Subscriber {
         options
             .set_keep_alive(5)
             .set_clean_start(false)
-            .set_session_expiry_interval(Some(600));
+            .set_session_expiry_interval(Some(600))
+            // After an outage readings come in the largest publishes there are.
+            .set_max_packet_size(Some(MESSAGE_BYTES_MAX));
         let (client, events) = AsyncClient::builder(options).capacity(REQUESTS).build();
         let (hearing, messages) = watch::channel(Vec::new());
         let (subscribing, subscribed) = watch::channel(false);
