@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::ParkReason;
 use super::cause::{
-    Cause, CauseClass, Disconnect, Fault, Inference, Intent, MqttVersion, Phase, TlsReject,
+    Cause, CauseClass, Disconnect, Evidence, Fault, Inference, Intent, MqttVersion, Phase,
+    TlsReject,
 };
 use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
 use crate::host::StallKind;
@@ -608,7 +609,18 @@ impl fmt::Display for Disconnect {
         if let Some(packet) = evidence.last_received {
             write!(f, ", last received {packet}")?;
         }
-        if let Some(stall) = &evidence.stall {
+        evidence.of_this_machine(f)?;
+        if let Some(detail) = &evidence.detail {
+            write!(f, ", {detail}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl Evidence {
+    /// What this machine itself went through shortly before.
+    fn of_this_machine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(stall) = &self.stall {
             let what = match stall.kind {
                 StallKind::Starved => "this machine did not run the gateway",
                 StallKind::Suspended => "this machine slept",
@@ -620,7 +632,7 @@ impl fmt::Display for Disconnect {
                 stall.ago.as_secs_f64()
             )?;
         }
-        if let Some(step) = &evidence.clock_step {
+        if let Some(step) = &self.clock_step {
             write!(
                 f,
                 ", the wall clock was set by {:+.1} s {:.1} s before",
@@ -628,12 +640,9 @@ impl fmt::Display for Disconnect {
                 step.ago.as_secs_f64()
             )?;
         }
-        if let Some(network) = &evidence.network {
+        if let Some(network) = &self.network {
             write!(f, ", {network}")?;
         }
-        if let Some(detail) = &evidence.detail {
-            write!(f, ", {detail}")?;
-        }
-        f.write_str(")")
+        Ok(())
     }
 }
