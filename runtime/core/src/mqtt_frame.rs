@@ -7,6 +7,7 @@
 
 use crate::link::cause::MqttVersion;
 
+pub mod packet;
 #[cfg(test)]
 mod tests;
 
@@ -269,7 +270,7 @@ pub struct ServerDisconnect {
     pub properties: Properties,
 }
 
-/// Those properties of CONNACK and DISCONNECT that the link acts on or shows.
+/// Those properties of CONNACK and DISCONNECT that the link acts on, or that are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
     /// Reason String.
@@ -284,6 +285,20 @@ pub struct Properties {
     pub server_keep_alive_s: Option<u16>,
     /// Maximum QoS.
     pub qos_max: Option<u8>,
+    /// Retain Available.
+    pub retain_available: Option<bool>,
+    /// Wildcard Subscription Available.
+    pub wildcards_available: Option<bool>,
+    /// Subscription Identifiers Available.
+    pub subscription_ids_available: Option<bool>,
+    /// Shared Subscription Available.
+    pub shared_available: Option<bool>,
+    /// Topic Alias Maximum.
+    pub topic_alias_max: Option<u16>,
+    /// Session Expiry Interval, in seconds, where the server changed ours.
+    pub session_expiry_s: Option<u32>,
+    /// Assigned Client Identifier.
+    pub assigned_client_id: Option<String>,
 }
 
 /// Reads the body of a CONNACK (what follows its length); `None` when there are not even the two bytes of 3.1.1.
@@ -352,14 +367,15 @@ fn read_property(reader: &mut Reader<'_>, found: &mut Properties) -> Option<()> 
         0x21 => found.receive_maximum = Some(reader.two()?),
         0x24 => found.qos_max = Some(reader.byte()?),
         0x27 => found.packet_bytes_max = Some(reader.four()?),
-        // Retain, wildcards, subscription identifiers and shared subscriptions available.
-        0x25 | 0x28 | 0x29 | 0x2a => drop(reader.byte()?),
-        // Topic Alias Maximum.
-        0x22 => drop(reader.two()?),
-        // Session Expiry Interval.
-        0x11 => drop(reader.four()?),
-        // Assigned Client Identifier, Authentication Method and Data, Response Information.
-        0x12 | 0x15 | 0x16 | 0x1a => drop(reader.binary()?),
+        0x25 => found.retain_available = Some(reader.byte()? == 1),
+        0x28 => found.wildcards_available = Some(reader.byte()? == 1),
+        0x29 => found.subscription_ids_available = Some(reader.byte()? == 1),
+        0x2a => found.shared_available = Some(reader.byte()? == 1),
+        0x22 => found.topic_alias_max = Some(reader.two()?),
+        0x11 => found.session_expiry_s = Some(reader.four()?),
+        0x12 => found.assigned_client_id = Some(reader.text()?),
+        // Authentication Method and Data, Response Information.
+        0x15 | 0x16 | 0x1a => drop(reader.binary()?),
         // User Property.
         0x26 => {
             reader.binary()?;
