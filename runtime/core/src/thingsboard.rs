@@ -46,6 +46,10 @@ const TOPICS: [&str; 6] = [
     GATEWAY_TELEMETRY,
 ];
 
+/// Of these, those on which an empty object says nothing to the platform, the most needed first: what is tried of an access
+/// rule can be tried there.
+pub const HARMLESS_TOPICS: [&str; 3] = [TELEMETRY, ATTRIBUTES, GATEWAY_TELEMETRY];
+
 /// What a session subscribes to, with the QoS asked for.
 pub const SUBSCRIPTIONS: [(&str, u8); 2] = [(RPC, 1), (ATTRIBUTES, 1)];
 
