@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+mod doctor;
 pub mod fault_proxy;
 mod file_watch;
 mod fleet;

@@ -30,7 +30,9 @@ fn help_names_every_command_and_shows_examples() {
     let output = moorline(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["run", "demo", "check", "reload", "explain", "plugin"] {
+    for command in [
+        "run", "demo", "check", "doctor", "reload", "explain", "plugin",
+    ] {
         assert!(help.contains(command), "{help}");
     }
     assert!(!help.contains("demo-part"), "{help}");
@@ -38,6 +40,7 @@ fn help_names_every_command_and_shows_examples() {
         &["run"][..],
         &["demo"],
         &["check"],
+        &["doctor"],
         &["explain", "link"],
         &["reload"],
         &["plugin", "build"],
@@ -144,6 +147,37 @@ fn inspecting_what_is_no_component_ends_with_ex_dataerr() {
 #[test]
 fn a_wrong_option_ends_with_usage() {
     assert_eq!(moorline(&["run", "--confg", "x"]).status.code(), Some(64));
+}
+
+#[test]
+fn a_doctor_called_wrongly_says_how_and_connects_to_nobody() {
+    for arguments in [
+        &["doctor", "mqtt://h", "--config", "x"][..],
+        &["doctor", "--password", "x"],
+        &["doctor", "mqtt://h", "--topic", "a/#"],
+        &["doctor", "mqtt://h", "--patience", "0"],
+    ] {
+        assert_eq!(moorline(arguments).status.code(), Some(64), "{arguments:?}");
+    }
+    let output = moorline(&["doctor", "http://h"]);
+    assert_eq!(output.status.code(), Some(78));
+    let why = said(&output);
+    assert!(
+        why.contains("command line: link.url: ") && why.contains("mqtt:// or mqtts://"),
+        "{why}"
+    );
+    let output = moorline(&[
+        "doctor",
+        "mqtt://h",
+        "--username",
+        "env:MOORLINE_TEST_UNSET",
+    ]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said(&output).contains("MOORLINE_TEST_UNSET"),
+        "{}",
+        said(&output)
+    );
 }
 
 /// A gateway without a broker goes on trying, and ends when asked, whatever becomes of its log.

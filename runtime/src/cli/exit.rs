@@ -8,6 +8,8 @@ use std::process::ExitCode;
 pub const USAGE: u8 = 64;
 /// Something given to us is not what it should be: a plugin, a report with losses.
 pub const DATA: u8 = 65;
+/// A broker does not fit the configuration.
+pub const UNAVAILABLE: u8 = 69;
 /// A part of Moorline failed.
 pub const SOFTWARE: u8 = 70;
 /// The operating system refused: a file, a directory, a lock.

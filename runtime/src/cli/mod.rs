@@ -9,6 +9,7 @@ use crate::demo::part::{DemoOptions, Part};
 
 mod check;
 mod dead_letter;
+mod doctor;
 pub mod exit;
 mod explain;
 mod log;
@@ -90,6 +91,19 @@ enum Command {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
+    /// Examine a broker, probe by probe, and say what does not fit the configuration and which line of it to change.
+    ///
+    /// Looks up the name, connects, checks certificates, asks in both MQTT versions, tries credentials, topics, QoS, sizes,
+    /// windows, keep-alive and sessions: within about twenty seconds, with small messages on topics of its own, and empty
+    /// objects on those of the gateway. It uses client ids of its own (CLIENT_ID-doctor-…), so that a running gateway is not
+    /// disturbed; a broker with rules for each client id may treat it differently.
+    ///
+    /// Ends with 0 if the gateway can work with this broker, with 69 if something does not fit; warnings count only with
+    /// --strict.
+    #[command(
+        after_help = "Examples:\n  moorline doctor --config gateway.toml\n  moorline doctor --config gateway.toml --json\n  moorline doctor mqtt://192.168.1.10 --username env:TB_ACCESS_TOKEN\n  moorline doctor mqtts://broker.plant.example --ca-file ca.pem --username line-7 --password file:/run/secrets/line-7"
+    )]
+    Doctor(doctor::DoctorOptions),
     /// Have a running gateway read its configuration again; a session that is up goes on.
     ///
     /// The link's settings count from its next attempt on, which is made now if the link waits or is parked. What needs a
@@ -184,6 +198,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Run(file) => run::run(&file.config),
         Command::Demo(options) => run::demo(options),
         Command::Check { config, format } => check::check(&config.config, format),
+        Command::Doctor(options) => doctor::doctor(options),
         Command::Reload(file) => reload::reload(&file.config),
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),

@@ -5,12 +5,14 @@
 use std::path::Path;
 
 mod diagnostic;
+mod place;
 mod raw;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use diagnostic::{Diagnostic, Refused};
+pub use place::{Place, locate};
 pub use settings::Settings;
 
 use crate::bounded_file;
@@ -33,6 +35,19 @@ pub fn load(file: &Path) -> Result<Settings, Refused> {
         }])
     })?;
     parse(file, &text)
+}
+
+/// As [`load`], for a text that was put together and lies in no file: findings have no line.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn from_text(text: &str) -> Result<Settings, Refused> {
+    parse(Path::new("command line"), text).map_err(|Refused(mut findings)| {
+        for finding in &mut findings {
+            finding.position = None;
+        }
+        Refused(findings)
+    })
 }
 
 fn parse(file: &Path, text: &str) -> Result<Settings, Refused> {

@@ -130,7 +130,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    fn new(
+    pub(super) fn new(
         settings: &LinkSettings,
         endpoint: &EndpointSettings,
     ) -> Result<Self, tls::TlsSetupError> {
@@ -150,6 +150,24 @@ impl Dialer {
             detour: settings.detour,
             handshake: settings.timeouts.tls,
         })
+    }
+
+    /// The same way with this TLS instead, or without any.
+    pub(super) fn over(mut self, tls: Option<Tls>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The same way up to where a WebSocket would begin.
+    pub(super) fn without_websocket(mut self) -> Self {
+        self.upgrade = None;
+        self
+    }
+
+    /// Connects to one of the addresses, and says no more.
+    pub(super) async fn connect_to(&self, address: SocketAddr) -> Result<TcpStream, DialFailure> {
+        let (stream, _) = self.tcp.connect(&[address]).await?;
+        Ok(stream)
     }
 
     /// One attempt, start to end.
@@ -196,7 +214,7 @@ impl Dialer {
     }
 
     /// The addresses of what is connected to: the proxy, or else the broker.
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialFailure> {
+    pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, DialFailure> {
         if let Some(detour) = self.detour {
             return Ok(vec![detour]);
         }

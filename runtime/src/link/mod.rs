@@ -19,6 +19,7 @@ mod feeder;
 mod kernel;
 mod liveness;
 mod observe;
+pub(crate) mod probe;
 mod session;
 mod settings;
 mod status;

@@ -205,6 +205,19 @@ impl EndpointSettings {
         }
     }
 
+    /// The URL it has in a configuration.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = match (&self.websocket, &self.tls) {
+            (None, None) => "mqtt",
+            (None, Some(_)) => "mqtts",
+            (Some(_), None) => "ws",
+            (Some(_), Some(_)) => "wss",
+        };
+        let path = self.websocket.as_deref().unwrap_or_default();
+        format!("{scheme}://{}{path}", self.name())
+    }
+
     /// `host:port`.
     #[must_use]
     pub fn name(&self) -> String {

@@ -14,6 +14,7 @@ pub mod judge;
 mod tests;
 
 use crate::link::Versions;
+use crate::link::proxy::authority;
 
 /// The probes, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,6 +202,7 @@ pub enum Field {
     CaFile,
     ClientCertFile,
     ServerName,
+    Proxy,
 }
 
 impl Field {
@@ -220,6 +222,7 @@ impl Field {
             Self::CaFile => ("link.tls", "ca_file"),
             Self::ClientCertFile => ("link.tls", "client_cert_file"),
             Self::ServerName => ("link.tls", "server_name"),
+            Self::Proxy => ("link", "proxy"),
         }
     }
 }
@@ -328,8 +331,12 @@ pub struct Wanted {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Whether the URL begins with `mqtts://`.
+    /// Whether the URL begins with `mqtts://` or `wss://`.
     pub tls: bool,
+    /// The path at which the URL wants MQTT over WebSocket.
+    pub websocket: Option<String>,
+    /// The proxy that is before the broker, as a URL.
+    pub via: Option<String>,
     /// The name the certificate must carry.
     pub server_name: String,
     /// Whether a CA file is configured; the system's roots are trusted otherwise.
@@ -349,16 +356,23 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The URL, with TLS or without.
+    /// The URL, with TLS or without, with this path for WebSocket or without one.
     #[must_use]
-    pub fn url(&self, tls: bool, port: u16) -> String {
-        let scheme = if tls { "mqtts" } else { "mqtt" };
-        let host = &self.host;
-        if host.contains(':') {
-            format!("{scheme}://[{host}]:{port}")
-        } else {
-            format!("{scheme}://{host}:{port}")
-        }
+    pub fn url_with(&self, tls: bool, websocket: Option<&str>) -> String {
+        let scheme = match (websocket, tls) {
+            (None, false) => "mqtt",
+            (None, true) => "mqtts",
+            (Some(_), false) => "ws",
+            (Some(_), true) => "wss",
+        };
+        let path = websocket.unwrap_or_default();
+        format!("{scheme}://{}{path}", authority(&self.host, self.port))
+    }
+
+    /// The URL as configured.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_with(self.tls, self.websocket.as_deref())
     }
 }
 

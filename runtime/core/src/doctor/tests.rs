@@ -15,6 +15,8 @@ fn wanted() -> Wanted {
         host: "broker.test".into(),
         port: 1883,
         tls: false,
+        websocket: None,
+        via: None,
         server_name: "broker.test".into(),
         ca_file: true,
         client_certificate: false,
@@ -86,6 +88,10 @@ fn what_the_listener_speaks() {
         line: "HTTP/1.1 101 Switching Protocols".into(),
         date: None,
     };
+    let not_found = || Speech::Http {
+        line: "HTTP/1.1 404 Not Found".into(),
+        date: None,
+    };
     let not_tls = |other| ProtocolSeen {
         outer: Outer::NotTls,
         inside: None,
@@ -117,7 +123,7 @@ fn what_the_listener_speaks() {
             plain(Speech::Silent, Some(Speech::Silent), Some(http())),
             Verdict::Fails,
             "WebSocket",
-            look,
+            set("\"ws://broker.test:1883/mqtt\""),
         ),
         (
             plain(Speech::Silent, Some(Speech::Silent), Some(Speech::Silent)),
@@ -143,7 +149,18 @@ fn what_the_listener_speaks() {
             "speaks MQTT without TLS",
             set("\"mqtt://broker.test:1883\""),
         ),
-        (not_tls(http()), Verdict::Fails, "WebSocket", look),
+        (
+            not_tls(http()),
+            Verdict::Fails,
+            "WebSocket",
+            set("\"ws://broker.test:1883/mqtt\""),
+        ),
+        (
+            plain(Speech::Closed, None, Some(not_found())),
+            Verdict::Fails,
+            "web listener",
+            look,
+        ),
         (
             not_tls(Speech::Silent),
             Verdict::Fails,
@@ -154,6 +171,74 @@ fn what_the_listener_speaks() {
     for (seen, verdict, said, remedy) in table {
         assert_finding(&judge::protocol(&wanted(), &seen), verdict, said, remedy);
     }
+}
+
+#[test]
+fn what_the_listener_speaks_where_a_websocket_is_wanted() {
+    let wanted = |tls| Wanted {
+        tls,
+        websocket: Some("/mqtt".into()),
+        ..wanted()
+    };
+    let http = |line: &str| {
+        Some(Speech::Http {
+            line: line.into(),
+            date: None,
+        })
+    };
+    let seen = |outer, inside, other, http| ProtocolSeen {
+        outer,
+        inside: Some(inside),
+        other,
+        http,
+    };
+    let set = |url: &'static str| Some((Field::Url, Some(url)));
+    let look = Some((Field::Url, None));
+    let upgrade = || http("HTTP/1.1 101 Switching Protocols");
+    let table = [
+        (
+            seen(Outer::Tls, Speech::Mqtt, None, None),
+            Verdict::Fits,
+            "MQTT over WebSocket and TLS",
+            None,
+        ),
+        (
+            seen(Outer::Tls, Speech::Closed, Some(Speech::Mqtt), None),
+            Verdict::Fails,
+            "without WebSocket",
+            set("\"mqtts://broker.test:1883\""),
+        ),
+        (
+            seen(Outer::Tls, Speech::Closed, None, http("HTTP/1.1 404 ?")),
+            Verdict::Fails,
+            "wants a WebSocket at /mqtt",
+            look,
+        ),
+        (
+            seen(Outer::Tls, Speech::Silent, None, upgrade()),
+            Verdict::Fails,
+            "CONNECT in it is answered with nothing",
+            look,
+        ),
+        (
+            seen(Outer::NotTls, Speech::Closed, None, upgrade()),
+            Verdict::Fails,
+            "HTTP without TLS",
+            set("\"ws://broker.test:1883/mqtt\""),
+        ),
+    ];
+    for (seen, verdict, said, remedy) in table {
+        assert_finding(
+            &judge::protocol(&wanted(true), &seen),
+            verdict,
+            said,
+            remedy,
+        );
+    }
+    let tls = seen(Outer::Plain, Speech::Closed, Some(Speech::Tls), None);
+    let finding = judge::protocol(&wanted(false), &tls);
+    let remedy = set("\"wss://broker.test:1883/mqtt\"");
+    assert_finding(&finding, Verdict::Fails, "expects TLS", remedy);
 }
 
 #[test]

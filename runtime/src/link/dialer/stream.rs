@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::ClientConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -20,6 +21,16 @@ pub(in crate::link) enum Stream {
 pub(in crate::link) enum Carrier {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// The TLS session right below MQTT, where there is one.
+    pub(in crate::link) fn tls(&self) -> Option<&ClientConnection> {
+        match self {
+            Self::Direct(Carrier::Tls(stream)) => Some(stream.get_ref().1),
+            Self::Direct(Carrier::Plain(_)) | Self::WebSocket(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {

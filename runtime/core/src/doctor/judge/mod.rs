@@ -29,7 +29,12 @@ fn said(disconnect: &Disconnect) -> String {
     if let Some(code) = evidence.reason_code {
         let packet = match disconnect.phase {
             Phase::Session => "DISCONNECT",
-            Phase::Dns | Phase::Tcp | Phase::Proxy | Phase::Tls | Phase::Connect => "CONNACK",
+            Phase::Dns
+            | Phase::Tcp
+            | Phase::Proxy
+            | Phase::Tls
+            | Phase::WebSocket
+            | Phase::Connect => "CONNACK",
         };
         proofs.push(format!("{packet} 0x{code:02x}"));
     }
@@ -63,6 +68,7 @@ const fn field(cause: Cause) -> Field {
             Field::InflightMax
         }
         Cause::KeepAliveTimeout => Field::KeepAliveS,
+        Cause::ProxyRefused(_) => Field::Proxy,
         Cause::ConnectTimeout => Field::Url,
         Cause::Tls(TlsReject::UnknownIssuer) => Field::CaFile,
         Cause::Tls(TlsReject::NameMismatch) => Field::ServerName,
@@ -78,7 +84,7 @@ const fn field(cause: Cause) -> Field {
         | Cause::NameResolution
         | Cause::ConnectRefused
         | Cause::Unreachable
-        | Cause::ProxyRefused(_)
+        | Cause::WebSocketRefused(_)
         | Cause::ConnackTimeout
         | Cause::ClosedBeforeConnack
         | Cause::ServerUnavailable
@@ -104,6 +110,8 @@ const fn field(cause: Cause) -> Field {
         | Cause::AckTimeout
         | Cause::Local(_)
         | Cause::HostRestarted
+        | Cause::HostStarved
+        | Cause::HostSuspended
         | Cause::LocalResource => Field::Url,
     }
 }

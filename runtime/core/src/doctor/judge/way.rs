@@ -19,11 +19,12 @@ pub fn name(wanted: &Wanted, seen: &NameSeen) -> Finding {
     let host = &wanted.host;
     match &seen.addresses {
         Err(failed) => advised(Finding::fails(Probe::Name, said(failed)), failed),
-        Ok(_) if seen.literal => Finding::fits(
+        Ok(_) if seen.literal && wanted.via.is_none() => Finding::fits(
             Probe::Name,
             format!("{host} is an address, no name to look up"),
         ),
         Ok(addresses) => {
+            let host = wanted.via.as_ref().unwrap_or(host);
             let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             let v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
             Finding::fits(Probe::Name, format!("{host} is {}", shown.join(", ")))
@@ -77,11 +78,14 @@ pub fn protocol(wanted: &Wanted, seen: &ProtocolSeen) -> Finding {
         .flatten()
         .find(|speech| matches!(speech, Speech::Http { .. }));
     let finding = match (seen.outer, &seen.inside, &seen.other) {
-        (Outer::Plain, Some(Speech::Mqtt), _) => {
-            Finding::fits(Probe::Protocol, "MQTT without TLS, as the URL says")
-        }
-        (Outer::Tls, Some(Speech::Mqtt), _) => {
-            Finding::fits(Probe::Protocol, "MQTT over TLS, as the URL says")
+        (Outer::Plain | Outer::Tls, Some(Speech::Mqtt), _) => {
+            let layers = match (wanted.websocket.is_some(), wanted.tls) {
+                (false, false) => "MQTT without TLS",
+                (false, true) => "MQTT over TLS",
+                (true, false) => "MQTT over WebSocket without TLS",
+                (true, true) => "MQTT over WebSocket and TLS",
+            };
+            Finding::fits(Probe::Protocol, format!("{layers}, as the URL says"))
         }
         (Outer::TlsRefused, _, _) => Finding::fits(
             Probe::Protocol,
@@ -91,9 +95,11 @@ pub fn protocol(wanted: &Wanted, seen: &ProtocolSeen) -> Finding {
             expects_tls(wanted)
         }
         (Outer::NotTls, _, Some(Speech::Mqtt)) => expects_no_tls(wanted),
-        (outer, inside, other) => {
-            no_mqtt(wanted, outer, http.or(inside.as_ref()).or(other.as_ref()))
-        }
+        (Outer::Plain | Outer::Tls, _, Some(Speech::Mqtt)) => expects_no_websocket(wanted),
+        (outer, inside, other) => match http {
+            Some(Speech::Http { line, .. }) => web_server(wanted, outer, line, inside.as_ref()),
+            Some(_) | None => no_mqtt(wanted, outer, inside.as_ref().or(other.as_ref())),
+        },
     };
     let heard = [
         ("answered_connect", &seen.inside),
@@ -109,40 +115,108 @@ pub fn protocol(wanted: &Wanted, seen: &ProtocolSeen) -> Finding {
 }
 
 fn expects_tls(wanted: &Wanted) -> Finding {
-    let said = format!("port {} expects TLS, and the URL says mqtt://", wanted.port);
+    let websocket = wanted.websocket.as_deref();
+    let said = format!(
+        "port {} expects TLS, and the URL says {}",
+        wanted.port,
+        wanted.url()
+    );
     Finding::fails(Probe::Protocol, said).set(
         Field::Url,
-        format!("{:?}", wanted.url(true, wanted.port)),
-        "say mqtts:// (and under [link.tls] which authority to trust), or give the port of the broker's listener without \
+        format!("{:?}", wanted.url_with(true, websocket)),
+        "say so in the URL (and under [link.tls] which authority to trust), or give the port of the broker's listener without \
          TLS",
     )
 }
 
 fn expects_no_tls(wanted: &Wanted) -> Finding {
     let said = format!(
-        "port {} speaks MQTT without TLS, and the URL says mqtts://",
-        wanted.port
+        "port {} speaks MQTT without TLS, and the URL says {}",
+        wanted.port,
+        wanted.url()
     );
     Finding::fails(Probe::Protocol, said).set(
         Field::Url,
-        format!("{:?}", wanted.url(false, wanted.port)),
+        format!("{:?}", wanted.url_with(false, None)),
         "give the port of the broker's TLS listener (usually 8883); or say mqtt://, which lets everybody on the way read \
          user name and password",
     )
+}
+
+fn expects_no_websocket(wanted: &Wanted) -> Finding {
+    let said = format!(
+        "port {} speaks MQTT without WebSocket, and the URL says {}",
+        wanted.port,
+        wanted.url()
+    );
+    Finding::fails(Probe::Protocol, said).set(
+        Field::Url,
+        format!("{:?}", wanted.url_with(wanted.tls, None)),
+        "say so in the URL, or give the port of the broker's WebSocket listener",
+    )
+}
+
+/// Where brokers serve MQTT over WebSocket unless they are told otherwise.
+const USUAL_PATH: &str = "/mqtt";
+
+/// A web server answers, with `line`; `inside` is what CONNECT was answered with in a WebSocket, where one was wanted.
+fn web_server(wanted: &Wanted, outer: Outer, line: &str, inside: Option<&Speech>) -> Finding {
+    let here = format!("port {}", wanted.port);
+    let upgrades = line.split(' ').nth(1) == Some("101");
+    let tls = outer == Outer::Tls;
+    let fails = |said| Finding::fails(Probe::Protocol, said);
+    match &wanted.websocket {
+        Some(path) if tls != wanted.tls => fails(format!(
+            "{here} speaks HTTP without TLS, and the URL says {}",
+            wanted.url()
+        ))
+        .set(
+            Field::Url,
+            format!("{:?}", wanted.url_with(false, Some(path))),
+            "give the port of the listener with TLS; or say ws://, which lets everybody on the way read user name and \
+             password",
+        ),
+        Some(_) if upgrades => {
+            let answered = inside.map_or_else(|| "nothing".to_owned(), Speech::words);
+            fails(format!(
+                "{here} opens a WebSocket, and CONNECT in it is answered with {answered}"
+            ))
+            .remedy(
+                Field::Url,
+                "check that this is the broker's WebSocket listener and read the broker's log: it may refuse this machine",
+            )
+        }
+        Some(path) => fails(format!(
+            "{here} answers with HTTP ({line:?}) where the URL wants a WebSocket at {path}"
+        ))
+        .remedy(
+            Field::Url,
+            "give in the URL the path at which the broker, or the web server before it, serves MQTT over WebSocket",
+        ),
+        None if upgrades => fails(format!(
+            "{here} speaks MQTT over WebSocket, and the URL says {}",
+            wanted.url()
+        ))
+        .set(
+            Field::Url,
+            format!("{:?}", wanted.url_with(tls, Some(USUAL_PATH))),
+            "say so in the URL, or give the port of the broker's MQTT listener over TCP (usually 1883, with TLS 8883)",
+        ),
+        None => fails(format!(
+            "{here} speaks HTTP ({line:?}): a WebSocket or web listener"
+        ))
+        .remedy(
+            Field::Url,
+            "give the port of the broker's MQTT listener over TCP (usually 1883, with TLS 8883); or, with ws:// or wss://, \
+             the path at which MQTT over WebSocket is served",
+        ),
+    }
 }
 
 /// Whoever is there, it is no MQTT that the link could speak.
 fn no_mqtt(wanted: &Wanted, outer: Outer, speech: Option<&Speech>) -> Finding {
     let here = format!("port {}", wanted.port);
     let (said, remedy) = match (outer, speech) {
-        (_, Some(http @ Speech::Http { .. })) => (
-            format!(
-                "{here} speaks {}: a WebSocket or web listener",
-                http.words()
-            ),
-            "give the port of the broker's MQTT listener over TCP (usually 1883, with TLS 8883); Moorline does not speak \
-             MQTT over WebSockets",
-        ),
         (Outer::NotTls, other) => (
             format!("{here} does not speak TLS{}", answers(other)),
             "check that host and port are those of the broker's TLS listener",
