@@ -13,6 +13,7 @@ mod bad_plugins;
 mod broker;
 mod brokers;
 mod dead_letters;
+mod doctor;
 mod duel;
 mod faults;
 mod fleet;

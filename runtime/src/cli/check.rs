@@ -194,7 +194,9 @@ fn print(file: &Path, report: &Report, format: OutputFormat) {
     }
     let file = file.display();
     match report.findings.len() {
-        0 => exit::print(&format!("{file} is valid; nothing was connected to")),
+        0 => exit::print(&format!(
+            "{file} is valid; nothing was connected to (`moorline doctor` examines the broker)"
+        )),
         1 => exit::print(&format!(
             "{file}: 1 finding; `moorline run` would refuse it or run without that part"
         )),
