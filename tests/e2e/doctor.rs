@@ -220,9 +220,13 @@ async fn misconfigured_1_the_listener_speaks_something_else() {
     .await;
     let report = clinic.examine("mqtt", "");
     assert_eq!(report.code, MISFIT);
-    report.assert_remedy(("protocol", "fails", "WebSocket"), URL_LINE, "link.url");
+    let order = format!("change to url = \"ws://{}/mqtt\"", clinic.broker.address());
+    report.assert_remedy(("protocol", "fails", "WebSocket"), URL_LINE, &order);
     report.assert("mqtt-5.0", "not-tried", "because protocol does not hold");
     report.assert_rest_fits(&["protocol"]);
+    let report = clinic.examine("ws", "");
+    assert_eq!(report.code, FITS, "{}", report.text);
+    report.assert("protocol", "fits", "MQTT over WebSocket without TLS");
 
     let tls = Clinic::open(kind.clone(), |directory| {
         certificates(directory, 2020..2090)

@@ -29,7 +29,8 @@ fn the_smallest_file_resolves_to_the_documented_defaults() {
 }
 
 /// Keys of the shipped example whose value is an example.
-const WITHOUT_DEFAULT: [&str; 6] = [
+const WITHOUT_DEFAULT: [&str; 7] = [
+    "metrics_file",
     "bind_address",
     "bind_device",
     "proxy = ",

@@ -33,6 +33,8 @@ pub const FOLLOW_EVERY: Duration = Duration::from_secs(3600);
 const REFERENCES_MAX: usize = 4;
 /// Attempts that end before CONNACK without a reason until the other version is tried once.
 const SILENT_REFUSALS: u32 = 3;
+/// A broker that hung when 5.0 was offered to it may speak it after all: so often a guess is looked at again.
+const DOUBT_GUESS_EVERY: Duration = Duration::from_secs(3600);
 /// Doubling a doubt more often than this changes nothing: the ceiling comes first.
 const DOUBLINGS_MAX: u32 = 16;
 
@@ -135,6 +137,9 @@ struct Candidate {
     /// The version was changed since the last session.
     fallen_back: bool,
     silent_refusals: u32,
+    /// 3.1.1 is spoken although nobody said that 5.0 is not; until then.
+    guess_until: Option<Instant>,
+    /// It accepted a version that was not guessed.
     ever_up: bool,
 }
 
@@ -151,6 +156,7 @@ impl Candidate {
             turn,
             fallen_back: false,
             silent_refusals: 0,
+            guess_until: None,
             ever_up: false,
         }
     }
@@ -302,7 +308,18 @@ impl Endpoints {
         let candidate = self.present_mut();
         candidate.silent_refusals = 0;
         candidate.fallen_back = false;
-        candidate.ever_up = true;
+        candidate.ever_up = candidate.guess_until.is_none();
+    }
+
+    /// A session ended. One of a guessed version may be followed by a try of 5.0; if that fails as before, the guess is
+    /// taken up again at once.
+    pub(super) fn session_ended(&mut self, now: Instant) {
+        let candidate = self.present_mut();
+        if candidate.guess_until.is_some_and(|until| now >= until) {
+            candidate.guess_until = None;
+            candidate.version = MqttVersion::V5;
+            candidate.silent_refusals = SILENT_REFUSALS - 1;
+        }
     }
 
     /// The session that ends was stable: all that was before it is forgotten.
@@ -436,6 +453,7 @@ impl Endpoints {
         let possible = versions == Versions::Auto && !candidate.fallen_back;
         if possible {
             candidate.fallen_back = true;
+            candidate.guess_until = None;
             candidate.version = match candidate.version {
                 MqttVersion::V5 => MqttVersion::V311,
                 MqttVersion::V311 => MqttVersion::V5,
@@ -444,18 +462,25 @@ impl Endpoints {
         possible
     }
 
-    /// Some brokers just close on a version they do not know: after a few such closes 3.1.1 gets its try. It is a guess:
-    /// a broker that refuses 3.1.1 in so many words still gets 5.0 again.
-    pub(super) fn try_other_version(&mut self, versions: Versions) -> bool {
+    /// Some brokers just close on a version they do not know, or leave it without an answer: after a few such attempts
+    /// 3.1.1 gets one. A broker that hangs looks the same, so that this is a guess: if 3.1.1 fails, too, or is refused in so
+    /// many words, 5.0 is offered again.
+    pub(super) fn guess_version(&mut self, now: Instant, versions: Versions) -> bool {
         let candidate = self.present_mut();
         let versions = candidate.endpoint.versions.unwrap_or(versions);
+        if candidate.ever_up || candidate.fallen_back || versions != Versions::Auto {
+            return false;
+        }
         candidate.silent_refusals = candidate.silent_refusals.saturating_add(1);
-        let guess = candidate.silent_refusals == SILENT_REFUSALS
-            && !candidate.ever_up
-            && versions == Versions::Auto
-            && candidate.version == MqttVersion::V5;
+        let guess =
+            candidate.version == MqttVersion::V5 && candidate.silent_refusals >= SILENT_REFUSALS;
         if guess {
             candidate.version = MqttVersion::V311;
+            candidate.guess_until = Some(now + DOUBT_GUESS_EVERY);
+        } else if candidate.version == MqttVersion::V311 {
+            candidate.version = MqttVersion::V5;
+            candidate.guess_until = None;
+            candidate.silent_refusals = 0;
         }
         guess
     }

@@ -520,6 +520,7 @@ impl Link {
                 acknowledged,
             } => {
                 let session = now.saturating_since(since);
+                self.endpoints.session_ended(now);
                 let stable = acknowledged && session >= self.settings.stable_after;
                 self.on_failure(now, disconnect, session, stable);
             }
@@ -602,9 +603,11 @@ impl Link {
             }
             Remedy::RetryOnceThenBackOff => Duration::ZERO,
             Remedy::BackOff => {
-                if disconnect.cause == Cause::ClosedBeforeConnack
-                    && self.endpoints.try_other_version(versions)
-                {
+                let closed = disconnect.cause == Cause::ClosedBeforeConnack;
+                let silent = closed || disconnect.cause == Cause::ConnackTimeout;
+                let guessed = silent && self.endpoints.guess_version(now, versions);
+                // Who hangs may be overloaded, and the other version can wait for its turn.
+                if guessed && closed {
                     return Reaction::Rule(Ruling::Wait(floor));
                 }
                 Duration::ZERO

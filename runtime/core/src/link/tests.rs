@@ -222,6 +222,41 @@ fn three_silent_refusals_earn_the_other_version_one_try() {
     );
 }
 
+/// As amqtt 0.12, which speaks 3.1.1 only and never answers a CONNECT of 5.0.
+#[test]
+fn a_version_that_is_guessed_because_the_broker_hung_is_doubted() {
+    let mut link = link();
+    let mut now_ms = 0;
+    let mut attempt = |link: &mut Link, input| {
+        now_ms += 10_000;
+        let version = link.version();
+        link.handle(at(now_ms), input);
+        link.handle(at(now_ms), Input::Decided(Err(PolicyFault::Absent)));
+        link.handle(at(now_ms), Input::Unpark);
+        version
+    };
+    attempt(&mut link, Input::Start);
+    let hang = || lost(Cause::ConnackTimeout);
+    let versions: Vec<_> = (0..8).map(|_| attempt(&mut link, hang())).collect();
+    let (v5, v311) = (MqttVersion::V5, MqttVersion::V311);
+    assert_eq!(versions, [v5, v5, v5, v311, v5, v5, v5, v311]);
+    for version in [v5, v5, v5] {
+        assert_eq!(attempt(&mut link, hang()), version);
+    }
+    // The guess is good, and kept over the sessions of an hour.
+    for _ in 0..3 {
+        assert_eq!(attempt(&mut link, Input::Opened), v311);
+        assert_eq!(attempt(&mut link, lost(Cause::Reset)), v311);
+    }
+    attempt(&mut link, Input::Opened);
+    for _ in 0..360 {
+        attempt(&mut link, Input::Acknowledged);
+    }
+    attempt(&mut link, lost(Cause::Reset));
+    assert_eq!(attempt(&mut link, hang()), v5);
+    assert_eq!(attempt(&mut link, Input::Opened), v311);
+}
+
 #[test]
 fn a_broker_that_refuses_what_was_guessed_or_kept_gets_the_other_version_again() {
     // Three silent closes made 3.1.1 a guess; the broker is back and speaks 5.0 only.
