@@ -8,6 +8,7 @@ use moorline::fault_proxy::{Mode, Strike};
 use moorline_tests::mosquitto;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::{Rig, Running};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const BLACK_HOLE: Duration = Duration::from_secs(15);
@@ -170,5 +171,37 @@ async fn a_reset_a_close_and_a_cut_packet() {
     }
     let (history, balance) = rig.settle(running).await;
     assert_eq!(classes(&history), strikes.map(|(_strike, class)| class));
+    assert_nothing_lost(&history, &balance);
+}
+
+#[tokio::test]
+async fn a_gateway_without_descriptors_blames_its_own_machine_and_comes_back() {
+    let Some((rig, mut running)) = flowing().await else {
+        return;
+    };
+    let pid = i32::try_from(running.gateway.pid().unwrap()).unwrap();
+    let pid = Pid::from_raw(pid);
+    // What is open stays open, and nothing more can be opened.
+    let (soft, hard) = (Some(3), getrlimit(Resource::Nofile).maximum);
+    let none_left = Rlimit {
+        current: soft,
+        maximum: hard,
+    };
+    let before = prlimit(pid, Resource::Nofile, none_left).unwrap();
+    rig.proxy.strike(Strike::Reset).await.unwrap();
+    tokio::time::sleep(OUTAGE).await;
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    back_up(&mut running, 1).await;
+    let (history, balance) = rig.settle(running).await;
+    let told = history
+        .disconnects()
+        .find(|entry| entry.cause == "local-resource")
+        .unwrap_or_else(|| panic!("{history:?}"));
+    assert_eq!(
+        (told.fault.as_str(), told.evidence.errno),
+        ("us", Some(24)),
+        "{}",
+        told.text
+    );
     assert_nothing_lost(&history, &balance);
 }

@@ -35,6 +35,9 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// The client crate pings and blocks without telling: the wire is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Codes from here on refuse (MQTT 5.0 section 2.4).
+const REFUSED: u8 = 0x80;
+
 /// A publish the broker refused for good.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -89,6 +92,8 @@ pub(super) struct Active {
     /// The last acknowledgement of a publish.
     acked_at: Option<Instant>,
     refusals: Refusals,
+    /// When a publish was last refused.
+    refused_at: Option<Instant>,
     /// The smaller of our limit and the broker's.
     inflight_max: u16,
     /// One publish at a time: one of them may be what the broker ends sessions over.
@@ -118,6 +123,7 @@ impl Active {
             up_at: None,
             keep_alive: settings.keep_alive,
             refusals,
+            refused_at: None,
             inflight_max: settings.inflight_max,
             careful,
             settings,
@@ -366,6 +372,9 @@ impl Active {
         window: &mut Window<Sent>,
         progress: &mut Progress,
     ) {
+        if code >= REFUSED {
+            self.refused_at = Some(self.clock.now());
+        }
         let topic = window.carried(token).map_or("", |sent| sent.topic);
         let verdict = self.refusals.judge(puback_verdict(code), topic);
         if verdict == PubackVerdict::Deferred {
@@ -398,6 +407,7 @@ impl Active {
         let mut evidence = observe::evidence(&self.wire, now);
         evidence.session = self.up_at.map(|at| now.saturating_since(at));
         evidence.ack_age = window.oldest_age(now);
+        evidence.since_refusal = self.refused_at.map(|at| now.saturating_since(at));
         evidence.keep_alive = Some(self.keep_alive);
         Observation {
             phase: observe::phase(&self.wire),

@@ -41,6 +41,7 @@ use crate::policy_handle::PolicyHandle;
 use crate::spool::SpoolStatus;
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, DialFailure>> + Send>>;
+type Knocking = Pin<Box<dyn Future<Output = bool> + Send>>;
 type Consulting = Pin<Box<dyn Future<Output = Result<Decision, PolicyFault>> + Send>>;
 
 /// Lines in a row about messages that are dropped or set aside; the other side decides how many there are.
@@ -94,6 +95,7 @@ pub(super) struct Driver {
     refusals: Refusals,
     window: Window<Sent>,
     work: Work,
+    knocking: Option<Knocking>,
     consulting: Option<Consulting>,
     /// A stop was asked for.
     stopping: bool,
@@ -139,6 +141,7 @@ impl Driver {
             policy,
             ends,
             work: Work::Idle,
+            knocking: None,
             consulting: None,
             stopping: false,
             drain_until: None,
@@ -172,6 +175,10 @@ impl Driver {
                 Happened::Dialled(version, result) => self.dialled(version, result),
                 Happened::Progress(progress) => self.progress(*progress),
             },
+            is_there = answer(&mut self.knocking) => {
+                self.knocking = None;
+                self.input(Input::Knocked(is_there));
+            }
             advice = answer(&mut self.consulting) => {
                 self.consulting = None;
                 self.input(Input::Decided(advice));
@@ -279,9 +286,13 @@ impl Driver {
                 } => self.open(version, attempt, endpoint),
                 Output::Close(intent) => self.close(intent),
                 Output::Redial => self.redial(),
+                Output::Knock { after, endpoint } => self.knock(after, &endpoint),
                 Output::Consult(question) => self.consult(*question),
                 Output::Report(record) => self.report(*record),
             }
+        }
+        if !matches!(self.link.state(), State::Doubting { .. }) {
+            self.knocking = None;
         }
         if !matches!(self.link.state(), State::Consulting { .. }) {
             self.consulting = None;
@@ -307,6 +318,17 @@ impl Driver {
             info!(endpoint, "connecting anew: the network is back");
             self.dial(version, target);
         }
+    }
+
+    fn knock(&mut self, after: Duration, target: &Target) {
+        let dialer = self.dialers.to(target);
+        self.knocking = Some(Box::pin(async move {
+            tokio::time::sleep(after).await;
+            match dialer {
+                Some(dialer) => dialer.dial().await.is_ok(),
+                None => false,
+            }
+        }));
     }
 
     fn dial(&mut self, version: MqttVersion, target: Target) {
@@ -699,9 +721,10 @@ async fn happens(
     }
 }
 
-async fn answer(consulting: &mut Option<Consulting>) -> Result<Decision, PolicyFault> {
-    match consulting {
-        Some(consulting) => consulting.await,
+/// What was asked, once it is answered.
+async fn answer<F: Future + Unpin>(asked: &mut Option<F>) -> F::Output {
+    match asked {
+        Some(asked) => asked.await,
         None => std::future::pending().await,
     }
 }

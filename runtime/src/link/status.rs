@@ -175,6 +175,7 @@ impl LinkStatus {
             State::Waiting { until } => (None, Some(until)),
             State::Stopped
             | State::Opening { .. }
+            | State::Doubting { .. }
             | State::Consulting { .. }
             | State::Closing { .. }
             | State::Parked { .. } => (None, None),
@@ -299,9 +300,7 @@ fn log(record: &Record, text: &str) {
     }
     if matches!(
         cause,
-        moorline_core::link::cause::Cause::Local(
-            Intent::Shutdown | Intent::Reload | Intent::Operator | Intent::FailBack
-        )
+        moorline_core::link::cause::Cause::Local(Intent::Shutdown | Intent::FailBack)
     ) {
         tell!(info);
     } else {

@@ -9,6 +9,7 @@ mod causes;
 mod dead_letters;
 mod delivery;
 mod endpoints;
+mod hostile;
 mod mosquitto;
 mod proxies;
 mod rig;

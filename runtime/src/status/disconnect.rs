@@ -81,6 +81,9 @@ pub struct EvidenceEntry {
     /// Age of the oldest unacknowledged publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack_age_ms: Option<u64>,
+    /// Since the broker last refused a publish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_refusal_ms: Option<u64>,
     /// The keep-alive in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_s: Option<u64>,
@@ -164,6 +167,7 @@ impl From<&Evidence> for EvidenceEntry {
             last_received: evidence.last_received.map(str::to_owned),
             silence_ms: evidence.silence.map(ms),
             ack_age_ms: evidence.ack_age.map(ms),
+            since_refusal_ms: evidence.since_refusal.map(ms),
             keep_alive_s: evidence.keep_alive.map(|keep_alive| keep_alive.as_secs()),
             client_id: evidence.client_id.clone(),
             starved_ms: stalled(evidence, StallKind::Starved),

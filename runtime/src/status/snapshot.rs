@@ -212,7 +212,7 @@ impl Tracker {
         let state = match &link.state {
             State::Up { .. } => "up",
             State::Opening { .. } => "connecting",
-            State::Consulting { .. } | State::Waiting { .. } => "waiting",
+            State::Doubting { .. } | State::Consulting { .. } | State::Waiting { .. } => "waiting",
             State::Closing { .. } => "closing",
             State::Parked { .. } => "parked",
             State::Stopped => "stopped",

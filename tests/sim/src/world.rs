@@ -48,6 +48,7 @@ pub(crate) enum Event {
     BrokerEnd(u64),
     Unblocked(u64),
     Dialled(u64),
+    Knocked(u64),
     Advice(u64, u64, Result<Decision, PolicyFault>),
     Feed(u64),
     KeepAlive(u64),
@@ -234,6 +235,7 @@ impl World {
             Event::BrokerEnd(connection) => self.broker_end(connection),
             Event::Unblocked(connection) => self.unblocked(connection),
             Event::Dialled(attempt) => self.dialled(attempt),
+            Event::Knocked(life) => self.knocked(life),
             Event::Advice(life, question, advice) => self.advised(life, question, advice),
             Event::Feed(life) => self.feed(life),
             Event::KeepAlive(connection) => self.broker_keep_alive(connection),
@@ -305,6 +307,7 @@ impl Event {
             | Self::ClientEnd(..)
             | Self::Unblocked(_)
             | Self::Dialled(_)
+            | Self::Knocked(_)
             | Self::Advice(..)
             | Self::Feed(_)
             | Self::Produce(_)

@@ -233,6 +233,8 @@ impl Moorline {
                     let advice = advise(&question);
                     self.link.handle(now, Input::Decided(advice));
                 }
+                // Where gateways here lose a session, the broker is gone.
+                Output::Knock { .. } => self.link.handle(now, Input::Knocked(false)),
                 Output::Open { .. } | Output::Close(_) | Output::Redial | Output::Report(_) => {}
             }
         }
@@ -241,6 +243,7 @@ impl Moorline {
             State::Stopped
             | State::Opening { .. }
             | State::Up { .. }
+            | State::Doubting { .. }
             | State::Consulting { .. }
             | State::Closing { .. }
             | State::Parked { .. } => Move::Stay,

@@ -88,12 +88,13 @@ pub enum Inference {
 pub enum Intent {
     /// The process is stopping.
     Shutdown,
-    /// The link's own configuration changed.
-    Reload,
-    /// An operator asked for it.
-    Operator,
     /// A preferred broker is tried again.
     FailBack,
+}
+
+impl Intent {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Shutdown, Self::FailBack];
 }
 
 /// Why the link went down or did not come up.
@@ -259,6 +260,8 @@ pub struct Evidence {
     pub session: Option<Duration>,
     /// Age of the oldest unacknowledged publish.
     pub ack_age: Option<Duration>,
+    /// Since the broker last refused a publish.
+    pub since_refusal: Option<Duration>,
     /// The keep-alive in force.
     pub keep_alive: Option<Duration>,
     /// Our client id, where it may be another client's, too.

@@ -219,7 +219,8 @@ impl Classifier {
         }
         let session = evidence.session.unwrap_or_default();
         // A reset may come from anybody on the way; a broker that does not want us closes.
-        let silent = observed == Observed::Fin && !too_silent(evidence);
+        let silent =
+            observed == Observed::Fin && !too_silent(evidence) && !after_a_refusal(evidence);
         self.silent_closes = match (silent, session < self.soon) {
             (true, true) => self.silent_closes.saturating_add(1),
             (true, false) => 1,
@@ -347,14 +348,21 @@ const fn longer(a: Duration, b: Duration) -> Duration {
     if a.as_nanos() > b.as_nanos() { a } else { b }
 }
 
-/// Whether the broker had not heard from us for longer than it must bear (MQTT 5.0 section 3.1.2.10).
+/// Whether the broker had not heard from us for longer than it must bear (MQTT 5.0 section 3.1.2.10): we sent nothing, or
+/// nothing that we sent was answered, although we ask within each keep-alive.
 fn too_silent(evidence: &Evidence) -> bool {
-    match (evidence.since_sent, evidence.keep_alive) {
-        (Some(since_sent), Some(keep_alive)) => {
-            !keep_alive.is_zero() && since_sent * 2 > keep_alive * 3
-        }
-        (None, _) | (_, None) => false,
-    }
+    let Some(keep_alive) = evidence.keep_alive.filter(|it| !it.is_zero()) else {
+        return false;
+    };
+    let quiet = [evidence.since_sent, evidence.silence]
+        .into_iter()
+        .flatten();
+    quiet.max().is_some_and(|quiet| quiet * 2 > keep_alive * 3)
+}
+
+/// Whether the broker had just refused a publish: then it closed because of that, and not for another client.
+fn after_a_refusal(evidence: &Evidence) -> bool {
+    evidence.since_refusal.is_some_and(|age| age <= RIGHT_AFTER)
 }
 
 /// The host's own fault, if it did not run us shortly before. A server may end the session of a client that was silent for

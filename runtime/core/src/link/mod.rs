@@ -49,6 +49,10 @@ use policy::{Bounds, Decision, LocalTime, Network, PolicyFault, Question, Ruling
 /// After a session that ended without a reason the next one must come soon: whether another client has our id shows only
 /// by its ending in the same way, soon ([`classify::Classifier`]).
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// A broker that ended a session because it stops takes no connections this much later.
+const KNOCK_AFTER: Duration = Duration::from_millis(500);
+/// One that is there takes a connection within so much time.
+const KNOCK_WITHIN: Duration = Duration::from_secs(3);
 /// So many looks without a longer session in between are enough.
 const LOOKS_MAX: u32 = 3;
 
@@ -129,6 +133,11 @@ pub enum State {
         /// Whether a publish was acknowledged on it.
         acknowledged: bool,
     },
+    /// Another client seems to have our id: is the broker there, or was it the broker that went away?
+    Doubting {
+        /// When no answer is an answer.
+        deadline: Instant,
+    },
     /// A policy is being asked.
     Consulting {
         /// When the built-in policy answers instead.
@@ -162,6 +171,8 @@ pub enum Input {
     Acknowledged,
     /// The attempt failed or the session ended.
     Ended(Box<Disconnect>),
+    /// Whether the broker takes a new connection.
+    Knocked(bool),
     /// The policy answered, or could not.
     Decided(Result<Decision, PolicyFault>),
     /// The network came back.
@@ -241,6 +252,13 @@ pub enum Output {
     /// Begin an attempt that still dials anew, with the same version: what it sent so far went into a network that was not
     /// there.
     Redial,
+    /// Connect as for a session, but send no CONNECT; report `Knocked`.
+    Knock {
+        /// Not before so much time has passed: a broker that is stopped closes its sessions before its listener.
+        after: Duration,
+        /// The broker to dial.
+        endpoint: Target,
+    },
     /// Ask the policy; report `Decided`.
     Consult(Box<Question>),
     /// Tell the operator.
@@ -292,6 +310,14 @@ struct Pending {
     endpoint: Arc<str>,
 }
 
+/// The end of a session of which the broker did not say that another client has our id.
+#[derive(Clone, Debug)]
+struct Suspected {
+    disconnect: Disconnect,
+    session: Duration,
+    stable: bool,
+}
+
 /// What a cause asks of the host.
 enum Reaction {
     /// Exactly this.
@@ -335,6 +361,7 @@ pub struct Link {
     unanswered: u32,
     takeovers: u32,
     duplicate: Option<DuplicateClientId>,
+    suspected: Option<Suspected>,
     pending: Option<Pending>,
 }
 
@@ -363,6 +390,7 @@ impl Link {
             unanswered: 0,
             takeovers: 0,
             duplicate: None,
+            suspected: None,
             pending: None,
         }
     }
@@ -418,6 +446,7 @@ impl Link {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match &self.state {
+            State::Doubting { deadline } => Some((*deadline, "knock deadline")),
             State::Consulting { deadline } => Some((*deadline, "policy deadline")),
             State::Waiting { until } => Some((*until, "next attempt")),
             State::Up { since, .. } => self.fail_back_at(*since).map(|at| (at, "fail back")),
@@ -444,6 +473,7 @@ impl Link {
                 }
             }
             Input::Ended(disconnect) => self.on_ended(now, *disconnect),
+            Input::Knocked(is_there) => self.on_knocked(now, is_there),
             Input::Decided(advice) => self.on_decided(now, advice),
             Input::NetworkUp => self.on_network_up(now),
             Input::Unpark => self.on_unpark(now),
@@ -461,6 +491,7 @@ impl Link {
     /// The time of [`Link::poll_timeout`] has come. Calling it early changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.state {
+            State::Doubting { deadline } if now >= deadline => self.on_knocked(now, false),
             State::Consulting { deadline } if now >= deadline => {
                 self.on_decided(now, Err(PolicyFault::Stalled));
             }
@@ -469,7 +500,8 @@ impl Link {
                 self.failing_back = true;
                 self.outputs.push_back(Output::Close(Intent::FailBack));
             }
-            State::Consulting { .. }
+            State::Doubting { .. }
+            | State::Consulting { .. }
             | State::Waiting { .. }
             | State::Stopped
             | State::Opening { .. }
@@ -522,7 +554,11 @@ impl Link {
                 let session = now.saturating_since(since);
                 self.endpoints.session_ended(now);
                 let stable = acknowledged && session >= self.settings.stable_after;
-                self.on_failure(now, disconnect, session, stable);
+                if disconnect.cause == Cause::ClosedByServer(Inference::TakeoverOrAccess) {
+                    self.doubt(now, disconnect, session, stable);
+                } else {
+                    self.on_failure(now, disconnect, session, stable);
+                }
             }
             State::Closing { .. } => {
                 self.state = State::Stopped;
@@ -531,10 +567,48 @@ impl Link {
                 self.outputs.push_back(Output::Report(Box::new(record)));
             }
             State::Stopped
+            | State::Doubting { .. }
             | State::Consulting { .. }
             | State::Waiting { .. }
             | State::Parked { .. } => {}
         }
+    }
+
+    /// To leave the id to another client for ten minutes costs as much if there is none: first see whether the broker is
+    /// there. One that went away, twice in a row, closes as silently.
+    fn doubt(&mut self, now: Instant, disconnect: Disconnect, session: Duration, stable: bool) {
+        self.down_since.get_or_insert(now);
+        self.suspected = Some(Suspected {
+            disconnect,
+            session,
+            stable,
+        });
+        self.state = State::Doubting {
+            deadline: now + KNOCK_AFTER + KNOCK_WITHIN,
+        };
+        self.outputs.push_back(Output::Knock {
+            after: KNOCK_AFTER,
+            endpoint: self.endpoints.target(),
+        });
+    }
+
+    fn on_knocked(&mut self, now: Instant, is_there: bool) {
+        if !matches!(self.state, State::Doubting { .. }) {
+            return;
+        }
+        let Some(Suspected {
+            mut disconnect,
+            session,
+            stable,
+        }) = self.suspected.take()
+        else {
+            return;
+        };
+        if !is_there {
+            disconnect.cause = Cause::ClosedByServer(Inference::Nothing);
+            disconnect.certainty = Certainty::Certain;
+        }
+        self.on_failure(now, disconnect, session, stable);
     }
 
     fn on_failure(
@@ -639,8 +713,8 @@ impl Link {
                     Reaction::Rule(Ruling::Park)
                 };
             }
-            // A close of our own that was not a stop: a reload, or the way back to a preferred broker. Nothing is wrong, so
-            // nothing needs to wait.
+            // A close of our own that was not a stop: the way back to a preferred broker. Nothing is wrong, so nothing needs
+            // to wait.
             Remedy::Nothing => {
                 self.endpoints.begin_round();
                 return Reaction::Rule(Ruling::Wait(Duration::ZERO));
@@ -831,6 +905,7 @@ impl Link {
             State::Opening { .. }
             | State::Stopped
             | State::Up { .. }
+            | State::Doubting { .. }
             | State::Consulting { .. }
             | State::Closing { .. }
             | State::Parked { .. } => {}
@@ -844,6 +919,13 @@ impl Link {
                 self.forget_takeovers();
                 self.attempt = 0;
                 self.open(now);
+            }
+            State::Doubting { .. } => {
+                // Somebody has acted on it.
+                if let Some(suspected) = self.suspected.take() {
+                    let at_once = Ruling::Wait(Duration::ZERO);
+                    self.rule(now, suspected.disconnect, self.endpoint(), at_once);
+                }
             }
             State::Consulting { .. } => {
                 // Nobody waits for the policy's answer any more.
@@ -861,6 +943,15 @@ impl Link {
             State::Opening { .. } | State::Up { .. } => {
                 self.state = State::Closing { intent };
                 self.outputs.push_back(Output::Close(intent));
+            }
+            State::Doubting { .. } => {
+                self.state = State::Stopped;
+                if let Some(suspected) = self.suspected.take() {
+                    let endpoint = self.endpoint();
+                    let disconnect = suspected.disconnect;
+                    let record = self.record(now, disconnect, endpoint, DecidedBy::Host, false);
+                    self.outputs.push_back(Output::Report(Box::new(record)));
+                }
             }
             State::Consulting { .. } => {
                 self.state = State::Stopped;

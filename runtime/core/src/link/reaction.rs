@@ -47,6 +47,67 @@ pub enum Remedy {
 }
 
 impl Cause {
+    /// The rows of `docs/disconnects.md`: every cause that is not our own doing, with those inferences and details that
+    /// mean something else.
+    pub const ROWS: [Self; 56] = [
+        Self::NameResolution,
+        Self::ConnectRefused,
+        Self::Unreachable,
+        Self::ConnectTimeout,
+        Self::Tls(TlsReject::Expired),
+        Self::Tls(TlsReject::NotTls),
+        Self::ProxyRefused(407),
+        Self::ProxyRefused(502),
+        Self::ProxyRefused(NO_ANSWER),
+        Self::WebSocketRefused(403),
+        Self::WebSocketRefused(404),
+        Self::WebSocketRefused(429),
+        Self::WebSocketRefused(503),
+        Self::WebSocketRefused(NO_ANSWER),
+        Self::ConnackTimeout,
+        Self::ClosedBeforeConnack,
+        Self::VersionRefused,
+        Self::ClientIdRefused,
+        Self::ServerUnavailable,
+        Self::ServerBusy,
+        Self::BadCredentials,
+        Self::NotAuthorized,
+        Self::Banned,
+        Self::BadAuthenticationMethod,
+        Self::QuotaExceeded,
+        Self::ConnectionRateExceeded,
+        Self::UseAnotherServer,
+        Self::ServerMoved,
+        Self::OptionUnsupported(0x9a),
+        Self::PacketTooLarge,
+        Self::ClosedByServer(Inference::Nothing),
+        Self::ClosedByServer(Inference::KeepAlive),
+        Self::ClosedByServer(Inference::TakeoverOrAccess),
+        Self::ClosedByServer(Inference::Poison),
+        Self::Reset,
+        Self::TakenOver,
+        Self::ServerShuttingDown,
+        Self::KeepAliveTimeout,
+        Self::MaximumConnectTime,
+        Self::AdministrativeAction,
+        Self::MessageRateTooHigh,
+        Self::ReceiveMaximumExceeded,
+        Self::TopicAliasInvalid,
+        Self::MalformedPacket,
+        Self::ProtocolError,
+        Self::TopicInvalid,
+        Self::ServerReason(0x80),
+        Self::PeerGarbage,
+        Self::PingrespTimeout,
+        Self::WriteStalled,
+        Self::BlackHole,
+        Self::AckTimeout,
+        Self::HostRestarted,
+        Self::HostStarved,
+        Self::HostSuspended,
+        Self::LocalResource,
+    ];
+
     /// The cause of a CONNACK that refused us.
     #[must_use]
     pub const fn from_connack(version: MqttVersion, code: u8) -> Self {
@@ -352,8 +413,6 @@ impl Cause {
             Self::BlackHole => "black-hole",
             Self::AckTimeout => "ack-timeout",
             Self::Local(Intent::Shutdown) => "local-shutdown",
-            Self::Local(Intent::Reload) => "local-reload",
-            Self::Local(Intent::Operator) => "local-operator",
             Self::Local(Intent::FailBack) => "local-fail-back",
             Self::HostRestarted => "host-restarted",
             Self::HostStarved => "host-starved",
@@ -420,8 +479,6 @@ impl Cause {
             Self::BlackHole => "what we sent is not acknowledged by the other end's kernel",
             Self::AckTimeout => "the broker answers PINGREQ but acknowledges no publish",
             Self::Local(Intent::Shutdown) => "the gateway is stopping",
-            Self::Local(Intent::Reload) => "the link's configuration changed",
-            Self::Local(Intent::Operator) => "an operator asked for it",
             Self::Local(Intent::FailBack) => "a preferred broker gets another try",
             Self::HostStarved => "this machine did not let the gateway run for too long",
             Self::HostSuspended => "this machine slept for too long",
@@ -600,6 +657,13 @@ impl fmt::Display for Disconnect {
             write!(
                 f,
                 ", oldest unacknowledged publish {:.1} s",
+                age.as_secs_f64()
+            )?;
+        }
+        if let Some(age) = evidence.since_refusal {
+            write!(
+                f,
+                ", last publish refused {:.1} s before",
                 age.as_secs_f64()
             )?;
         }

@@ -4,7 +4,7 @@ mod table;
 
 use proptest::prelude::*;
 
-use super::cause::{Certainty, Evidence, Inference, Phase, TlsReject};
+use super::cause::{Certainty, Evidence, Inference, Phase};
 use super::classify::{Classifier, Observation, Observed, PubackVerdict, Refusals, puback_verdict};
 use super::window::Window;
 use super::*;
@@ -41,6 +41,7 @@ fn line(output: &Output) -> String {
         },
         Output::Close(intent) => format!("close {intent:?}"),
         Output::Redial => "redial".to_owned(),
+        Output::Knock { after, .. } => format!("knock after {} ms", after.as_millis()),
         Output::Consult(question) => format!(
             "consult {:?} #{} {}..{} ms",
             question.cause,
@@ -194,6 +195,87 @@ fn an_old_broker_gets_the_old_version_once_and_for_good() {
 }
 
 #[test]
+fn a_suspected_takeover_is_believed_only_of_a_broker_that_is_there() {
+    let suspected = || lost(Cause::ClosedByServer(Inference::TakeoverOrAccess));
+    let begin = || vec![(0, Input::Start), (5, Input::Opened), (9, suspected())];
+    let opened = ["0: open 5.0 #1", "9: knock after 500 ms"];
+    let with = |steps: Vec<(u64, Input)>, lines: &[&str]| {
+        let all: Vec<&str> = opened.iter().chain(lines).copied().collect();
+        check(link(), begin().into_iter().chain(steps).collect(), &all)
+    };
+    // It takes connections all the while: somebody has our id.
+    with(
+        vec![(511, Input::Knocked(true))],
+        &["511: consult ClosedByServer #1 600000..900000 ms"],
+    );
+    // It was stopped, or its answer got lost: an end like any other, and no alarm.
+    let gone = with(
+        vec![(511, Input::Knocked(false))],
+        &["511: consult ClosedByServer #1 1000..2000 ms"],
+    );
+    assert_eq!(gone.duplicate_client_id(), None);
+    let mut unanswered = with(Vec::new(), &[]);
+    assert_eq!(
+        unanswered.poll_timeout(),
+        Some((at(3_509), "knock deadline"))
+    );
+    unanswered.handle_timeout(at(3_509));
+    assert!(matches!(unanswered.state(), State::Consulting { .. }));
+    // Somebody acts meanwhile; somebody stops it.
+    with(
+        vec![(20, Input::Unpark)],
+        &["20: closed-by-server-takeover-or-access -> retry in 0 ms by host"],
+    );
+    let stopped = with(
+        vec![(20, Input::Stop(Intent::Shutdown))],
+        &["20: closed-by-server-takeover-or-access -> stopped by host"],
+    );
+    assert_eq!(*stopped.state(), State::Stopped);
+}
+
+#[test]
+fn a_close_after_a_refusal_or_after_silence_points_to_no_other_client() {
+    let fin = |evidence| (Observed::Fin, evidence);
+    let ended_twice = |evidence: Evidence| {
+        let mut classifier = Classifier::default();
+        let mut last = None;
+        for _ in 0..2 {
+            let (observed, evidence) = fin(evidence.clone());
+            last = Some(classifier.classify(Observation {
+                phase: Phase::Session,
+                version: MqttVersion::V5,
+                observed,
+                evidence,
+                suspect: None,
+            }));
+        }
+        last.map(|last| last.cause)
+    };
+    let second = Duration::from_secs(1);
+    let short = Evidence {
+        session: Some(second),
+        silence: Some(second),
+        keep_alive: Some(second * 30),
+        ..Evidence::default()
+    };
+    let told = |inference| Some(Cause::ClosedByServer(inference));
+    assert_eq!(
+        ended_twice(short.clone()),
+        told(Inference::TakeoverOrAccess)
+    );
+    let refused = Evidence {
+        since_refusal: Some(Duration::ZERO),
+        ..short.clone()
+    };
+    assert_eq!(ended_twice(refused), told(Inference::Nothing));
+    let unheard = Evidence {
+        silence: Some(second * 46),
+        ..short
+    };
+    assert_eq!(ended_twice(unheard), told(Inference::KeepAlive));
+}
+
+#[test]
 fn three_silent_refusals_earn_the_other_version_one_try() {
     check(
         link(),
@@ -313,6 +395,8 @@ fn lose(link: &mut Link, from_ms: u64, session_ms: u64, input: Input) -> (u128, 
     link.handle_timeout(at(from_ms));
     link.handle(at(from_ms), Input::Opened);
     link.handle(at(from_ms + session_ms), input);
+    // Should the link want to know, the broker is there.
+    link.handle(at(from_ms + session_ms), Input::Knocked(true));
     let mut asked = None;
     while let Some(output) = link.poll_output() {
         if let Output::Consult(question) = output {
@@ -611,65 +695,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
     prop::sample::select(ALL.to_vec())
 }
 
-/// Every cause, with those inferences and details that react differently.
-const ALL: [Cause; 56] = [
-    Cause::NameResolution,
-    Cause::ConnectRefused,
-    Cause::Unreachable,
-    Cause::ConnectTimeout,
-    Cause::Tls(TlsReject::Expired),
-    Cause::Tls(TlsReject::NotTls),
-    Cause::ProxyRefused(407),
-    Cause::ProxyRefused(502),
-    Cause::ProxyRefused(proxy::NO_ANSWER),
-    Cause::WebSocketRefused(403),
-    Cause::WebSocketRefused(404),
-    Cause::WebSocketRefused(429),
-    Cause::WebSocketRefused(503),
-    Cause::WebSocketRefused(proxy::NO_ANSWER),
-    Cause::ConnackTimeout,
-    Cause::ClosedBeforeConnack,
-    Cause::VersionRefused,
-    Cause::ClientIdRefused,
-    Cause::ServerUnavailable,
-    Cause::ServerBusy,
-    Cause::BadCredentials,
-    Cause::NotAuthorized,
-    Cause::Banned,
-    Cause::BadAuthenticationMethod,
-    Cause::QuotaExceeded,
-    Cause::ConnectionRateExceeded,
-    Cause::UseAnotherServer,
-    Cause::ServerMoved,
-    Cause::OptionUnsupported(0x9a),
-    Cause::PacketTooLarge,
-    Cause::ClosedByServer(Inference::Nothing),
-    Cause::ClosedByServer(Inference::KeepAlive),
-    Cause::ClosedByServer(Inference::TakeoverOrAccess),
-    Cause::ClosedByServer(Inference::Poison),
-    Cause::Reset,
-    Cause::TakenOver,
-    Cause::ServerShuttingDown,
-    Cause::KeepAliveTimeout,
-    Cause::MaximumConnectTime,
-    Cause::AdministrativeAction,
-    Cause::MessageRateTooHigh,
-    Cause::ReceiveMaximumExceeded,
-    Cause::TopicAliasInvalid,
-    Cause::MalformedPacket,
-    Cause::ProtocolError,
-    Cause::TopicInvalid,
-    Cause::ServerReason(0x80),
-    Cause::PeerGarbage,
-    Cause::PingrespTimeout,
-    Cause::WriteStalled,
-    Cause::BlackHole,
-    Cause::AckTimeout,
-    Cause::HostRestarted,
-    Cause::HostStarved,
-    Cause::HostSuspended,
-    Cause::LocalResource,
-];
+const ALL: [Cause; 56] = Cause::ROWS;
 
 #[test]
 fn every_cause_has_a_name_of_its_own_and_no_name_says_unknown() {
@@ -1014,7 +1040,7 @@ proptest! {
                 7 => link.handle(now, Input::Unpark),
                 _ => link.handle_timeout(now),
             }
-            if matches!(before, State::Opening { .. } | State::Up { .. }) && matches!(link.state(), State::Consulting { .. } | State::Waiting { .. } | State::Parked { .. } | State::Stopped) {
+            if matches!(before, State::Opening { .. } | State::Up { .. }) && matches!(link.state(), State::Doubting { .. } | State::Consulting { .. } | State::Waiting { .. } | State::Parked { .. } | State::Stopped) {
                 open = false;
             }
             while let Some(output) = link.poll_output() {
@@ -1034,10 +1060,10 @@ proptest! {
                         )),
                         Next::Stopped => {}
                     },
-                    Output::Close(_) | Output::Redial | Output::Consult(_) => {}
+                    Output::Close(_) | Output::Redial | Output::Knock { .. } | Output::Consult(_) => {}
                 }
             }
-            let timed = matches!(link.state(), State::Consulting { .. } | State::Waiting { .. });
+            let timed = matches!(link.state(), State::Doubting { .. } | State::Consulting { .. } | State::Waiting { .. });
             prop_assert_eq!(timed, link.poll_timeout().is_some());
         }
     }

@@ -5,18 +5,30 @@ use std::time::Duration;
 
 use moorline_core::mqtt_frame::{FrameScanner, PacketKind, body};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// No step of a script waits longer.
 const DEADLINE: Duration = Duration::from_secs(20);
+const RECEIVE_BUFFER_BYTES: u32 = 128 * 1024;
+const BACKLOG: u32 = 16;
+/// Enough for each to be a read of its own.
+const BETWEEN_BYTES: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug)]
 pub(super) enum Act {
     /// Read until a packet of this kind came; PINGREQs on the way stay unanswered.
     Expect(PacketKind),
     Send(Vec<u8>),
+    /// Send the bytes one by one.
+    Trickle(Vec<u8>),
+    /// Read whatever comes next, MQTT or not.
+    Hear,
+    /// Do nothing for so long.
+    Pause(Duration),
+    /// From here on the kernel drops what the client sends before it acknowledges it, as a path would that is gone.
+    GoDark,
     /// Close with FIN.
     Fin,
     /// Send FIN and go on reading, so that no unread byte turns it into an RST.
@@ -80,9 +92,15 @@ pub(super) fn connack_v311(code: u8) -> Act {
 
 /// Plays the scripts one after the other; the last one again for every further connection.
 pub(super) async fn play(scripts: Vec<Vec<Act>>) -> Broker {
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
+    let socket = TcpSocket::new_v4().expect("a socket");
+    // Whoever does not read is noticed after little.
+    socket
+        .set_recv_buffer_size(RECEIVE_BUFFER_BYTES)
+        .expect("a socket of ours");
+    socket
+        .bind(([127, 0, 0, 1], 0).into())
         .expect("a loopback port");
+    let listener = socket.listen(BACKLOG).expect("a free port");
     let address = listener.local_addr().expect("an address");
     #[expect(
         clippy::disallowed_methods,
@@ -115,6 +133,8 @@ async fn serve(
     connection: usize,
     seen: mpsc::UnboundedSender<Seen>,
 ) {
+    // What was said before a close must not wait behind an acknowledgement.
+    stream.set_nodelay(true).expect("a live socket");
     let mut peer = Peer {
         stream,
         scanner: FrameScanner::default(),
@@ -133,6 +153,15 @@ async fn serve(
                 return;
             }
             Act::Fin => return,
+            Act::GoDark => {
+                // BPF_RET | BPF_K: keep no byte of any packet.
+                let drop_all = socket2::SockFilter::new(0x06, 0, 0, 0);
+                socket2::SockRef::from(&peer.stream)
+                    .attach_filter(&[drop_all])
+                    .expect("a live socket");
+                tokio::time::sleep(DEADLINE).await;
+                return;
+            }
             Act::Deaf => {
                 tokio::time::sleep(DEADLINE).await;
                 return;
@@ -162,6 +191,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub(super) async fn play(&mut self, act: Act) -> bool {
         match act {
             Act::Send(bytes) => self.stream.write_all(&bytes).await.is_ok(),
+            Act::Trickle(bytes) => {
+                for byte in bytes {
+                    if self.stream.write_all(&[byte]).await.is_err() {
+                        return false;
+                    }
+                    tokio::time::sleep(BETWEEN_BYTES).await;
+                }
+                true
+            }
+            Act::Hear => {
+                let heard = self.stream.read(&mut [0; 4096]).await;
+                heard.is_ok_and(|count| count > 0)
+            }
+            Act::Pause(pause) => {
+                tokio::time::sleep(pause).await;
+                true
+            }
             Act::Expect(kind) => loop {
                 match self.next_frame().await {
                     Some((found, _)) if found == kind => return true,
@@ -206,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                         .await
                         .is_ok()
             }
-            Act::Fin | Act::Reset | Act::Deaf => false,
+            Act::Fin | Act::Reset | Act::Deaf | Act::GoDark => false,
         }
     }
 

@@ -20,9 +20,9 @@ use super::super::{ClientIdentity, Secret, TlsSettings, Versions};
 use super::rig::{self, reading};
 use super::scripted::{Act, Peer, connack_v5, play};
 
-type Issuer = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Issuer = CertifiedIssuer<'static, KeyPair>;
 
-fn authority(name: &str) -> Issuer {
+pub(super) fn authority(name: &str) -> Issuer {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
@@ -43,7 +43,7 @@ fn certificate(issuer: &Issuer, name: &str, years: std::ops::Range<i32>) -> (Cer
 
 const VALID: std::ops::Range<i32> = 2020..2090;
 
-async fn broker(
+pub(super) async fn broker(
     issuer: &Issuer,
     name: &str,
     years: std::ops::Range<i32>,
@@ -102,7 +102,7 @@ async fn broker(
     address
 }
 
-fn trusting(issuer: &Issuer) -> TlsSettings {
+pub(super) fn trusting(issuer: &Issuer) -> TlsSettings {
     TlsSettings {
         ca_pem: Some(issuer.pem().into_bytes()),
         server_name: Some("broker.test".into()),

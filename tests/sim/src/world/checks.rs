@@ -102,7 +102,10 @@ impl World {
             self.fail(&format!("{counters:?} does not agree with {tally:?}"));
         }
         // Each end is reported once: at once, or when the policy has answered.
-        let pending = u64::from(matches!(host.link.state(), State::Consulting { .. }));
+        let pending = u64::from(matches!(
+            host.link.state(),
+            State::Doubting { .. } | State::Consulting { .. }
+        ));
         if tally.ends != tally.reports + pending {
             self.fail(&format!("an end without a report: {tally:?}"));
         }

@@ -90,6 +90,10 @@ impl World {
                 Output::Close(intent) => self.close(intent),
                 // What becomes of a dial here is decided when it begins.
                 Output::Redial => {}
+                Output::Knock { after, .. } => {
+                    let took = self.one_way() * 2;
+                    self.after(after + took, Event::Knocked(self.lives));
+                }
                 Output::Consult(question) => self.consult(&question),
                 Output::Report(record) => self.report(&record),
             }
@@ -200,6 +204,25 @@ impl World {
         let (life, number) = (host.life, host.question);
         if let Some((delay, advice)) = answer {
             self.after(delay, Event::Advice(life, number, advice));
+        }
+    }
+
+    /// The driver drops a knock when the link no longer waits for it.
+    pub(super) fn knocked(&mut self, life: u64) {
+        let waits = self.host.as_ref().is_some_and(|host| {
+            host.life == life && matches!(host.link.state(), State::Doubting { .. })
+        });
+        let now = self.now;
+        let gone = self.network.broker_lost_until > now
+            || self.network.black_hole_until > now
+            || self.network.no_route_until > now
+            || self
+                .network
+                .dial_faults
+                .iter()
+                .any(|fault| now < fault.until);
+        if waits {
+            self.input(Input::Knocked(!gone));
         }
     }
 

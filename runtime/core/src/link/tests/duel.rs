@@ -230,6 +230,10 @@ impl Duel {
                         self.after(trip * 3, Event::Connect(index));
                     }
                 }
+                Output::Knock { .. } => {
+                    let link = &mut self.gateways[index].link;
+                    link.handle(self.now, Input::Knocked(true));
+                }
                 Output::Consult(question) => {
                     let advice = self.advise(index, &question);
                     self.gateways[index]

@@ -52,9 +52,11 @@ fn drained(link: &mut Link) -> Vec<String> {
     std::iter::from_fn(|| link.poll_output())
         .map(|output| match &output {
             Output::Report(record) => format!("{}: {}", record.endpoint, line(&output)),
-            Output::Open { .. } | Output::Close(_) | Output::Redial | Output::Consult(_) => {
-                line(&output)
-            }
+            Output::Open { .. }
+            | Output::Close(_)
+            | Output::Redial
+            | Output::Knock { .. }
+            | Output::Consult(_) => line(&output),
         })
         .collect()
 }
@@ -421,7 +423,11 @@ proptest! {
         loop {
             let opened = std::iter::from_fn(|| link.poll_output()).find_map(|output| match output {
                 Output::Open { endpoint, .. } => Some(endpoint),
-                Output::Close(_) | Output::Redial | Output::Consult(_) | Output::Report(_) => None,
+                Output::Close(_)
+                | Output::Redial
+                | Output::Knock { .. }
+                | Output::Consult(_)
+                | Output::Report(_) => None,
             });
             if opened == Some(Target::Configured(healthy)) {
                 break;
