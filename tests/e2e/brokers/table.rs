@@ -188,7 +188,8 @@ const INTRODUCTION: &str = "\
 
 When a broker ends a session, MQTT 5.0 lets it say why, and 3.1.1 does not. What each really does is asked on the bare wire by
 `tests/e2e/brokers.rs`; the same test then puts the gateway on the same broker and requires that its record says what the wire
-said. `FIN` is a close without a word, `nothing` means that the broker did nothing within ten seconds.
+said. `FIN` is a close without a word, `RST` one with bytes of ours unread (which of the two is a matter of luck), `nothing`
+means that the broker did nothing within ten seconds.
 
 ";
 
@@ -213,11 +214,16 @@ pub(super) fn hold_against_documents(rows: &[Row]) {
         let title = row.title();
         let documented = page.lines().find(|line| line.starts_with(&title));
         match documented {
-            Some(documented) => assert_eq!(documented, line, "{}", page_hint()),
+            Some(documented) => assert_eq!(closes(documented), closes(&line), "{}", page_hint()),
             // Another version of the broker than the documented one: seen, not judged.
             None => println!("not in docs/brokers.md:\n{line}"),
         }
     }
+}
+
+/// Whether a broker had read everything when it closed is not its own doing.
+fn closes(line: &str) -> String {
+    line.replace("RST", "FIN")
 }
 
 fn page_hint() -> &'static str {
