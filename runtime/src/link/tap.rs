@@ -19,10 +19,12 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use moorline_core::link::cause::MqttVersion;
 use moorline_core::mqtt_frame::{FrameScanner, PacketKind, body, parse_connack, parse_disconnect};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::dialer::{WebSocketEnd, websocket_ended};
 use super::tls;
@@ -33,6 +35,8 @@ mod tests;
 
 /// The longest CONNACK or DISCONNECT that is read; the standard allows more, no server sends it.
 const CAPTURE_BYTES_MAX: usize = 16 * 1024;
+/// After a failed write the peer's reason is in the kernel already, but the runtime may not have heard of it yet.
+const LAST_WORDS_WAIT: Duration = Duration::from_millis(200);
 /// How much of what is no MQTT is shown.
 const GARBAGE_BYTES_SHOWN: usize = 32;
 const PINGREQ: [u8; 2] = [0xc0, 0x00];
@@ -60,6 +64,8 @@ pub(super) struct Tap<S> {
     received: FrameScanner,
     sent: FrameScanner,
     write_failed: bool,
+    /// How long what the peer said before a write failed is waited for.
+    last_words: Option<Pin<Box<Sleep>>>,
     /// The crate was held up once before the end.
     end_announced: bool,
 }
@@ -77,6 +83,7 @@ impl<S> Tap<S> {
             received: FrameScanner::default(),
             sent: FrameScanner::default(),
             write_failed: false,
+            last_words: None,
             end_announced: false,
         }
     }
@@ -219,7 +226,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
         let before = buf.filled().len();
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
-            Poll::Pending if self.write_failed => self.end_of_stream(),
+            Poll::Pending if self.write_failed => {
+                let waited = self
+                    .last_words
+                    .get_or_insert_with(|| Box::pin(sleep(LAST_WORDS_WAIT)));
+                ready!(waited.as_mut().poll(cx));
+                self.end_of_stream();
+            }
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => self.end_by(&error),
             Poll::Ready(Ok(())) => {
