@@ -27,6 +27,7 @@ pub mod cause;
 pub mod classify;
 pub mod endpoints;
 pub mod happy_eyeballs;
+pub mod pace;
 pub mod poison;
 pub mod policy;
 pub mod proxy;
@@ -37,7 +38,7 @@ pub mod window;
 mod tests;
 
 pub use reaction::{
-    DUEL_CEILING, DUEL_FLOOR, QUOTA_FLOOR, Remedy, TAKEOVER_FLOOR, TAKEOVER_MEMORY,
+    DUEL_CEILING, DUEL_FLOOR, GARBAGE_MAX, QUOTA_FLOOR, Remedy, TAKEOVER_FLOOR, TAKEOVER_MEMORY,
 };
 
 use crate::time::Instant;
@@ -137,6 +138,8 @@ pub enum State {
     Doubting {
         /// When no answer is an answer.
         deadline: Instant,
+        /// Whether it took one connection already.
+        once: bool,
     },
     /// A policy is being asked.
     Consulting {
@@ -254,7 +257,7 @@ pub enum Output {
     Redial,
     /// Connect as for a session, but send no CONNECT; report `Knocked`.
     Knock {
-        /// Not before so much time has passed: a broker that is stopped closes its sessions before its listener.
+        /// Not before so much time has passed.
         after: Duration,
         /// The broker to dial.
         endpoint: Target,
@@ -357,6 +360,8 @@ pub struct Link {
     down_since: Option<Instant>,
     /// Sessions in a row that were short and ended without a reason.
     unexplained: u32,
+    /// Times in a row that the peer answered as no broker does.
+    garbage: u32,
     /// CONNECTs nobody answered in time since the last session that lasted: the broker may read them yet.
     unanswered: u32,
     takeovers: u32,
@@ -387,6 +392,7 @@ impl Link {
             previous_delay: Duration::ZERO,
             down_since: None,
             unexplained: 0,
+            garbage: 0,
             unanswered: 0,
             takeovers: 0,
             duplicate: None,
@@ -446,7 +452,7 @@ impl Link {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match &self.state {
-            State::Doubting { deadline } => Some((*deadline, "knock deadline")),
+            State::Doubting { deadline, .. } => Some((*deadline, "knock deadline")),
             State::Consulting { deadline } => Some((*deadline, "policy deadline")),
             State::Waiting { until } => Some((*until, "next attempt")),
             State::Up { since, .. } => self.fail_back_at(*since).map(|at| (at, "fail back")),
@@ -491,7 +497,7 @@ impl Link {
     /// The time of [`Link::poll_timeout`] has come. Calling it early changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.state {
-            State::Doubting { deadline } if now >= deadline => self.on_knocked(now, false),
+            State::Doubting { deadline, .. } if now >= deadline => self.on_knocked(now, false),
             State::Consulting { deadline } if now >= deadline => {
                 self.on_decided(now, Err(PolicyFault::Stalled));
             }
@@ -575,7 +581,8 @@ impl Link {
     }
 
     /// To leave the id to another client for ten minutes costs as much if there is none: first see whether the broker is
-    /// there. One that went away, twice in a row, closes as silently.
+    /// there. One that went away, twice in a row, closes as silently. Killed, it takes no connection at once, and may be back
+    /// soon; told to stop, it closes its sessions first and takes none a moment later.
     fn doubt(&mut self, now: Instant, disconnect: Disconnect, session: Duration, stable: bool) {
         self.down_since.get_or_insert(now);
         self.suspected = Some(Suspected {
@@ -583,18 +590,26 @@ impl Link {
             session,
             stable,
         });
+        self.knock(now, Duration::ZERO, false);
+    }
+
+    fn knock(&mut self, now: Instant, after: Duration, once: bool) {
         self.state = State::Doubting {
-            deadline: now + KNOCK_AFTER + KNOCK_WITHIN,
+            deadline: now + after + KNOCK_WITHIN,
+            once,
         };
         self.outputs.push_back(Output::Knock {
-            after: KNOCK_AFTER,
+            after,
             endpoint: self.endpoints.target(),
         });
     }
 
     fn on_knocked(&mut self, now: Instant, is_there: bool) {
-        if !matches!(self.state, State::Doubting { .. }) {
+        let State::Doubting { once, .. } = self.state else {
             return;
+        };
+        if is_there && !once {
+            return self.knock(now, KNOCK_AFTER, true);
         }
         let Some(Suspected {
             mut disconnect,
@@ -627,6 +642,11 @@ impl Link {
             self.attempt = self.attempt.saturating_add(1);
         }
         self.forget_after(session);
+        self.garbage = if disconnect.cause.remedy() == Remedy::BackOffThenSlowLane {
+            self.garbage.saturating_add(1)
+        } else {
+            0
+        };
         let unanswered = disconnect.cause == Cause::ConnackTimeout;
         self.unanswered = self.unanswered.saturating_add(u32::from(unanswered));
         self.down_since.get_or_insert(now);
@@ -686,6 +706,8 @@ impl Link {
                 }
                 Duration::ZERO
             }
+            Remedy::BackOffThenSlowLane if self.garbage >= GARBAGE_MAX => ceiling,
+            Remedy::BackOffThenSlowLane => Duration::ZERO,
             Remedy::BackOffFrom(least) => {
                 let rest = least.max(floor);
                 if self.follow(now, disconnect, rest) {

@@ -13,6 +13,8 @@ use super::cause::{
 use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
 use crate::host::StallKind;
 
+/// So much garbage in a row comes from no broker that will be well in a moment.
+pub const GARBAGE_MAX: u32 = 5;
 /// A broker that is short of something gets at least this long.
 pub const QUOTA_FLOOR: Duration = Duration::from_secs(30);
 /// After the first takeover.
@@ -32,6 +34,8 @@ pub enum Remedy {
     RetryOnceThenBackOff,
     /// Back off.
     BackOff,
+    /// Back off; from the [`GARBAGE_MAX`]th in a row on at the ceiling: something else than a broker is there.
+    BackOffThenSlowLane,
     /// Back off, but never sooner than this.
     BackOffFrom(Duration),
     /// At the ceiling, with an alarm: trying faster cannot help.
@@ -320,11 +324,11 @@ impl Cause {
             | Self::ServerBusy
             | Self::ServerShuttingDown
             | Self::ServerReason(_)
-            | Self::PeerGarbage
-            | Self::WebSocketRefused(NO_ANSWER | 500..=599)
+            | Self::WebSocketRefused(500..=599)
             | Self::WriteStalled
             | Self::LocalResource
             | Self::ClosedByServer(Inference::Poison) => Remedy::BackOff,
+            Self::PeerGarbage | Self::WebSocketRefused(NO_ANSWER) => Remedy::BackOffThenSlowLane,
             // We broke the protocol: the same again would end the same, but a new session may carry other messages.
             Self::ReceiveMaximumExceeded
             | Self::TopicAliasInvalid

@@ -198,28 +198,38 @@ fn an_old_broker_gets_the_old_version_once_and_for_good() {
 fn a_suspected_takeover_is_believed_only_of_a_broker_that_is_there() {
     let suspected = || lost(Cause::ClosedByServer(Inference::TakeoverOrAccess));
     let begin = || vec![(0, Input::Start), (5, Input::Opened), (9, suspected())];
-    let opened = ["0: open 5.0 #1", "9: knock after 500 ms"];
+    let opened = ["0: open 5.0 #1", "9: knock after 0 ms"];
     let with = |steps: Vec<(u64, Input)>, lines: &[&str]| {
         let all: Vec<&str> = opened.iter().chain(lines).copied().collect();
         check(link(), begin().into_iter().chain(steps).collect(), &all)
     };
     // It takes connections all the while: somebody has our id.
     with(
-        vec![(511, Input::Knocked(true))],
-        &["511: consult ClosedByServer #1 600000..900000 ms"],
+        vec![(11, Input::Knocked(true)), (511, Input::Knocked(true))],
+        &[
+            "11: knock after 500 ms",
+            "511: consult ClosedByServer #1 600000..900000 ms",
+        ],
     );
-    // It was stopped, or its answer got lost: an end like any other, and no alarm.
+    // It was killed; it was stopped, or its answer got lost: an end like any other, and no alarm.
     let gone = with(
-        vec![(511, Input::Knocked(false))],
-        &["511: consult ClosedByServer #1 1000..2000 ms"],
+        vec![(11, Input::Knocked(false))],
+        &["11: consult ClosedByServer #1 1000..2000 ms"],
     );
     assert_eq!(gone.duplicate_client_id(), None);
+    with(
+        vec![(11, Input::Knocked(true)), (511, Input::Knocked(false))],
+        &[
+            "11: knock after 500 ms",
+            "511: consult ClosedByServer #1 1000..2000 ms",
+        ],
+    );
     let mut unanswered = with(Vec::new(), &[]);
     assert_eq!(
         unanswered.poll_timeout(),
-        Some((at(3_509), "knock deadline"))
+        Some((at(3_009), "knock deadline"))
     );
-    unanswered.handle_timeout(at(3_509));
+    unanswered.handle_timeout(at(3_009));
     assert!(matches!(unanswered.state(), State::Consulting { .. }));
     // Somebody acts meanwhile; somebody stops it.
     with(
@@ -273,6 +283,28 @@ fn a_close_after_a_refusal_or_after_silence_points_to_no_other_client() {
         ..short
     };
     assert_eq!(ended_twice(unheard), told(Inference::KeepAlive));
+}
+
+#[test]
+fn who_answers_as_no_broker_does_five_times_is_tried_at_the_ceiling() {
+    let mut link = link();
+    link.handle(at(0), Input::Start);
+    let mut floors = Vec::new();
+    let garbage = [Cause::PeerGarbage; 6];
+    for cause in garbage
+        .into_iter()
+        .chain([Cause::Reset, Cause::PeerGarbage])
+    {
+        link.handle(at(1), lost(cause));
+        while let Some(output) = link.poll_output() {
+            if let Output::Consult(question) = output {
+                floors.push(question.floor.as_secs());
+            }
+        }
+        link.handle(at(2), Input::Unpark);
+        link.handle_timeout(at(3));
+    }
+    assert_eq!(floors, [1, 1, 1, 1, 120, 120, 1, 1]);
 }
 
 #[test]
@@ -396,6 +428,7 @@ fn lose(link: &mut Link, from_ms: u64, session_ms: u64, input: Input) -> (u128, 
     link.handle(at(from_ms), Input::Opened);
     link.handle(at(from_ms + session_ms), input);
     // Should the link want to know, the broker is there.
+    link.handle(at(from_ms + session_ms), Input::Knocked(true));
     link.handle(at(from_ms + session_ms), Input::Knocked(true));
     let mut asked = None;
     while let Some(output) = link.poll_output() {

@@ -154,6 +154,7 @@ const fn remedy_name(remedy: Remedy) -> &'static str {
     match remedy {
         Remedy::RetryOnceThenBackOff => "RetryOnceThenBackOff",
         Remedy::BackOff => "BackOff",
+        Remedy::BackOffThenSlowLane => "BackOffThenSlowLane",
         Remedy::BackOffFrom(_) => "BackOffFrom",
         Remedy::SlowLane => "SlowLane",
         Remedy::FallBackVersion => "FallBackVersion",

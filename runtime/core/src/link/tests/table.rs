@@ -15,6 +15,9 @@ fn remedy(cause: Cause) -> String {
             "one try at once if the session was stable, then back-off".to_owned()
         }
         Remedy::BackOff => "back-off".to_owned(),
+        Remedy::BackOffThenSlowLane => {
+            "back-off; from the fifth in a row on at the ceiling".to_owned()
+        }
         Remedy::BackOffFrom(least) => format!("back-off, at least {} s", least.as_secs()),
         Remedy::SlowLane => "tries at the ceiling: somebody must act".to_owned(),
         Remedy::FallBackVersion => "the other version once, kept for this endpoint".to_owned(),
