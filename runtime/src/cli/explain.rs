@@ -14,6 +14,7 @@ use super::{OutputFormat, exit};
 use crate::clock::Clock;
 use crate::config;
 use crate::journal::{Journal, Transition, UpEntry};
+use crate::link::CertificateEnd;
 use crate::status::{AlarmEntry, DisconnectEntry, LinkSection, NetworkSection, Status};
 
 const BOLD: &str = "\x1b[1m";
@@ -220,7 +221,7 @@ impl Page {
                 ),
                 None => self.paint(
                     RED,
-                    "the link is down and asks its policy when to try again",
+                    "the link is down, and when it tries again is being decided",
                 ),
             },
             "parked" => self.paint(
@@ -289,6 +290,13 @@ impl Page {
         );
         if let Some(up) = last {
             words += &place(up);
+        }
+        let end = link
+            .certificate_end_ms
+            .map(|end_ms| CertificateEnd(TimestampMs(end_ms)))
+            .filter(|end| end.is_near(self.now));
+        if let Some(end) = end {
+            words += &format!("; the broker's certificate {}", end.words(self.now));
         }
         words
     }

@@ -376,6 +376,7 @@ pub(crate) struct Tls {
     pub(crate) client_cert_file: Option<Spanned<PathBuf>>,
     pub(crate) client_key_file: Option<Spanned<PathBuf>>,
     pub(crate) server_name: Option<String>,
+    pub(crate) alpn: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Debug, Deserialize)]

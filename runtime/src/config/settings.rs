@@ -12,9 +12,10 @@ use toml::Spanned;
 use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
 use crate::bounded_file;
+use crate::clock::Clock;
 use crate::link::{
-    self, Bind, ClientIdentity, Credentials, EndpointSettings, LinkSettings, ProxyKind, ProxyLogin,
-    ProxySettings, Secret, TlsSettings, Versions,
+    self, Bind, CertificateEnd, ClientIdentity, Credentials, EndpointSettings, LinkSettings,
+    ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -186,6 +187,15 @@ impl Resolver<'_> {
             );
             Vec::new()
         })
+    }
+
+    /// Our own certificate ends soon, or has ended.
+    fn warn_of_end(&mut self, path: &Spanned<PathBuf>, pem: &[u8]) {
+        let now = Clock::start().wall();
+        let end = CertificateEnd::of_pem(pem).filter(|end| end.is_near(now));
+        if let Some(end) = end {
+            self.warn(path.span(), format!("this certificate {}", end.words(now)));
+        }
     }
 
     fn secret(&mut self, source: &Spanned<raw::SecretSource>) -> Secret {
@@ -479,10 +489,14 @@ impl Resolver<'_> {
 
     fn tls(&mut self, raw: raw::Tls) -> TlsSettings {
         let client = match (raw.client_cert_file, raw.client_key_file) {
-            (Some(certificates), Some(key)) => Some(ClientIdentity {
-                certificates_pem: self.content(&certificates),
-                key_pem: Secret::new(String::from_utf8_lossy(&self.content(&key)).into_owned()),
-            }),
+            (Some(certificates), Some(key)) => {
+                let certificates_pem = self.content(&certificates);
+                self.warn_of_end(&certificates, &certificates_pem);
+                Some(ClientIdentity {
+                    certificates_pem,
+                    key_pem: Secret::new(String::from_utf8_lossy(&self.content(&key)).into_owned()),
+                })
+            }
             (Some(half), None) => {
                 self.find(
                     half.span(),
@@ -499,11 +513,22 @@ impl Resolver<'_> {
             }
             (None, None) => None,
         };
+        let alpn = raw.alpn.map_or_else(Vec::new, |alpn| {
+            let names = alpn.get_ref();
+            if names.is_empty() || names.iter().any(|name| !(1..=255).contains(&name.len())) {
+                self.find(
+                    alpn.span(),
+                    "must be names of 1-255 bytes, such as [\"mqtt\"]",
+                );
+            }
+            alpn.into_inner()
+        });
         let ca_pem = raw.ca_file.map(|path| self.content(&path));
         TlsSettings {
             ca_pem,
             client,
             server_name: raw.server_name,
+            alpn,
         }
     }
 

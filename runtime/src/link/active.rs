@@ -11,6 +11,7 @@ use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::classify::{
     Observation, Observed, PubackVerdict, Refusals, puback_verdict,
 };
+use moorline_core::link::pace::Pace;
 use moorline_core::link::window::{Token, Window};
 use moorline_core::message::Sequence;
 use moorline_core::mqtt_frame::Connack;
@@ -175,6 +176,7 @@ impl Active {
     pub(super) async fn step(
         &mut self,
         window: &mut Window<Sent>,
+        pace: &mut Pace,
         batches: &mut mpsc::Receiver<Batch>,
         host: &mut HostWatch,
     ) -> Progress {
@@ -183,7 +185,7 @@ impl Active {
             if host.look(self.clock.now(), self.clock.all()) {
                 self.resume();
             }
-            self.send(window);
+            let paced_until = self.send(window, pace);
             let hungry = self.up_at.is_some()
                 && self.taking_in
                 && self.queue.is_empty()
@@ -202,7 +204,8 @@ impl Active {
                 continue;
             };
             let look_at = self.clock.now() + LOOK_EVERY;
-            let look_again = deadline.map_or(look_at, |at| at.min(look_at));
+            let awaited = [deadline, paced_until].into_iter().flatten().min();
+            let look_again = awaited.map_or(look_at, |at| at.min(look_at));
             host.expect(look_again);
             tokio::select! {
                 biased;
@@ -228,12 +231,16 @@ impl Active {
         self.probe();
     }
 
-    fn send(&mut self, window: &mut Window<Sent>) {
-        while window.has_room() {
-            let Some(publish) = self.queue.pop_front() else {
-                return;
-            };
+    /// Sends what window and pace admit; until when the pace admits nothing more.
+    fn send(&mut self, window: &mut Window<Sent>, pace: &mut Pace) -> Option<Instant> {
+        while window.has_room() && !self.queue.is_empty() {
             let now = self.clock.now();
+            if let Some(ready_at) = pace.ready_at(now) {
+                return Some(ready_at);
+            }
+            let Some(publish) = self.queue.pop_front() else {
+                break;
+            };
             let sent = Sent {
                 topic: publish.topic,
                 payload: Bytes::from(publish.payload),
@@ -241,14 +248,16 @@ impl Active {
             let (bytes, payload) = (sent.payload.len(), sent.payload.clone());
             let Some(token) = window.admit(publish.range, publish.readings, bytes, sent, now)
             else {
-                return;
+                break;
             };
+            pace.sent(now);
             if let Err(error) = self.session.publish(token.0, publish.topic, payload) {
                 // The window never exceeds the session's room, so the session is over; its end is on the way.
                 debug!(%error, "a publish found no session");
-                return;
+                break;
             }
         }
+        None
     }
 
     fn judge(&self, window: &Window<Sent>) -> Verdict {

@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use super::certificate::CertificateEnd;
 use super::settings::{EndpointSettings, LinkSettings};
 use super::tls::{self, Tls};
 
@@ -36,6 +37,8 @@ pub(super) struct Dialled {
     pub(super) local: Option<SocketAddr>,
     pub(super) peer: SocketAddr,
     pub(super) took: PhaseTimes,
+    /// When the peer's certificates end; none without TLS.
+    pub(super) certificate_end: Option<CertificateEnd>,
 }
 
 /// How long each phase took; zero for one that was not needed.
@@ -187,12 +190,15 @@ impl Dialer {
         }
         let local = stream.local_addr().ok();
 
+        let mut certificate_end = None;
         let carrier = match &self.tls {
             None => Carrier::Plain(stream),
             Some(tls) => {
                 let started = Instant::now();
                 let stream = self.handshake(tls, stream).await?;
                 took.tls = started.elapsed();
+                let shown = stream.get_ref().1.peer_certificates();
+                certificate_end = shown.and_then(CertificateEnd::of);
                 Carrier::Tls(Box::new(stream))
             }
         };
@@ -210,6 +216,7 @@ impl Dialer {
             local,
             peer,
             took,
+            certificate_end,
         })
     }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_core::host::HostWatch;
-use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
+use moorline_core::link::cause::{Cause, Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
 use moorline_core::link::endpoints::Target;
+use moorline_core::link::pace::Pace;
 use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, PolicyFault, Question};
 use moorline_core::link::window::Window;
@@ -30,6 +31,7 @@ use tracing::{info, warn};
 
 use super::active::{Active, Progress, Refusal, Sent};
 use super::boot_marker::BootMarker;
+use super::certificate::CertificateEnd;
 use super::dialer::{DialError, DialFailure, Dialers, Dialled, PhaseTimes};
 use super::feeder::{Batch, Order};
 use super::settings::LinkSettings;
@@ -92,6 +94,7 @@ pub(super) struct Driver {
     link: Link,
     classifier: Classifier,
     poison: Poison,
+    pace: Pace,
     refusals: Refusals,
     window: Window<Sent>,
     work: Work,
@@ -103,6 +106,8 @@ pub(super) struct Driver {
     drain_until: Option<Instant>,
     /// Where the last dial went and how long it took.
     dialled: Option<(SocketAddr, PhaseTimes)>,
+    /// Of the peer's certificates, on the last connection.
+    certificate_end: Option<CertificateEnd>,
     /// When the last session ended, or the process started, and the attempts made by then.
     lost: (Instant, u64),
     /// Messages after the cursor that are left out and counted: a new session meets them again.
@@ -133,6 +138,7 @@ impl Driver {
             link,
             classifier: Classifier::for_floor(settings.pace.floor),
             poison: Poison::default(),
+            pace: Pace::default(),
             refusals: Refusals::default(),
             window: Window::new(settings.inflight_max, settings.inflight_bytes_max, acked),
             settings: Arc::new(settings),
@@ -146,6 +152,7 @@ impl Driver {
             stopping: false,
             drain_until: None,
             dialled: None,
+            certificate_end: None,
             lost: (clock.now(), 0),
             left_out_counted: BTreeSet::new(),
             host: HostWatch::default(),
@@ -171,7 +178,7 @@ impl Driver {
         let deadline = self.deadline();
         tokio::select! {
             command = self.ends.commands.recv(), if !self.stopping => self.command(command),
-            happened = happens(&mut self.work, &mut self.window, &mut self.ends.batches, &mut self.host) => match happened {
+            happened = happens(&mut self.work, &mut self.window, &mut self.pace, &mut self.ends.batches, &mut self.host) => match happened {
                 Happened::Dialled(version, result) => self.dialled(version, result),
                 Happened::Progress(progress) => self.progress(*progress),
             },
@@ -379,6 +386,7 @@ impl Driver {
                 let took = dialled.took;
                 info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), proxy_ms = rounded_ms(took.proxy), tls_ms = rounded_ms(took.tls), websocket_ms = rounded_ms(took.websocket), "connected");
                 self.dialled = Some((dialled.peer, took));
+                self.certificate_end = dialled.certificate_end;
                 let careful = self.poison.careful_through().is_some();
                 let settings = Arc::clone(&self.settings);
                 let refusals = self.refusals;
@@ -397,7 +405,9 @@ impl Driver {
         if progress.delivered_publishes > 0 {
             self.input(Input::Acknowledged);
         }
+        let limit_per_s = self.pace.limit_per_s();
         self.count(|status| {
+            status.publish_limit_per_s = limit_per_s;
             status.delivered_publishes += progress.delivered_publishes;
             status.delivered_readings += progress.delivered_readings;
         });
@@ -438,6 +448,7 @@ impl Driver {
             resume_after = after.0,
             "the link is up"
         );
+        self.warn_of_end();
         self.input(Input::Opened);
         self.tell_up(connack.session_present);
         let (careful_through, guilty) = (self.poison.careful_through(), self.poison.guilty());
@@ -451,6 +462,18 @@ impl Driver {
         });
     }
 
+    fn warn_of_end(&self) {
+        let now = self.clock.wall();
+        if let Some(end) = self.certificate_end.filter(|end| end.is_near(now)) {
+            let endpoint = &*self.link.endpoint();
+            let words = end.words(now);
+            warn!(
+                endpoint,
+                "the broker's certificate {words}: renew it there, or the link will be refused"
+            );
+        }
+    }
+
     fn tell_up(&mut self, session_present: bool) {
         let (since, attempts_before) = self.lost;
         let counters = self.link.counters();
@@ -462,6 +485,7 @@ impl Driver {
             via: self.settings.proxy.as_ref().map(ToString::to_string),
             peer: self.dialled.map(|(peer, _)| peer),
             took: self.dialled.map(|(_, took)| took).unwrap_or_default(),
+            certificate_end: self.certificate_end,
             version: self.link.version(),
             session_present,
             down: self.clock.now().saturating_since(since),
@@ -619,10 +643,23 @@ impl Driver {
             disconnect.evidence.client_id = Some(self.settings.client_id.clone());
         }
         self.look_for_poison(newest);
+        self.slow_down(disconnect.cause);
         self.input(Input::Ended(Box::new(disconnect)));
         // A stop that waited for what was in flight has nothing left to wait for.
         if self.drain_until.is_some() {
             self.stop_now();
+        }
+    }
+
+    /// Who says that we send too much gets less.
+    fn slow_down(&mut self, cause: Cause) {
+        if matches!(cause, Cause::QuotaExceeded | Cause::MessageRateTooHigh) {
+            self.pace.quota(self.clock.now());
+            let limit_per_s = self.pace.limit_per_s();
+            warn!(
+                limit_per_s,
+                "the broker says that we send too much: half as many publishes as before, and then slowly more"
+            );
         }
     }
 
@@ -707,6 +744,7 @@ impl Driver {
 async fn happens(
     work: &mut Work,
     window: &mut Window<Sent>,
+    pace: &mut Pace,
     batches: &mut mpsc::Receiver<Batch>,
     host: &mut HostWatch,
 ) -> Happened {
@@ -716,7 +754,7 @@ async fn happens(
             version, dialling, ..
         } => Happened::Dialled(*version, dialling.await),
         Work::Session(active) => {
-            Happened::Progress(Box::new(active.step(window, batches, host).await))
+            Happened::Progress(Box::new(active.step(window, pace, batches, host).await))
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod active;
 mod boot_marker;
+mod certificate;
 mod dialer;
 mod driver;
 mod feeder;
@@ -45,6 +46,7 @@ use dialer::Dialers;
 use driver::{Driver, Ends};
 use feeder::{BATCHES, Order};
 
+pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
 pub use settings::{
     Bind, ClientIdentity, Credentials, EndpointSettings, LinkSettings, LivenessLimits, Pace,

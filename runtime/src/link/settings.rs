@@ -61,6 +61,8 @@ pub struct TlsSettings {
     pub client: Option<ClientIdentity>,
     /// The name the broker's certificate must carry, where it is not the host dialled.
     pub server_name: Option<String>,
+    /// Protocols offered by ALPN (RFC 7301); some brokers serve MQTT on port 443 only to who offers `mqtt`.
+    pub alpn: Vec<String>,
 }
 
 /// From where connections are made; the routing table decides what is left open.

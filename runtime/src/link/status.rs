@@ -12,6 +12,7 @@ use moorline_core::link::{
 use moorline_core::time::{Instant, TimestampMs, saturating_ms};
 use tracing::{info, warn};
 
+use super::certificate::CertificateEnd;
 use super::dialer::PhaseTimes;
 
 /// Disconnects that are kept for the status.
@@ -58,6 +59,8 @@ pub struct UpRecord {
     pub peer: Option<SocketAddr>,
     /// How long it took to get there.
     pub took: PhaseTimes,
+    /// When the broker's certificates end; none without TLS.
+    pub certificate_end: Option<CertificateEnd>,
     /// The version spoken.
     pub version: MqttVersion,
     /// Whether the broker still knew us.
@@ -97,6 +100,8 @@ pub struct LinkStatus {
     pub delivered_publishes: u64,
     /// Readings in them.
     pub delivered_readings: u64,
+    /// The most publishes a second, while the broker's quota is kept.
+    pub publish_limit_per_s: Option<f64>,
     /// Publishes that were in flight when a session ended: the broker may get them twice.
     pub duplicates_possible: u64,
     /// Messages set aside: the broker refused them for good, or no packet can carry them.
@@ -127,6 +132,7 @@ impl LinkStatus {
             duplicate: None,
             delivered_publishes: 0,
             delivered_readings: 0,
+            publish_limit_per_s: None,
             duplicates_possible: 0,
             dead_letters: 0,
             dead_letter_readings: 0,

@@ -53,10 +53,15 @@ pub(super) fn prepare(settings: &TlsSettings, host: &str) -> Result<Tls, TlsSetu
             .with_safe_default_protocol_versions()
             .map_err(TlsSetupError::ClientIdentity)?
             .with_root_certificates(roots);
-    let config = match &settings.client {
+    let mut config = match &settings.client {
         Some(identity) => with_identity(builder, identity)?,
         None => builder.with_no_client_auth(),
     };
+    config.alpn_protocols = settings
+        .alpn
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
     let name = settings.server_name.as_deref().unwrap_or(host);
     let server_name = ServerName::try_from(name.to_owned())
         .map_err(|_invalid| TlsSetupError::ServerName(name.to_owned()))?;

@@ -39,6 +39,13 @@ impl Page {
             "Whether the link waits for an operator.",
             is("parked"),
         )?;
+        if let Some(end_ms) = link.certificate_end_ms {
+            self.gauge(
+                "link_certificate_end_seconds",
+                "When the broker's certificates end.",
+                end_ms / 1000,
+            )?;
+        }
         self.counter(
             "link_sessions_total",
             "Sessions the broker accepted.",
@@ -205,6 +212,7 @@ mod tests {
             ..Status::default()
         };
         status.link.state = "up".to_owned();
+        status.link.certificate_end_ms = Some(2_208_988_800_000);
         status.link.disconnects_by_cause = [("reset".to_owned(), 2)].into();
         status.connectors = vec![ConnectorEntry {
             name: "line \"7\"".to_owned(),
@@ -217,6 +225,7 @@ mod tests {
             "# TYPE moorline_link_up gauge",
             "moorline_link_up 1",
             "moorline_link_parked 0",
+            "moorline_link_certificate_end_seconds 2208988800",
             "# TYPE moorline_link_disconnects_total counter",
             "moorline_link_disconnects_total{cause=\"reset\"} 2",
             "moorline_connector_readings_total{connector=\"line \\\"7\\\"\"} 3",

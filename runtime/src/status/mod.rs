@@ -83,6 +83,12 @@ pub struct LinkSection {
     /// `host:port` of the broker of the session or attempt under way, or the last one.
     #[serde(default)]
     pub endpoint: String,
+    /// When the broker's certificates end, milliseconds since the Unix epoch; none without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_end_ms: Option<u64>,
+    /// The most publishes a second, while the link keeps a quota of the broker; none otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_limit_per_s: Option<f64>,
     /// Times the built-in policy stood in for one that failed.
     pub policy_faults: u64,
     /// Times a policy's answer was clamped.

@@ -227,6 +227,12 @@ impl Tracker {
                 .map(|version| version.to_string())
                 .unwrap_or_default(),
             endpoint: link.endpoint.to_string(),
+            certificate_end_ms: link
+                .last_up
+                .as_ref()
+                .and_then(|up| up.certificate_end)
+                .map(|end| end.0.0),
+            publish_limit_per_s: link.publish_limit_per_s,
             policy_faults: link.policy_faults,
             policy_clamped: link.policy_clamped,
             dead_lettered: link.dead_letters,

@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use moorline_core::link::cause::TlsReject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

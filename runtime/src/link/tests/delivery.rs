@@ -495,3 +495,43 @@ async fn acknowledgements_that_come_with_the_goodbye_count() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_broker_that_says_too_much_gets_half_as_much_and_still_all_of_it() {
+    const MESSAGES: u64 = 400;
+    let too_much = Act::Send(vec![0xe0, 1, 0x96]);
+    let taken = Act::Acknowledge {
+        publishes: 100,
+        code: 0,
+    };
+    let first = vec![
+        Act::Expect(PacketKind::Connect),
+        connack_v5(0),
+        taken,
+        too_much,
+    ];
+    let then = vec![Act::Expect(PacketKind::Connect), connack_v5(0), Act::Serve];
+    let broker = play(vec![first, then]).await;
+    let mut rig = rig::start(broker.address, |settings| settings.versions = Versions::V5);
+    for number in 0..MESSAGES {
+        rig.append(attribute(number, 10)).await;
+    }
+    let seen = rig.first_disconnect().await;
+    assert_eq!(seen.cause, Cause::MessageRateTooHigh, "{seen}");
+    // An operator need not wait for the half minute.
+    let commands = rig.link.commands();
+    commands
+        .send(LinkCommand::Unpark)
+        .await
+        .expect("the link lives");
+    rig.up_again(2).await;
+    let started = std::time::Instant::now();
+    rig.delivered().await;
+    let took = started.elapsed();
+    let limit = rig.status.borrow().publish_limit_per_s;
+    let per_s = limit.expect("a limit");
+    // At most what was sent before, in less than a second, can have been the measure.
+    assert!((50.0..=200.0).contains(&per_s), "{per_s}");
+    let least = (MESSAGES - 200) as f64 / per_s / 2.0;
+    assert!(took.as_secs_f64() >= least, "{took:?} at {per_s} per s");
+}

@@ -30,8 +30,10 @@ use cases::{Case, Stage, Then, cases};
 const SEED: u64 = 20_261_123;
 /// How often each case is played, each time with other timings.
 const ROUNDS: u64 = 3;
+/// A machine that is busy with something else gets so many more chances.
+const REPEATS_MAX: u32 = 3;
 /// So many links and brokers at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 10;
 /// How long the link is looked at after what was expected came.
 const AFTERWARDS: Duration = Duration::from_millis(300);
 /// The suite's floor and ceiling: far enough apart to tell them from each other.
@@ -54,7 +56,7 @@ struct Timing {
 impl Timing {
     fn of(seed: u64) -> Self {
         let mut random = Random::seeded(seed);
-        let coin = |random: &mut Random| random.next_u32() % 2 == 0;
+        let coin = |random: &mut Random| random.next_u32().is_multiple_of(2);
         Self {
             pause: Duration::from_millis(u64::from(random.next_u32() % 120)),
             trickle: coin(&mut random),
@@ -94,12 +96,20 @@ async fn each_row_of_the_table_ends_as_it_must() {
 }
 
 async fn play(case: &Case, timing: Timing) {
-    let mut scene = stage::set(case, timing).await;
     if matches!(case.stage, Stage::Stop) {
-        let last = scene.stopped().await;
+        let last = stage::set(case, timing).await.stopped().await;
         return check(case, timing, &last);
     }
-    let found = scene.rig.disconnect(case.nth).await;
+    let mut scene = stage::set(case, timing).await;
+    let mut found = scene.rig.disconnect(case.nth).await;
+    for _ in 0..REPEATS_MAX {
+        if found.record.disconnect.cause != Cause::HostStarved {
+            break;
+        }
+        // True, and no word about the peer: this machine did not run the test.
+        scene = stage::set(case, timing).await;
+        found = scene.rig.disconnect(case.nth).await;
+    }
     check(case, timing, &found);
     tokio::time::sleep(AFTERWARDS).await;
     check_pace(case, timing, &scene.rig);

@@ -106,7 +106,7 @@ pub(super) fn trusting(issuer: &Issuer) -> TlsSettings {
     TlsSettings {
         ca_pem: Some(issuer.pem().into_bytes()),
         server_name: Some("broker.test".into()),
-        client: None,
+        ..TlsSettings::default()
     }
 }
 

@@ -323,7 +323,7 @@ fn silent_ends(version: MqttVersion) -> Vec<Case> {
     };
     let (peer, operator) = (Fault::Peer, Fault::Operator);
     // As a broker that nothing of ours reaches.
-    let unheard = vec![Act::Pause(Duration::from_millis(1_600)), Act::HalfClose];
+    let unheard = vec![Act::Pause(Duration::from_millis(3_300)), Act::HalfClose];
     let keep_alive = Cause::ClosedByServer(Inference::KeepAlive);
     vec![
         closed(Inference::Nothing, peer, Act::HalfClose).then(Then::Once),
@@ -340,7 +340,7 @@ fn silent_ends(version: MqttVersion) -> Vec<Case> {
             .then(Then::Once)
             .tuned(|settings| {
                 patient(settings);
-                settings.keep_alive = Duration::from_secs(1);
+                settings.keep_alive = Duration::from_secs(2);
             }),
         Case::subscribed(version, Cause::Reset, Fault::Network, Act::Reset)
             .ends(TransportEnd::Rst)

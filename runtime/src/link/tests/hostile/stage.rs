@@ -132,7 +132,10 @@ fn timed(case: &Case, timing: Timing, script: &[Act]) -> Vec<Act> {
         })
         .collect();
     let decisive = acts.len().saturating_sub(1);
-    acts.insert(decisive, Act::Pause(timing.pause));
+    // Who pauses before he goes dark reads nothing meanwhile, and that is another fault.
+    if !matches!(acts.last(), Some(Act::GoDark)) {
+        acts.insert(decisive, Act::Pause(timing.pause));
+    }
     if timing.stable && case.acknowledges() {
         let acknowledge = Act::Acknowledge {
             publishes: 1,
