@@ -15,8 +15,9 @@ use super::tap::Chunk;
 use super::{Direction, Mode, Orders, Shape, Strike};
 
 const CHUNK_BYTES: usize = 16 * 1024;
-/// The receive buffer of a socket that is not read.
-const UNREAD_BYTES: usize = 4 * 1024;
+/// The receive buffer of a socket that is not read, bytes. It holds more than a segment of the loopback, 32 741 bytes: to a
+/// smaller window a sender writes only at its probes, 200 ms apart, so that healing the line would be a fault of its own.
+const UNREAD_BYTES: usize = 32 * 1024;
 /// Bytes held back by latency, rate or a black hole before the pump stops reading.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
