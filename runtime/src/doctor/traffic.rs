@@ -210,9 +210,12 @@ impl Doctor {
             } else {
                 seen.refused = Some((next, sent));
             }
-            let Some((refused, _)) = &seen.refused else {
+            let Some((refused, sent)) = &seen.refused else {
                 break;
             };
+            if sent.forbidden() {
+                break;
+            }
             if refused.saturating_sub(seen.taken_bytes) <= PACKET_BYTES_GRAIN {
                 break;
             }

@@ -185,6 +185,10 @@ pub struct KeepAliveSeen {
     pub accepted_s: Option<u16>,
 }
 
+/// PUBACK and PUBREC Reason Codes, MQTT 5.0 sections 3.4.2.1 and 3.5.2.1.
+const NOT_AUTHORIZED: u8 = 0x87;
+const TOPIC_NAME_INVALID: u8 = 0x90;
+
 /// What became of a QoS 1 or 2 publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -201,6 +205,12 @@ impl Sent {
     #[must_use]
     pub const fn taken(&self) -> bool {
         matches!(self, Self::Acked(code, _) if *code < 0x80)
+    }
+
+    /// Refused for what it is, as a smaller or a later one would be: by the topic, not by the size.
+    #[must_use]
+    pub const fn forbidden(&self) -> bool {
+        matches!(self, Self::Acked(NOT_AUTHORIZED | TOPIC_NAME_INVALID, _))
     }
 }
 

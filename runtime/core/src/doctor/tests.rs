@@ -632,6 +632,25 @@ fn packet_sizes_announced_and_found() {
 }
 
 #[test]
+fn a_forbidden_topic_says_nothing_of_sizes() {
+    for code in [0x87, 0x90] {
+        let seen = PacketSizeSeen {
+            announced: None,
+            taken_bytes: 0,
+            refused: Some((65_536, Sent::Acked(code, None))),
+            bound_bytes: 65_536,
+        };
+        let finding = judge::packet_size(&wanted(), &seen);
+        assert_finding(
+            &finding,
+            Verdict::NotTried,
+            "whatever its size: see gateway-topics",
+            None,
+        );
+    }
+}
+
+#[test]
 fn publishes_in_flight() {
     let seen = |announced, sent, acked, ended| InFlightSeen {
         announced,
@@ -657,7 +676,7 @@ fn publishes_in_flight() {
         (
             seen(Some(5), 5, 5, None),
             Verdict::Warns,
-            "takes 5 unacknowledged",
+            "up to 5 publishes",
             set("5"),
         ),
         (

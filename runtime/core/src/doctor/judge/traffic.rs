@@ -193,6 +193,16 @@ pub fn packet_size(wanted: &Wanted, seen: &PacketSizeSeen) -> Finding {
         .announced
         .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let finding = match (announced, &seen.refused) {
+        (_, Some((bytes, sent))) if sent.forbidden() => {
+            return Finding::not_tried(
+                probe,
+                format!(
+                    "because a packet of {bytes} bytes {}, and would whatever its size: see {}",
+                    fate(sent),
+                    Probe::GatewayTopics.name()
+                ),
+            );
+        }
         (_, Some((bytes, sent))) => {
             let told = match announced {
                 Some(announced) => format!(", though it announces {announced}"),
@@ -300,8 +310,9 @@ pub fn in_flight(wanted: &Wanted, seen: &InFlightSeen) -> Finding {
         (None, Some(announced)) if announced < configured => Finding::warns(
             probe,
             format!(
-                "the broker takes {announced} unacknowledged publishes (Receive Maximum) and the configuration allows \
-                 {configured}: the link goes by the smaller, and a spool that is behind catches up more slowly"
+                "the broker lets up to {announced} publishes wait for an acknowledgement (Receive Maximum) and the \
+                 configuration allows {configured}: the link goes by the smaller, and a spool that is behind catches up \
+                 more slowly"
             ),
         )
         .set(
