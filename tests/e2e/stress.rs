@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use moorline::demo::broker::Broker;
 use moorline_tests::binary;
 use moorline_tests::configuration::Configuration;
 use moorline_tests::mosquitto;
@@ -105,6 +106,27 @@ async fn a_broker_that_is_not_there_is_told_before_anything_is_broken() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("before anything was broken"), "{told}");
     assert!(told.contains("What to do"), "{told}");
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_no_reading_is_told_before_anything_is_broken() {
+    let Some(kind) = mosquitto() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let rules = directory.path().join("acl");
+    std::fs::write(&rules, "topic readwrite v1/gateway/rpc\n").unwrap();
+    let lines = format!("acl_file {}", rules.display());
+    let broker = Broker::start_with(kind, &directory.path().join("broker"), &lines)
+        .await
+        .unwrap();
+    let configuration = Configuration::new(&directory.path().join("state"), broker.address());
+    let file = directory.path().join("gateway.toml");
+    std::fs::write(&file, configuration.text()).unwrap();
+    let output = stress(&file, &["--minutes", "1"]).await;
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let expected = "takes no reading, before anything was broken: the broker refused it with 0x87";
+    assert!(told.contains(expected), "{told}");
+    assert!(told.contains("moorline doctor"), "{told}");
 }
 
 #[tokio::test]

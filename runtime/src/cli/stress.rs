@@ -149,7 +149,9 @@ fn code(error: &StressError) -> u8 {
     match error {
         StressError::Tls(_) => exit::CONFIG,
         StressError::NoTime(_) => exit::USAGE,
-        StressError::Unresolved(..) | StressError::Unreachable { .. } => exit::DATA,
+        StressError::Unresolved(..) | StressError::Unreachable { .. } | StressError::Refused(_) => {
+            exit::DATA
+        }
         StressError::Directory(..)
         | StressError::Spool(_)
         | StressError::Plugins(_)

@@ -593,6 +593,7 @@ impl Driver {
         self.count(|status| {
             status.dead_letters += 1;
             status.dead_letter_readings += u64::from(readings);
+            status.last_dead_letter = Some(reason);
         });
         self.order(|order| order.set_aside_readings += u64::from(readings));
     }

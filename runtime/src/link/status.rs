@@ -9,6 +9,7 @@ use moorline_core::link::cause::{Certainty, Intent, MqttVersion};
 use moorline_core::link::{
     DecidedBy, DuplicateClientId, Link, Next, Record, State, TAKEOVER_MEMORY,
 };
+use moorline_core::spool::dead_letter::Reason;
 use moorline_core::time::{Instant, TimestampMs, saturating_ms};
 use tracing::{info, warn};
 
@@ -108,6 +109,8 @@ pub struct LinkStatus {
     pub dead_letters: u64,
     /// Readings in them.
     pub dead_letter_readings: u64,
+    /// Why the last of them was set aside.
+    pub last_dead_letter: Option<Reason>,
     /// Messages from the broker that were not understood, or that nobody took in time.
     pub downlinks_dropped: u64,
     /// Times the built-in policy stood in for one that failed.
@@ -136,6 +139,7 @@ impl LinkStatus {
             duplicates_possible: 0,
             dead_letters: 0,
             dead_letter_readings: 0,
+            last_dead_letter: None,
             downlinks_dropped: 0,
             policy_faults: 0,
             policy_clamped: 0,

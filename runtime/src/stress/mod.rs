@@ -19,6 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moorline_core::spool::dead_letter::Reason;
 use thiserror::Error;
 
 use crate::config::Settings;
@@ -67,6 +68,12 @@ pub(crate) enum StressError {
         /// What a person can do about it.
         advice: &'static str,
     },
+    /// The broker is there and takes nothing of the load.
+    #[error(
+        "the broker takes no reading, before anything was broken: {0}\nWhat to do: `moorline doctor` tells which topics, \
+         rights and sizes it refuses"
+    )]
+    Refused(Reason),
     /// Its own directory.
     #[error("{0} cannot be used: {1}; it lies in gateway.state_dir, which must be writable")]
     Directory(PathBuf, #[source] io::Error),

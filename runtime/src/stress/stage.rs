@@ -146,21 +146,24 @@ impl Stage {
         asked.max(liveness.write_stall) + Duration::from_secs(2)
     }
 
-    /// The first session, before anything is broken.
+    /// The first session and the first reading delivered, before anything is broken.
     pub(super) async fn ready(&mut self) -> Result<(), StressError> {
-        self.until(READY, |link, spool| {
-            let delivers = link.is_up() && spool.acked > Sequence(0);
+        self.until(READY, |link, _spool| {
+            let answered = link.delivered_readings + link.dead_letter_readings > 0;
             // Somebody must act: waiting cannot help.
             let refused = link.last_disconnect().is_some_and(|last| {
                 last.record.disconnect.cause.remedy() != Remedy::FallBackVersion
                     && last.record.disconnect.cause.fault() == Fault::Operator
             });
-            delivers || refused
+            answered || refused
         })
         .await;
         let link = self.link.borrow();
-        if link.is_up() && self.spool.borrow().acked > Sequence(0) {
+        if link.delivered_readings > 0 {
             return Ok(());
+        }
+        if let Some(reason) = link.last_dead_letter {
+            return Err(StressError::Refused(reason));
         }
         let (told, advice) = link.last_disconnect().map_or_else(
             || {
