@@ -318,17 +318,17 @@ fn may_be_http(bytes: &[u8]) -> bool {
 /// The code of a status line (RFC 9112 section 4).
 fn status(line: &[u8]) -> Option<u16> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
-    let [minor, b' ', hundreds, tens, ones, after @ ..] = rest else {
+    let [b'0'..=b'9', b' ', digits @ ..] = rest else {
         return None;
     };
-    let digits = [*hundreds, *tens, *ones];
-    let well_formed = minor.is_ascii_digit()
-        && digits.iter().all(u8::is_ascii_digit)
-        && after.first().is_none_or(|&byte| byte == b' ');
+    let (digits, after) = digits.split_at_checked(3)?;
+    if !digits.iter().all(u8::is_ascii_digit) || after.first().is_some_and(|&byte| byte != b' ') {
+        return None;
+    }
     let code = digits
         .iter()
         .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    (well_formed && (100..=599).contains(&code)).then_some(code)
+    (100..=599).contains(&code).then_some(code)
 }
 
 const fn reply_words(code: u8) -> &'static str {
@@ -424,8 +424,9 @@ mod tests {
     #[test]
     fn http_that_is_none_is_told_by_its_first_bytes() {
         let endless = vec![b'x'; HEAD_BYTES_MAX];
-        let cases: [&[&[u8]]; 6] = [
+        let cases: [&[&[u8]]; 7] = [
             &[b"SSH-2.0-x"],
+            &[b"HTTP/1.0 40\x17 No\r\n\r\n"],
             &[b"HTTP/1.1 2oo OK\r\n\r\n"],
             &[b"HTTP/1.1 20000\r\n\r\n"],
             &[b"HTTP/1.1 999 ?\r\n\r\n"],
