@@ -309,7 +309,7 @@ async fn misconfigured_4_few_publishes_may_be_in_flight() {
     let clinic = Clinic::open(kind, |_| "max_inflight_messages 5".into()).await;
     let report = clinic.examine("mqtt", "inflight_max = 50");
     assert_eq!(report.code, FITS, "the link goes by it: {}", report.text);
-    let said = ("in-flight", "warns", "takes 5 unacknowledged publishes");
+    let said = ("in-flight", "warns", "lets up to 5 publishes wait");
     report.assert_remedy(said, 11, "change to inflight_max = 5");
     report.assert_rest_fits(&["in-flight"]);
 }
