@@ -22,11 +22,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod advice;
+pub mod answer_time;
 pub mod backoff;
 pub mod cause;
 pub mod classify;
 pub mod endpoints;
 pub mod happy_eyeballs;
+pub mod keep_alive;
 pub mod pace;
 pub mod poison;
 pub mod policy;

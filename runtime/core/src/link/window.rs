@@ -37,6 +37,8 @@ pub struct Acknowledged<C> {
     pub readings: u32,
     /// The messages it carried.
     pub range: Option<SequenceRange>,
+    /// When it was sent.
+    pub sent_at: Instant,
     /// The new cursor, if it moved: everything up to it is acknowledged.
     pub cursor: Option<Sequence>,
     /// What was kept with the publish.
@@ -129,7 +131,8 @@ impl<C> Window<C> {
         }
         entry.acknowledged = true;
         self.bytes = self.bytes.saturating_sub(entry.bytes);
-        let (readings, range, carried) = (entry.readings, entry.range, entry.carried.take());
+        let (readings, range, sent_at) = (entry.readings, entry.range, entry.sent_at);
+        let carried = entry.carried.take();
         while let Some(entry) = self.entries.front().filter(|entry| entry.acknowledged) {
             if let Some(range) = entry.range {
                 self.popped = self.popped.max(range.last);
@@ -147,6 +150,7 @@ impl<C> Window<C> {
         Some(Acknowledged {
             readings,
             range,
+            sent_at,
             cursor: moved.then_some(self.cursor),
             carried,
         })
