@@ -91,6 +91,9 @@ impl Cause {
             Self::WriteStalled | Self::AckTimeout => {
                 "look at the broker: it is connected but does not do its work"
             }
+            Self::CanaryLost => {
+                "look at the broker, and at the bridge or the rule between link.canary's topic and its subscribers: messages are acknowledged and go no further"
+            }
             Self::Local(_) => "nothing; it was asked for",
             Self::HostRestarted => {
                 "find out what killed the gateway: power, the kernel's memory killer, or a person"

@@ -186,6 +186,8 @@ pub enum Cause {
     BlackHole,
     /// PINGs are answered but publishes are not acknowledged.
     AckTimeout,
+    /// Publishes are acknowledged, but the canary does not come back: the broker, or a bridge behind it, does not deliver.
+    CanaryLost,
     /// We ended it.
     Local(Intent),
     /// The process before this one died without closing.
@@ -264,6 +266,10 @@ pub struct Evidence {
     pub since_refusal: Option<Duration>,
     /// The keep-alive in force.
     pub keep_alive: Option<Duration>,
+    /// The time within which the peer was expected to answer, by its answers so far (RFC 6298).
+    pub answers_within: Option<Duration>,
+    /// Since a canary last came back, where canaries are sent.
+    pub canary_age: Option<Duration>,
     /// Our client id, where it may be another client's, too.
     pub client_id: Option<String>,
     /// The host did not run us shortly before.

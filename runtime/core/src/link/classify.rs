@@ -80,6 +80,8 @@ pub enum Observed {
     PingrespMissing,
     /// Our deadline for the oldest PUBACK passed.
     AckOverdue,
+    /// So many canaries in a row did not come back.
+    CanaryLost,
     /// Our deadline for a write passed.
     WriteStalled,
     /// Our deadline for a write passed, and the peer's kernel does not even acknowledge what was sent before.
@@ -184,6 +186,7 @@ impl Classifier {
             Observed::Fin => evidence.transport_end = Some(TransportEnd::Fin),
             Observed::PingrespMissing
             | Observed::AckOverdue
+            | Observed::CanaryLost
             | Observed::WriteStalled
             | Observed::Unacknowledged
             | Observed::Unsendable
@@ -285,6 +288,7 @@ impl Classifier {
             }
             Observed::PingrespMissing => Cause::PingrespTimeout,
             Observed::AckOverdue => Cause::AckTimeout,
+            Observed::CanaryLost => Cause::CanaryLost,
             Observed::WriteStalled => Cause::WriteStalled,
             Observed::Unacknowledged => Cause::BlackHole,
             Observed::PublishDeferred(code) => Cause::from_disconnect(code),
@@ -403,6 +407,7 @@ fn blame_host(phase: Phase, observed: Observed, evidence: &Evidence) -> Option<(
         | Observed::Unsendable
         | Observed::PingrespMissing
         | Observed::AckOverdue
+        | Observed::CanaryLost
         | Observed::WriteStalled
         | Observed::Unacknowledged
         | Observed::PublishDeferred(_)

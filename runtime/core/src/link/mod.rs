@@ -24,6 +24,7 @@ use std::time::Duration;
 mod advice;
 pub mod answer_time;
 pub mod backoff;
+pub mod canary;
 pub mod cause;
 pub mod classify;
 pub mod endpoints;

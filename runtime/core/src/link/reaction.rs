@@ -53,7 +53,7 @@ pub enum Remedy {
 impl Cause {
     /// The rows of `docs/disconnects.md`: every cause that is not our own doing, with those inferences and details that
     /// mean something else.
-    pub const ROWS: [Self; 56] = [
+    pub const ROWS: [Self; 57] = [
         Self::NameResolution,
         Self::ConnectRefused,
         Self::Unreachable,
@@ -106,6 +106,7 @@ impl Cause {
         Self::WriteStalled,
         Self::BlackHole,
         Self::AckTimeout,
+        Self::CanaryLost,
         Self::HostRestarted,
         Self::HostStarved,
         Self::HostSuspended,
@@ -214,7 +215,8 @@ impl Cause {
             Self::PingrespTimeout => CauseClass::PingrespTimeout,
             Self::WriteStalled => CauseClass::WriteStalled,
             Self::BlackHole => CauseClass::BlackHole,
-            Self::AckTimeout => CauseClass::AckTimeout,
+            // To a policy they are one: the broker answers and does not do its work.
+            Self::AckTimeout | Self::CanaryLost => CauseClass::AckTimeout,
             Self::Local(_) | Self::LocalResource | Self::HostStarved | Self::HostSuspended => {
                 CauseClass::Local
             }
@@ -248,7 +250,8 @@ impl Cause {
             | Self::PeerGarbage
             | Self::WebSocketRefused(NO_ANSWER | 429 | 500..=599)
             | Self::WriteStalled
-            | Self::AckTimeout => Fault::Peer,
+            | Self::AckTimeout
+            | Self::CanaryLost => Fault::Peer,
             // Somebody must change a configuration, on either side.
             Self::ProxyRefused(_)
             | Self::WebSocketRefused(_)
@@ -326,6 +329,7 @@ impl Cause {
             | Self::ServerReason(_)
             | Self::WebSocketRefused(500..=599)
             | Self::WriteStalled
+            | Self::CanaryLost
             | Self::LocalResource
             | Self::ClosedByServer(Inference::Poison) => Remedy::BackOff,
             Self::PeerGarbage | Self::WebSocketRefused(NO_ANSWER) => Remedy::BackOffThenSlowLane,
@@ -416,6 +420,7 @@ impl Cause {
             Self::WriteStalled => "write-stalled",
             Self::BlackHole => "black-hole",
             Self::AckTimeout => "ack-timeout",
+            Self::CanaryLost => "canary-lost",
             Self::Local(Intent::Shutdown) => "local-shutdown",
             Self::Local(Intent::FailBack) => "local-fail-back",
             Self::HostRestarted => "host-restarted",
@@ -482,6 +487,9 @@ impl Cause {
             Self::WriteStalled => "the broker stopped reading",
             Self::BlackHole => "what we sent is not acknowledged by the other end's kernel",
             Self::AckTimeout => "the broker answers PINGREQ but acknowledges no publish",
+            Self::CanaryLost => {
+                "the broker takes messages but does not deliver them: the canary does not come back"
+            }
             Self::Local(Intent::Shutdown) => "the gateway is stopping",
             Self::Local(Intent::FailBack) => "a preferred broker gets another try",
             Self::HostStarved => "this machine did not let the gateway run for too long",
@@ -670,6 +678,12 @@ impl fmt::Display for Disconnect {
                 ", last publish refused {:.1} s before",
                 age.as_secs_f64()
             )?;
+        }
+        if let Some(within) = evidence.answers_within {
+            write!(f, ", answers expected within {:.2} s", within.as_secs_f64())?;
+        }
+        if let Some(age) = evidence.canary_age {
+            write!(f, ", last canary back {:.1} s before", age.as_secs_f64())?;
         }
         if let Some(packet) = evidence.last_sent {
             write!(f, ", last sent {packet}")?;

@@ -728,7 +728,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
     prop::sample::select(ALL.to_vec())
 }
 
-const ALL: [Cause; 56] = Cause::ROWS;
+const ALL: [Cause; 57] = Cause::ROWS;
 
 #[test]
 fn every_cause_has_a_name_of_its_own_and_no_name_says_unknown() {

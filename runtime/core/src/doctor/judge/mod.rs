@@ -108,6 +108,7 @@ const fn field(cause: Cause) -> Field {
         | Cause::WriteStalled
         | Cause::BlackHole
         | Cause::AckTimeout
+        | Cause::CanaryLost
         | Cause::Local(_)
         | Cause::HostRestarted
         | Cause::HostStarved
