@@ -15,7 +15,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::journal::{Journal, Transition, UpEntry};
 use crate::link::CertificateEnd;
-use crate::status::{AlarmEntry, DisconnectEntry, LinkSection, NetworkSection, Status};
+use crate::status::{
+    AlarmEntry, CanarySection, DisconnectEntry, LinkSection, NetworkSection, Status,
+};
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[31m";
@@ -291,6 +293,15 @@ impl Page {
         if let Some(up) = last {
             words += &place(up);
         }
+        if let Some(answer_ms) = link.answer_ms {
+            words += &format!("; answers take {answer_ms:.1} ms");
+        }
+        if let Some(seconds) = link.keep_alive_s {
+            words += &format!("; keep-alive {seconds} s");
+        }
+        if let Some(canary) = &link.canary {
+            words += &canary_words(canary);
+        }
         let end = link
             .certificate_end_ms
             .map(|end_ms| CertificateEnd(TimestampMs(end_ms)))
@@ -348,6 +359,14 @@ impl Page {
         } else {
             text.to_owned()
         }
+    }
+}
+
+fn canary_words(canary: &CanarySection) -> String {
+    let CanarySection { back, lost, .. } = canary;
+    match canary.round_trip_ms {
+        Some(ms) => format!("; canaries come back within {ms:.1} ms ({back} back, {lost} lost)"),
+        None => format!("; no canary has come back yet ({lost} lost)"),
     }
 }
 

@@ -270,6 +270,28 @@ impl TryFrom<String> for ClientId {
     }
 }
 
+/// Bytes of a topic of our own.
+const TOPIC_BYTES_MAX: usize = 1024;
+
+/// A topic that can be published to (MQTT 5.0 section 4.7).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct TopicName(pub(crate) String);
+
+impl TryFrom<String> for TopicName {
+    type Error = &'static str;
+    fn try_from(name: String) -> Result<Self, &'static str> {
+        let wild = |c: char| matches!(c, '+' | '#') || c.is_control();
+        if name.is_empty() || name.len() > TOPIC_BYTES_MAX || name.contains(wild) {
+            return Err("must be 1 to 1024 bytes without '+', '#' and control characters");
+        }
+        if name.starts_with('$') {
+            return Err("must not begin with '$': such topics are the broker's own");
+        }
+        Ok(Self(name))
+    }
+}
+
 /// A network interface's name, as Linux allows it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -341,6 +363,7 @@ pub(crate) struct Link {
     #[serde(default)]
     pub(crate) mqtt_version: Version,
     pub(crate) keep_alive_s: Option<Within<5, 3600>>,
+    pub(crate) keep_alive_min_s: Option<Within<5, 3600>>,
     pub(crate) dns_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) connect_timeout_ms: Option<Within<100, 120_000>>,
     pub(crate) proxy_timeout_ms: Option<Within<100, 120_000>>,
@@ -357,7 +380,16 @@ pub(crate) struct Link {
     pub(crate) packet_bytes_max: Option<Within<1024, 16_777_216>>,
     pub(crate) report_disconnects: Option<bool>,
     pub(crate) metered: Option<bool>,
+    pub(crate) canary: Option<Spanned<Canary>>,
     pub(crate) tls: Option<Tls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Canary {
+    pub(crate) topic: TopicName,
+    pub(crate) interval_s: Option<Within<1, 86_400>>,
+    pub(crate) deadline_s: Option<Within<1, 300>>,
 }
 
 #[derive(Debug, Deserialize)]

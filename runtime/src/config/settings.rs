@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moorline_core::link::canary;
 use moorline_core::swap;
 use toml::Spanned;
 
@@ -14,8 +15,8 @@ use super::raw;
 use crate::bounded_file;
 use crate::clock::Clock;
 use crate::link::{
-    self, Bind, CertificateEnd, ClientIdentity, Credentials, EndpointSettings, LinkSettings,
-    ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
+    self, Bind, CanarySettings, CertificateEnd, ClientIdentity, Credentials, EndpointSettings,
+    LinkSettings, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -23,6 +24,11 @@ use crate::plugins::{
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
 
+/// From one canary to the next, where the configuration does not say.
+const CANARY_INTERVAL: Duration = Duration::from_secs(60);
+/// Within which it must be back, where the configuration does not say. Three in a row are less than the thirty seconds after
+/// which a session forgives the failures before it: a broker that never delivers is backed off from.
+const CANARY_DEADLINE: Duration = Duration::from_secs(8);
 /// Brokers that may be named.
 const ENDPOINTS_MAX: usize = 16;
 /// The longest user name or password (RFC 1929 section 2).
@@ -259,6 +265,8 @@ impl Resolver<'_> {
         link.versions = versions(raw.mqtt_version);
         link.metered = raw.metered.unwrap_or(link.metered);
         link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
+        link.keep_alive_min = seconds(raw.keep_alive_min_s, link.keep_alive_min);
+        link.canary = raw.canary.map(|raw| self.canary(raw));
         link.timeouts.dns = milliseconds(raw.dns_timeout_ms, link.timeouts.dns);
         link.timeouts.tcp = milliseconds(raw.connect_timeout_ms, link.timeouts.tcp);
         link.timeouts.proxy = milliseconds(raw.proxy_timeout_ms, link.timeouts.proxy);
@@ -291,6 +299,25 @@ impl Resolver<'_> {
             self.find(span, format!("TLS cannot be set up: {error}"));
         }
         link
+    }
+
+    fn canary(&mut self, raw: Spanned<raw::Canary>) -> CanarySettings {
+        let span = raw.span();
+        let raw = raw.into_inner();
+        let timing = canary::Settings {
+            interval: seconds(raw.interval_s, CANARY_INTERVAL),
+            deadline: seconds(raw.deadline_s, CANARY_DEADLINE),
+        };
+        if timing.deadline > timing.interval {
+            self.find(
+                span,
+                "deadline_s is above interval_s: the next canary would be due before the last is lost",
+            );
+        }
+        CanarySettings {
+            topic: raw.topic.0,
+            timing,
+        }
     }
 
     /// The brokers of `link.url` or of the `[[link.endpoint]]` tables. `span` is where the first of them is named.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_core::host::HostWatch;
+use moorline_core::link::answer_time::AnswerTime;
+use moorline_core::link::canary::{Canary, Step};
 use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::classify::{
     Observation, Observed, PubackVerdict, Refusals, puback_verdict,
@@ -26,7 +28,8 @@ use super::kernel::{self, Unsent};
 use super::liveness::{self, Facts, Verdict};
 use super::observe;
 use super::session::{Session, SessionEvent};
-use super::settings::LinkSettings;
+use super::settings::{LinkSettings, LivenessLimits};
+use super::status::Liveness;
 use super::wire::Wire;
 use crate::clock::Clock;
 
@@ -69,10 +72,23 @@ pub(super) struct Progress {
     pub(super) refused: Vec<Refusal>,
     /// Messages from the broker: topic, payload, and whether the broker kept it from before.
     pub(super) received: Vec<(Bytes, Bytes, bool)>,
+    /// Something was learnt of how the peer answers.
+    pub(super) answered: bool,
     /// A batch for the driver to look at, before its publishes are taken in.
     pub(super) batch: Option<Batch>,
     /// It is over.
     pub(super) over: Option<Observation>,
+}
+
+/// What a session begins with.
+pub(super) struct Beginning {
+    pub(super) version: MqttVersion,
+    pub(super) settings: Arc<LinkSettings>,
+    /// What CONNECT asks for.
+    pub(super) keep_alive: Duration,
+    pub(super) refusals: Refusals,
+    pub(super) careful: bool,
+    pub(super) canary: Option<Canary>,
 }
 
 /// A session from CONNECT to its end.
@@ -101,19 +117,26 @@ pub(super) struct Active {
     careful: bool,
     /// Silence before this was not the peer's.
     excused_at: Option<Instant>,
+    answer_time: AnswerTime,
+    canary: Option<Canary>,
 }
 
 impl Active {
-    pub(super) fn open(
-        dialled: Dialled,
-        version: MqttVersion,
-        settings: Arc<LinkSettings>,
-        refusals: Refusals,
-        careful: bool,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn open(dialled: Dialled, beginning: Beginning, clock: Clock) -> Self {
+        let Beginning {
+            version,
+            settings,
+            keep_alive,
+            refusals,
+            careful,
+            mut canary,
+        } = beginning;
+        if let Some(canary) = &mut canary {
+            canary.end();
+        }
         let wire = Arc::new(Wire::new(clock));
-        let session = Session::open(dialled.stream, version, &settings, Arc::clone(&wire));
+        let (stream, seen_by) = (dialled.stream, Arc::clone(&wire));
+        let session = Session::open(stream, version, &settings, keep_alive, seen_by);
         Self {
             session,
             wire,
@@ -122,7 +145,7 @@ impl Active {
             version,
             connect_at: clock.now(),
             up_at: None,
-            keep_alive: settings.keep_alive,
+            keep_alive,
             refusals,
             refused_at: None,
             inflight_max: settings.inflight_max,
@@ -133,6 +156,8 @@ impl Active {
             closing: None,
             acked_at: None,
             excused_at: None,
+            answer_time: AnswerTime::default(),
+            canary,
         }
     }
 
@@ -150,6 +175,22 @@ impl Active {
     /// How many publishes in a row were refused.
     pub(super) const fn refusals(&self) -> Refusals {
         self.refusals
+    }
+
+    /// The canary, if it is one of these settings.
+    pub(super) fn canary(&self, settings: &LinkSettings) -> Option<&Canary> {
+        self.canary
+            .as_ref()
+            .filter(|_| self.settings.canary == settings.canary)
+    }
+
+    /// How the peer has answered so far.
+    pub(super) fn liveness(&self) -> Liveness {
+        Liveness {
+            keep_alive: self.keep_alive,
+            answer_time: self.answer_time,
+            canary: self.canary.as_ref().map(Canary::seen),
+        }
     }
 
     /// As many publishes at a time as usual again.
@@ -190,7 +231,8 @@ impl Active {
                 && self.taking_in
                 && self.queue.is_empty()
                 && window.has_room();
-            let verdict = self.judge(window);
+            self.take_ping_time(&mut progress);
+            let verdict = self.judge(window, &mut progress);
             let Verdict::Alive(deadline) = verdict else {
                 // The host may have slept: what the peer said meanwhile is heard before it is declared dead.
                 tokio::select! {
@@ -260,7 +302,14 @@ impl Active {
         None
     }
 
-    fn judge(&self, window: &Window<Sent>) -> Verdict {
+    fn take_ping_time(&mut self, progress: &mut Progress) {
+        if let Some(took) = self.wire.take_ping_time() {
+            self.answer_time.measured(took);
+            progress.answered = true;
+        }
+    }
+
+    fn judge(&mut self, window: &Window<Sent>, progress: &mut Progress) -> Verdict {
         let now = self.clock.now();
         if let Some((_, deadline)) = self.closing {
             return if deadline <= now {
@@ -279,12 +328,55 @@ impl Active {
             probing: self.wire.probe_wanted(),
             excused_at: self.excused_at,
         };
-        liveness::judge(
-            &self.settings.liveness,
-            self.settings.timeouts.connack,
-            &facts,
-            now,
-        )
+        let least = self.settings.liveness;
+        let limits = LivenessLimits {
+            pingresp: self
+                .answer_time
+                .deadline(least.pingresp, least.pingresp_max),
+            ..least
+        };
+        let connack = self.settings.timeouts.connack;
+        match liveness::judge(&limits, connack, &facts, now) {
+            Verdict::Alive(deadline) => self.tend_canary(deadline, now, progress),
+            verdict @ (Verdict::Probe | Verdict::Dead(_)) => verdict,
+        }
+    }
+
+    /// Sends a canary that is due and counts one that is lost. `deadline` is when to look again otherwise.
+    fn tend_canary(
+        &mut self,
+        deadline: Option<Instant>,
+        now: Instant,
+        progress: &mut Progress,
+    ) -> Verdict {
+        let (Some(canary), Some(wanted)) = (&mut self.canary, &self.settings.canary) else {
+            return Verdict::Alive(deadline);
+        };
+        let lost = canary.seen().lost;
+        let verdict = loop {
+            match canary.poll(now, self.excused_at) {
+                None => break Verdict::Alive(deadline),
+                Some(Step::Wait(until)) => {
+                    break Verdict::Alive(deadline.into_iter().chain([until]).min());
+                }
+                Some(Step::Send) => {
+                    let sent = self.session.publish_own(&wanted.topic, canary.payload());
+                    if let Err(error) = sent {
+                        debug!(%error, "a canary found no session");
+                        break Verdict::Alive(deadline);
+                    }
+                    canary.sent(now);
+                }
+                Some(Step::NeverBack) => warn!(
+                    topic = wanted.topic,
+                    "no canary has ever come back: the broker does not lead link.canary's topic back to this gateway, so that \
+                     canaries prove nothing; the link goes on without their word"
+                ),
+                Some(Step::Dead) => break Verdict::Dead(Observed::CanaryLost),
+            }
+        };
+        progress.answered |= canary.seen().lost != lost;
+        verdict
     }
 
     fn act_on(&mut self, verdict: Verdict, window: &Window<Sent>, progress: &mut Progress) {
@@ -337,7 +429,14 @@ impl Active {
                 topic,
                 payload,
                 retained,
-            } => progress.received.push((topic, payload, retained)),
+            } => {
+                if self.is_canary(&topic) {
+                    progress.answered |= self.hear_canary(&payload);
+                } else {
+                    progress.received.push((topic, payload, retained));
+                }
+            }
+            SessionEvent::SubscribedOwn { granted } => self.begin_canary(granted),
             SessionEvent::Subscribed { refused: 0 } => debug!("subscribed"),
             SessionEvent::Subscribed { refused } => {
                 warn!(
@@ -360,6 +459,33 @@ impl Active {
         }
     }
 
+    fn is_canary(&self, topic: &[u8]) -> bool {
+        let wanted = self.settings.canary.as_ref();
+        wanted.is_some_and(|canary| canary.topic.as_bytes() == topic)
+    }
+
+    fn hear_canary(&mut self, payload: &[u8]) -> bool {
+        let now = self.clock.now();
+        let canary = self.canary.as_mut();
+        canary.is_some_and(|canary| canary.heard(now, payload))
+    }
+
+    fn begin_canary(&mut self, granted: bool) {
+        let Some(canary) = &mut self.canary else {
+            return;
+        };
+        if granted {
+            canary.begin(self.clock.now());
+        } else {
+            canary.end();
+            let topic = self.settings.canary.as_ref().map(|canary| &canary.topic);
+            warn!(
+                topic,
+                "the broker refuses to subscribe us to link.canary's topic: no canary is sent; allow us to read and write it"
+            );
+        }
+    }
+
     fn take_up(&mut self, connack: Connack, window: &mut Window<Sent>, progress: &mut Progress) {
         self.up_at = Some(self.clock.now());
         if let Some(seconds) = connack.properties.server_keep_alive_s {
@@ -370,6 +496,11 @@ impl Active {
         window.resize(if self.careful { 1 } else { self.inflight_max });
         if let Err(error) = self.session.subscribe(&SUBSCRIPTIONS) {
             warn!(%error, "the subscriptions could not be asked for");
+        }
+        if let Some(canary) = &self.settings.canary
+            && let Err(error) = self.session.subscribe_own(&canary.topic)
+        {
+            warn!(%error, "the canary's topic could not be asked for");
         }
         progress.up = Some(connack);
     }
@@ -394,7 +525,10 @@ impl Active {
         let Some(acknowledged) = window.acknowledge(token) else {
             return;
         };
-        self.acked_at = Some(self.clock.now());
+        let now = self.clock.now();
+        self.acked_at = Some(now);
+        self.answer_time
+            .measured(now.saturating_since(acknowledged.sent_at));
         progress.cursor = acknowledged.cursor.or(progress.cursor);
         match verdict {
             PubackVerdict::Delivered => {
@@ -418,6 +552,12 @@ impl Active {
         evidence.ack_age = window.oldest_age(now);
         evidence.since_refusal = self.refused_at.map(|at| now.saturating_since(at));
         evidence.keep_alive = Some(self.keep_alive);
+        evidence.answers_within = self.answer_time.expected();
+        let back_at = self
+            .canary
+            .as_ref()
+            .and_then(|canary| canary.seen().back_at);
+        evidence.canary_age = back_at.map(|at| now.saturating_since(at));
         Observation {
             phase: observe::phase(&self.wire),
             version: self.version,
@@ -435,6 +575,7 @@ impl Progress {
         self.up.is_some()
             || self.over.is_some()
             || self.batch.is_some()
+            || self.answered
             || self.delivered_publishes > 0
             || !self.refused.is_empty()
             || !self.received.is_empty()

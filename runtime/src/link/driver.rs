@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_core::host::HostWatch;
+use moorline_core::link::canary::Canary;
 use moorline_core::link::cause::{Cause, Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
 use moorline_core::link::endpoints::Target;
+use moorline_core::link::keep_alive::KeepAlive;
 use moorline_core::link::pace::Pace;
 use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, PolicyFault, Question};
@@ -29,7 +31,7 @@ use moorline_core::time::{Instant, rounded_ms};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::active::{Active, Progress, Refusal, Sent};
+use super::active::{Active, Beginning, Progress, Refusal, Sent};
 use super::boot_marker::BootMarker;
 use super::certificate::CertificateEnd;
 use super::dialer::{DialError, DialFailure, Dialers, Dialled, PhaseTimes};
@@ -96,6 +98,8 @@ pub(super) struct Driver {
     poison: Poison,
     pace: Pace,
     refusals: Refusals,
+    keep_alive: KeepAlive,
+    canary: Option<Canary>,
     window: Window<Sent>,
     work: Work,
     knocking: Option<Knocking>,
@@ -140,6 +144,8 @@ impl Driver {
             poison: Poison::default(),
             pace: Pace::default(),
             refusals: Refusals::default(),
+            keep_alive: keep_alive(&settings),
+            canary: canary(&settings),
             window: Window::new(settings.inflight_max, settings.inflight_bytes_max, acked),
             settings: Arc::new(settings),
             clock,
@@ -218,6 +224,9 @@ impl Driver {
         let now = (seen.upsets, seen.returns);
         drop(seen);
         let (upsets, returns) = std::mem::replace(&mut self.network, now);
+        if now != (upsets, returns) {
+            self.keep_alive.another_way();
+        }
         // No change of the network ends a session, but it is worth a question whether the peer still hears us.
         if now.0 != upsets
             && let Work::Session(active) = &self.work
@@ -238,6 +247,10 @@ impl Driver {
                 let limits = settings.limits();
                 self.link.use_endpoints(settings.endpoints());
                 self.classifier.set_floor(limits.floor);
+                self.keep_alive = keep_alive(&settings);
+                if self.settings.canary != settings.canary {
+                    self.canary = canary(&settings);
+                }
                 self.count(|status| status.client_id = settings.client_id.as_str().into());
                 self.settings = Arc::new(settings);
                 self.input(Input::Reconfigured(limits));
@@ -387,11 +400,15 @@ impl Driver {
                 info!(peer = %dialled.peer, dns_ms = rounded_ms(took.dns), tcp_ms = rounded_ms(took.tcp), proxy_ms = rounded_ms(took.proxy), tls_ms = rounded_ms(took.tls), websocket_ms = rounded_ms(took.websocket), "connected");
                 self.dialled = Some((dialled.peer, took));
                 self.certificate_end = dialled.certificate_end;
-                let careful = self.poison.careful_through().is_some();
-                let settings = Arc::clone(&self.settings);
-                let refusals = self.refusals;
-                let active =
-                    Active::open(dialled, version, settings, refusals, careful, self.clock);
+                let beginning = Beginning {
+                    version,
+                    settings: Arc::clone(&self.settings),
+                    keep_alive: self.keep_alive.ask(),
+                    refusals: self.refusals,
+                    careful: self.poison.careful_through().is_some(),
+                    canary: self.canary.clone(),
+                };
+                let active = Active::open(dialled, beginning, self.clock);
                 self.work = Work::Session(Box::new(active));
             }
             Err(failure) => self.over(observe::dial_failure(version, failure)),
@@ -406,7 +423,12 @@ impl Driver {
             self.input(Input::Acknowledged);
         }
         let limit_per_s = self.pace.limit_per_s();
+        let liveness = match &self.work {
+            Work::Session(active) => Some(active.liveness()),
+            Work::Idle | Work::Dialling { .. } => None,
+        };
         self.count(|status| {
+            status.liveness = liveness.or(status.liveness);
             status.publish_limit_per_s = limit_per_s;
             status.delivered_publishes += progress.delivered_publishes;
             status.delivered_readings += progress.delivered_readings;
@@ -631,6 +653,9 @@ impl Driver {
         }
         if let Work::Session(active) = &self.work {
             self.refusals = active.refusals();
+            if let Some(canary) = active.canary(&self.settings) {
+                self.canary = Some(canary.clone());
+            }
         }
         self.work = Work::Idle;
         self.order(|order| order.running = false);
@@ -645,6 +670,13 @@ impl Driver {
         }
         self.look_for_poison(newest);
         self.slow_down(disconnect.cause);
+        if let Some(shorter) = self.keep_alive.ended(&disconnect) {
+            warn!(
+                keep_alive_s = shorter.as_secs(),
+                "sessions end at the first word after a silence: something on the way forgets idle connections, so the next \
+                 session asks for a shorter keep-alive"
+            );
+        }
         self.input(Input::Ended(Box::new(disconnect)));
         // A stop that waited for what was in flight has nothing left to wait for.
         if self.drain_until.is_some() {
@@ -740,6 +772,16 @@ impl Driver {
     fn order(&mut self, change: impl FnOnce(&mut Order)) {
         self.ends.orders.send_modify(change);
     }
+}
+
+fn keep_alive(settings: &LinkSettings) -> KeepAlive {
+    KeepAlive::new(settings.keep_alive, settings.keep_alive_min)
+}
+
+fn canary(settings: &LinkSettings) -> Option<Canary> {
+    let wanted = settings.canary.as_ref()?;
+    let tag = RandomState::new().hash_one(&wanted.topic);
+    Some(Canary::new(wanted.timing, tag))
 }
 
 async fn happens(

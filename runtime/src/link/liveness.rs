@@ -126,6 +126,7 @@ mod tests {
         probe_after: Duration::from_secs(4),
         ack: Duration::from_secs(30),
         write_stall: Duration::from_secs(15),
+        pingresp_max: Duration::from_secs(20),
         tcp_user: Duration::from_secs(10),
     };
     const CONNACK: Duration = Duration::from_secs(10);

@@ -49,11 +49,12 @@ use feeder::{BATCHES, Order};
 pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
 pub use settings::{
-    Bind, ClientIdentity, Credentials, EndpointSettings, LinkSettings, LivenessLimits, Pace,
-    PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
+    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, LinkSettings,
+    LivenessLimits, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings,
+    Versions,
 };
 pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
-pub use status::{DisconnectRecord, LinkStatus, UpRecord};
+pub use status::{DisconnectRecord, LinkStatus, Liveness, UpRecord};
 pub use tls::TlsSetupError;
 
 /// Orders that wait for the driver.

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_core::link::cause::MqttVersion;
@@ -30,8 +31,8 @@ mod v5;
 
 /// Events between the pump and the driver; both run in one task, so this only bounds a burst.
 const EVENTS: usize = 256;
-/// Requests that are no publishes: SUBSCRIBE and DISCONNECT.
-const CONTROL_REQUESTS: usize = 4;
+/// Requests that are not in the window: SUBSCRIBE, DISCONNECT and a canary.
+const CONTROL_REQUESTS: usize = 8;
 /// The crate writes up to this many publishes with one system call.
 const WRITE_BATCH: usize = 64;
 /// The crates want an address; the stream they get is open already.
@@ -56,8 +57,10 @@ pub(super) enum SessionEvent {
         payload: Bytes,
         retained: bool,
     },
-    /// The server answered SUBSCRIBE; how many of the topics it refused.
+    /// The server answered [`Session::subscribe`]; how many of the topics it refused.
     Subscribed { refused: usize },
+    /// The server answered [`Session::subscribe_own`].
+    SubscribedOwn { granted: bool },
     /// It is over. The reason is in the `Wire`, unless the crate gave up by itself.
     Ended(GaveUp),
 }
@@ -107,6 +110,20 @@ struct PumpEnds {
     tokens: mpsc::Receiver<Token>,
     events: mpsc::Sender<SessionEvent>,
     wire: Arc<Wire>,
+    /// The packet identifier of the first SUBSCRIBE: the platform's topics, before our own.
+    subscribe_id: Option<u16>,
+}
+
+impl PumpEnds {
+    fn subscribed(&self, id: u16, refused: usize) -> SessionEvent {
+        if self.subscribe_id == Some(id) {
+            SessionEvent::Subscribed { refused }
+        } else {
+            SessionEvent::SubscribedOwn {
+                granted: refused == 0,
+            }
+        }
+    }
 }
 
 impl Session {
@@ -115,6 +132,7 @@ impl Session {
         stream: Stream,
         version: MqttVersion,
         settings: &LinkSettings,
+        keep_alive: Duration,
         wire: Arc<Wire>,
     ) -> Self {
         let (tokens_tx, tokens) = mpsc::channel(usize::from(settings.inflight_max));
@@ -123,15 +141,17 @@ impl Session {
             tokens,
             events: events_tx,
             wire: Arc::clone(&wire),
+            subscribe_id: None,
         };
+        let keep_alive_s = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX);
         let hand_over = HandOver::new(Tap::new(stream, version, wire));
         let (client, pump): (Client, Pin<Box<dyn Future<Output = GaveUp> + Send>>) = match version {
             MqttVersion::V311 => {
-                let (client, event_loop) = v4::open(settings, hand_over);
+                let (client, event_loop) = v4::open(settings, keep_alive_s, hand_over);
                 (Client::V4(client), Box::pin(v4::pump(event_loop, ends)))
             }
             MqttVersion::V5 => {
-                let (client, event_loop) = v5::open(settings, hand_over);
+                let (client, event_loop) = v5::open(settings, keep_alive_s, hand_over);
                 (Client::V5(client), Box::pin(v5::pump(event_loop, ends)))
             }
         };
@@ -190,6 +210,22 @@ impl Session {
         }
     }
 
+    /// Asks for a topic of our own, after [`Session::subscribe`]: what we publish there shall come back.
+    pub(super) fn subscribe_own(&mut self, topic: &str) -> Result<(), SessionFull> {
+        match &self.client {
+            Client::V4(client) => v4::subscribe(client, &[(topic, 0)]),
+            Client::V5(client) => v5::subscribe_own(client, topic),
+        }
+    }
+
+    /// Queues a QoS 0 publish beside the window.
+    pub(super) fn publish_own(&mut self, topic: &str, payload: String) -> Result<(), SessionFull> {
+        match &self.client {
+            Client::V4(client) => v4::publish_own(client, topic, payload),
+            Client::V5(client) => v5::publish_own(client, topic, payload),
+        }
+    }
+
     /// Sends DISCONNECT; the session ends once it is written.
     pub(super) fn close(&mut self) -> Result<(), SessionFull> {
         match &self.client {
@@ -221,8 +257,4 @@ impl HandOver {
 /// A request channel that holds a full window and the control requests beside it.
 fn request_capacity(settings: &LinkSettings) -> usize {
     usize::from(settings.inflight_max) + CONTROL_REQUESTS
-}
-
-fn keep_alive_s(settings: &LinkSettings) -> u16 {
-    u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX)
 }

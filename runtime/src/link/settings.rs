@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use moorline_core::link;
 pub use moorline_core::link::Versions;
+use moorline_core::link::canary;
 use moorline_core::link::endpoints::{Endpoint, ServerReference};
 use moorline_core::link::proxy::authority;
 
@@ -151,8 +152,10 @@ impl PhaseTimeouts {
 /// When an established session counts as dead although the kernel still says nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct LivenessLimits {
-    /// From PINGREQ to the first byte of any answer.
+    /// From PINGREQ to the first byte of any answer, where answers are fast.
     pub pingresp: Duration,
+    /// The same, however slow they are ([`AnswerTime`](moorline_core::link::answer_time::AnswerTime)).
+    pub pingresp_max: Duration,
     /// Silence after which an answer we wait for is asked for again by a PINGREQ of our own.
     pub probe_after: Duration,
     /// The oldest publish may stay unacknowledged this long.
@@ -161,6 +164,15 @@ pub struct LivenessLimits {
     pub write_stall: Duration,
     /// Sent bytes may stay unacknowledged by the peer's kernel this long (`TCP_USER_TIMEOUT`).
     pub tcp_user: Duration,
+}
+
+/// A message of our own through the broker and back ([`canary`](moorline_core::link::canary)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanarySettings {
+    /// Published to and subscribed to; nobody else should.
+    pub topic: String,
+    /// How often, and how long to wait.
+    pub timing: canary::Settings,
 }
 
 /// Between which bounds reconnects are paced, whatever a policy says.
@@ -271,6 +283,11 @@ pub struct LinkSettings {
     pub versions: Versions,
     /// The keep-alive asked for; an MQTT 5.0 server may override it.
     pub keep_alive: Duration,
+    /// The least that is asked for instead on a way that forgets idle connections
+    /// ([`KeepAlive`](moorline_core::link::keep_alive::KeepAlive)).
+    pub keep_alive_min: Duration,
+    /// Whether and where canaries go.
+    pub canary: Option<CanarySettings>,
     /// The longest each phase of an attempt may take.
     pub timeouts: PhaseTimeouts,
     /// When a session counts as dead.
@@ -312,12 +329,15 @@ impl LinkSettings {
             credentials: Credentials::default(),
             versions: Versions::Auto,
             keep_alive: Duration::from_secs(30),
+            keep_alive_min: Duration::from_secs(10),
+            canary: None,
             timeouts: PhaseTimeouts::new(Duration::from_secs(10), Duration::from_secs(10)),
             // A peer that vanishes under load is found within ten seconds, whichever way it shows: silence is probed and
             // the probe given up after 3 + 5 s, a full socket after 8 s. The kernel's own timer is the last resort only:
             // it also runs out on a peer that reads slowly and acknowledges all the while.
             liveness: LivenessLimits {
                 pingresp: Duration::from_secs(5),
+                pingresp_max: Duration::from_secs(20),
                 probe_after: Duration::from_secs(3),
                 ack: Duration::from_secs(30),
                 write_stall: Duration::from_secs(8),

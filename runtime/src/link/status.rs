@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::link::answer_time::AnswerTime;
+use moorline_core::link::canary;
 use moorline_core::link::cause::{Certainty, Intent, MqttVersion};
 use moorline_core::link::{
     DecidedBy, DuplicateClientId, Link, Next, Record, State, TAKEOVER_MEMORY,
@@ -72,6 +74,17 @@ pub struct UpRecord {
     pub attempts: u64,
 }
 
+/// How the peer of a session has answered so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// The keep-alive in force: what was asked for, or the server's own.
+    pub keep_alive: Duration,
+    /// How long answers take: PUBACK to a publish, PINGRESP to a PINGREQ.
+    pub answer_time: AnswerTime,
+    /// What canaries have shown in the life of this process, where they are sent.
+    pub canary: Option<canary::Seen>,
+}
+
 /// The link as others see it. Changes of `state` wake those who wait; counters are silently kept current.
 #[derive(Clone, Debug)]
 pub struct LinkStatus {
@@ -93,6 +106,8 @@ pub struct LinkStatus {
     pub last_up: Option<Arc<UpRecord>>,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: VecDeque<Arc<DisconnectRecord>>,
+    /// Of the session that is up, or the last one.
+    pub liveness: Option<Liveness>,
     /// Our client id.
     pub client_id: Arc<str>,
     /// Whether another client uses it; see [`LinkStatus::duplicate_client_id`].
@@ -131,6 +146,7 @@ impl LinkStatus {
             next_try_at: None,
             last_up: None,
             disconnects: VecDeque::new(),
+            liveness: None,
             client_id: client_id.into(),
             duplicate: None,
             delivered_publishes: 0,

@@ -5,11 +5,13 @@
     reason = "a test names what it looks for; the rest is one case"
 )]
 
+mod canary;
 mod causes;
 mod dead_letters;
 mod delivery;
 mod endpoints;
 mod hostile;
+mod keep_alive;
 mod mosquitto;
 mod proxies;
 mod rig;

@@ -39,6 +39,9 @@ pub(super) struct Wire {
     sent: AtomicU8,
     pingreq_at: Mark,
     blocked_at: Mark,
+    ping_sent_at: Mark,
+    /// The answer time of a ping nobody has taken yet, as a [`Mark`] counted from zero.
+    ping_took: Mark,
     probe: AtomicBool,
     connack: OnceLock<Connack>,
     write_error: OnceLock<i32>,
@@ -55,6 +58,8 @@ impl Wire {
             sent: AtomicU8::new(0),
             pingreq_at: Mark::default(),
             blocked_at: Mark::default(),
+            ping_sent_at: Mark::default(),
+            ping_took: Mark::default(),
             probe: AtomicBool::new(false),
             connack: OnceLock::new(),
             write_error: OnceLock::new(),
@@ -92,6 +97,13 @@ impl Wire {
         self.blocked_at.get()
     }
 
+    /// How long the last PINGREQ waited for its PINGRESP; told once.
+    pub(super) fn take_ping_time(&self) -> Option<Duration> {
+        let took = self.ping_took.get()?;
+        self.ping_took.clear();
+        Some(took.since_start())
+    }
+
     /// The CONNACK that accepted us.
     pub(super) fn connack(&self) -> Option<&Connack> {
         self.connack.get()
@@ -119,7 +131,13 @@ impl Wire {
         self.sent
             .store(PacketKind::Pingreq as u8, Ordering::Relaxed);
         self.note_sent();
-        self.pingreq_at.set_if_unset(self.clock.now());
+        self.note_pingreq();
+    }
+
+    fn note_pingreq(&self) {
+        let now = self.clock.now();
+        self.pingreq_at.set_if_unset(now);
+        self.ping_sent_at.set_if_unset(now);
     }
 
     pub(super) fn note_received(&self) {
@@ -134,12 +152,19 @@ impl Wire {
 
     pub(super) fn note_received_packet(&self, kind: PacketKind) {
         self.received.store(kind as u8, Ordering::Relaxed);
+        if kind == PacketKind::Pingresp
+            && let Some(sent_at) = self.ping_sent_at.get()
+        {
+            let took = self.clock.now().saturating_since(sent_at);
+            self.ping_took.set(Instant::from_start(took));
+            self.ping_sent_at.clear();
+        }
     }
 
     pub(super) fn note_sent_packet(&self, kind: PacketKind) {
         self.sent.store(kind as u8, Ordering::Relaxed);
         if kind == PacketKind::Pingreq {
-            self.pingreq_at.set_if_unset(self.clock.now());
+            self.note_pingreq();
         }
     }
 

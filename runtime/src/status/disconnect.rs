@@ -87,6 +87,12 @@ pub struct EvidenceEntry {
     /// The keep-alive in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_s: Option<u64>,
+    /// The time within which the broker was expected to answer, by its answers so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers_within_ms: Option<u64>,
+    /// Since a canary last came back, where canaries are sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary_age_ms: Option<u64>,
     /// Our client id, where another client may use it, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
@@ -169,6 +175,8 @@ impl From<&Evidence> for EvidenceEntry {
             ack_age_ms: evidence.ack_age.map(ms),
             since_refusal_ms: evidence.since_refusal.map(ms),
             keep_alive_s: evidence.keep_alive.map(|keep_alive| keep_alive.as_secs()),
+            answers_within_ms: evidence.answers_within.map(ms),
+            canary_age_ms: evidence.canary_age.map(ms),
             client_id: evidence.client_id.clone(),
             starved_ms: stalled(evidence, StallKind::Starved),
             suspended_ms: stalled(evidence, StallKind::Suspended),

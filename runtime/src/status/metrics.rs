@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use super::Status;
+use super::{CanarySection, Status};
 
 /// The page.
 pub(super) fn page(status: &Status) -> String {
@@ -46,6 +46,30 @@ impl Page {
                 end_ms / 1000,
             )?;
         }
+        for (name, help, value) in [
+            (
+                "link_keep_alive_seconds",
+                "The keep-alive in force.",
+                link.keep_alive_s.map(|seconds| seconds as f64),
+            ),
+            (
+                "link_answer_seconds",
+                "How long the broker takes to answer, smoothed.",
+                link.answer_ms.map(|ms| ms / 1e3),
+            ),
+            (
+                "link_answer_jitter_seconds",
+                "How much single answers stray from that, smoothed.",
+                link.jitter_ms.map(|ms| ms / 1e3),
+            ),
+        ] {
+            if let Some(value) = value {
+                self.gauge(name, help, value)?;
+            }
+        }
+        if let Some(canary) = &link.canary {
+            self.canary(canary)?;
+        }
         self.counter(
             "link_sessions_total",
             "Sessions the broker accepted.",
@@ -64,6 +88,27 @@ impl Page {
             "Publishes that were set aside.",
             link.dead_lettered,
         )
+    }
+
+    fn canary(&mut self, canary: &CanarySection) -> fmt::Result {
+        self.counter(
+            "link_canaries_back_total",
+            "Canaries that came back.",
+            canary.back,
+        )?;
+        self.counter(
+            "link_canaries_lost_total",
+            "Canaries that did not come back in time.",
+            canary.lost,
+        )?;
+        match canary.round_trip_ms {
+            Some(ms) => self.gauge(
+                "link_canary_round_trip_seconds",
+                "How long the last canary took.",
+                ms / 1e3,
+            ),
+            None => Ok(()),
+        }
     }
 
     fn spool(&mut self, status: &Status) -> fmt::Result {
@@ -213,6 +258,14 @@ mod tests {
         };
         status.link.state = "up".to_owned();
         status.link.certificate_end_ms = Some(2_208_988_800_000);
+        status.link.keep_alive_s = Some(30);
+        status.link.answer_ms = Some(12.5);
+        status.link.canary = Some(CanarySection {
+            back: 7,
+            lost: 1,
+            round_trip_ms: Some(2.0),
+            back_at_ms: Some(1),
+        });
         status.link.disconnects_by_cause = [("reset".to_owned(), 2)].into();
         status.connectors = vec![ConnectorEntry {
             name: "line \"7\"".to_owned(),
@@ -226,6 +279,11 @@ mod tests {
             "moorline_link_up 1",
             "moorline_link_parked 0",
             "moorline_link_certificate_end_seconds 2208988800",
+            "moorline_link_keep_alive_seconds 30",
+            "moorline_link_answer_seconds 0.0125",
+            "moorline_link_canaries_back_total 7",
+            "moorline_link_canaries_lost_total 1",
+            "moorline_link_canary_round_trip_seconds 0.002",
             "# TYPE moorline_link_disconnects_total counter",
             "moorline_link_disconnects_total{cause=\"reset\"} 2",
             "moorline_connector_readings_total{connector=\"line \\\"7\\\"\"} 3",

@@ -89,6 +89,18 @@ pub struct LinkSection {
     /// The most publishes a second, while the link keeps a quota of the broker; none otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish_limit_per_s: Option<f64>,
+    /// The keep-alive in force, seconds: what was asked for, or the broker's own; none before the first session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive_s: Option<u64>,
+    /// How long the broker takes to answer, smoothed (RFC 6298).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_ms: Option<f64>,
+    /// How much single answers stray from that, smoothed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter_ms: Option<f64>,
+    /// What canaries have shown; none where none are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySection>,
     /// Times the built-in policy stood in for one that failed.
     pub policy_faults: u64,
     /// Times a policy's answer was clamped.
@@ -100,6 +112,20 @@ pub struct LinkSection {
     pub disconnects_by_cause: BTreeMap<String, u64>,
     /// The last disconnects and failed attempts, oldest first.
     pub disconnects: Vec<DisconnectEntry>,
+}
+
+/// Messages of our own through the broker and back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanarySection {
+    /// Canaries that came back since the process started.
+    pub back: u64,
+    /// Canaries that did not come back in time.
+    pub lost: u64,
+    /// How long the last one took.
+    pub round_trip_ms: Option<f64>,
+    /// When one last came back, milliseconds since the Unix epoch.
+    pub back_at_ms: Option<u64>,
 }
 
 /// This machine's network, as far as it concerns the way to the broker.

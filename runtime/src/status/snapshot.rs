@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use moorline_core::link::State;
+use moorline_core::link::canary;
 use moorline_core::link::cause::Certainty;
 use moorline_core::network::Seen;
 use moorline_core::swap;
 use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::{
-    AlarmEntry, ConnectorEntry, DisconnectEntry, LinkSection, NetworkChange, NetworkSection,
-    PolicySection, SpoolSection, Status, SwapEntry,
+    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, LinkSection, NetworkChange,
+    NetworkSection, PolicySection, SpoolSection, Status, SwapEntry,
 };
 use crate::clock::Clock;
 use crate::link::{self, LinkStatus};
@@ -208,6 +209,15 @@ impl Tracker {
         }
     }
 
+    fn canary_section(&self, seen: &canary::Seen) -> CanarySection {
+        CanarySection {
+            back: seen.back,
+            lost: seen.lost,
+            round_trip_ms: seen.round_trip.map(rounded_ms),
+            back_at_ms: seen.back_at.map(|at| self.wall(at).0),
+        }
+    }
+
     fn link_section(&self, link: &LinkStatus) -> LinkSection {
         let state = match &link.state {
             State::Up { .. } => "up",
@@ -217,6 +227,8 @@ impl Tracker {
             State::Parked { .. } => "parked",
             State::Stopped => "stopped",
         };
+        let liveness = link.liveness.as_ref();
+        let answers = liveness.map(|of| &of.answer_time);
         LinkSection {
             state: state.to_owned(),
             since_ms: link.session_since.map(|since| self.wall(since).0),
@@ -233,6 +245,12 @@ impl Tracker {
                 .and_then(|up| up.certificate_end)
                 .map(|end| end.0.0),
             publish_limit_per_s: link.publish_limit_per_s,
+            keep_alive_s: liveness.map(|of| of.keep_alive.as_secs()),
+            answer_ms: answers.and_then(|time| time.smoothed()).map(rounded_ms),
+            jitter_ms: answers.and_then(|time| time.jitter()).map(rounded_ms),
+            canary: liveness
+                .and_then(|of| of.canary)
+                .map(|seen| self.canary_section(&seen)),
             policy_faults: link.policy_faults,
             policy_clamped: link.policy_clamped,
             dead_lettered: link.dead_letters,

@@ -12,7 +12,7 @@ use rumqttc_v4::{ConnectionError, StateError, SubscribeFilter, SubscribeReasonCo
 use super::super::settings::LinkSettings;
 use super::{
     GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
-    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, keep_alive_s, request_capacity,
+    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, request_capacity,
 };
 
 /// The driver owns every deadline; the crate's own must never be the first.
@@ -20,7 +20,11 @@ const NEVER_S: u64 = 24 * 3600;
 /// The encoder keeps publishes smaller than this; the protocol's own limit is left to it.
 const OUTGOING_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncClient, EventLoop) {
+pub(super) fn open(
+    settings: &LinkSettings,
+    keep_alive_s: u16,
+    hand_over: Arc<HandOver>,
+) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(
         settings.client_id.clone(),
         Broker::tcp(UNUSED_HOST, UNUSED_PORT),
@@ -30,7 +34,7 @@ pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncC
         async move { tap }
     });
     options
-        .set_keep_alive(keep_alive_s(settings))
+        .set_keep_alive(keep_alive_s)
         .set_clean_session(settings.clean_start)
         .set_max_packet_size(INCOMING_BYTES_MAX as usize, OUTGOING_BYTES_MAX)
         .set_max_request_batch(WRITE_BATCH)
@@ -65,6 +69,16 @@ pub(super) fn publish(
 ) -> Result<(), SessionFull> {
     client
         .try_publish(topic, payload, PublishOptions::at_least_once())
+        .map_err(|_full| SessionFull)
+}
+
+pub(super) fn publish_own(
+    client: &AsyncClient,
+    topic: &str,
+    payload: String,
+) -> Result<(), SessionFull> {
+    client
+        .try_publish(topic, payload, PublishOptions::at_most_once())
         .map_err(|_full| SessionFull)
 }
 
@@ -119,6 +133,8 @@ fn translate(
     ends: &mut PumpEnds,
 ) -> Option<SessionEvent> {
     match event {
+        // QoS 0 has no identifier and no acknowledgement.
+        Event::Outgoing(Outgoing::Publish(0)) => None,
         Event::Outgoing(Outgoing::Publish(id)) => {
             unacked.insert(id, ends.tokens.try_recv().ok()?);
             None
@@ -136,9 +152,11 @@ fn translate(
                 .return_codes
                 .iter()
                 .filter(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-            Some(SessionEvent::Subscribed {
-                refused: refused.count(),
-            })
+            Some(ends.subscribed(ack.pkid, refused.count()))
+        }
+        Event::Outgoing(Outgoing::Subscribe(id)) => {
+            ends.subscribe_id.get_or_insert(id);
+            None
         }
         Event::Incoming(Packet::ConnAck(_)) => ends.wire.connack().cloned().map(SessionEvent::Up),
         Event::Incoming(_) | Event::Outgoing(_) => None,

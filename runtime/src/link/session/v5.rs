@@ -14,13 +14,17 @@ use rumqttc::{ConnectionError, StateError, SubscribeFilterInput, SubscribeReason
 use super::super::settings::LinkSettings;
 use super::{
     GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
-    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, keep_alive_s, request_capacity,
+    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, request_capacity,
 };
 
 /// The driver owns every deadline; the crate's own must never be the first.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncClient, EventLoop) {
+pub(super) fn open(
+    settings: &LinkSettings,
+    keep_alive_s: u16,
+    hand_over: Arc<HandOver>,
+) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(
         settings.client_id.clone(),
         Broker::tcp(UNUSED_HOST, UNUSED_PORT),
@@ -30,7 +34,7 @@ pub(super) fn open(settings: &LinkSettings, hand_over: Arc<HandOver>) -> (AsyncC
         async move { tap }
     });
     options
-        .set_keep_alive(keep_alive_s(settings))
+        .set_keep_alive(keep_alive_s)
         .set_clean_start(settings.clean_start)
         .set_connect_timeout(NEVER)
         .set_max_packet_size(Some(INCOMING_BYTES_MAX))
@@ -70,6 +74,16 @@ pub(super) fn publish(
         .map_err(|_full| SessionFull)
 }
 
+pub(super) fn publish_own(
+    client: &AsyncClient,
+    topic: &str,
+    payload: String,
+) -> Result<(), SessionFull> {
+    client
+        .try_publish(topic, payload, PublishOptions::at_most_once())
+        .map_err(|_full| SessionFull)
+}
+
 pub(super) fn subscribe(client: &AsyncClient, topics: &[(&str, u8)]) -> Result<(), SessionFull> {
     // A server without No Local would send us our own RPC replies: the platform's topics go both ways.
     let filters = topics.iter().map(|&(topic, qos)| {
@@ -81,6 +95,14 @@ pub(super) fn subscribe(client: &AsyncClient, topics: &[(&str, u8)]) -> Result<(
     });
     client
         .try_subscribe_many(filters)
+        .map_err(|_full| SessionFull)
+}
+
+/// With No Local off: what we publish there is to come back.
+pub(super) fn subscribe_own(client: &AsyncClient, topic: &str) -> Result<(), SessionFull> {
+    let filter = SubscribeFilterInput::new(topic, QoS::AtMostOnce);
+    client
+        .try_subscribe_many([filter])
         .map_err(|_full| SessionFull)
 }
 
@@ -132,6 +154,8 @@ fn translate(
     ends: &mut PumpEnds,
 ) -> Option<SessionEvent> {
     match event {
+        // QoS 0 has no identifier and no acknowledgement.
+        Event::Outgoing(Outgoing::Publish(0)) => None,
         Event::Outgoing(Outgoing::Publish(id)) => {
             unacked.insert(id, ends.tokens.try_recv().ok()?);
             None
@@ -152,9 +176,11 @@ fn translate(
                 .return_codes
                 .iter()
                 .filter(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-            Some(SessionEvent::Subscribed {
-                refused: refused.count(),
-            })
+            Some(ends.subscribed(ack.pkid, refused.count()))
+        }
+        Event::Outgoing(Outgoing::Subscribe(id)) => {
+            ends.subscribe_id.get_or_insert(id);
+            None
         }
         Event::Incoming(Packet::ConnAck(_)) => ends.wire.connack().cloned().map(SessionEvent::Up),
         Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => None,

@@ -58,6 +58,10 @@ pub(super) enum Act {
     },
     /// Be a good broker until the client goes.
     Serve,
+    /// The same, and lead so many QoS 0 publishes back to the client.
+    ServeEchoing(usize),
+    /// Grant every SUBSCRIBE but the one that names this topic; after its refusal the script goes on.
+    RefuseTopic(&'static [u8]),
     /// Be a good broker until a publish holds these bytes; then the script goes on.
     ServeUntil(&'static [u8]),
 }
@@ -220,32 +224,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                     return false;
                 }
             },
-            Act::OnlyPings => self.serve(0, 0, None).await,
-            Act::Acknowledge { publishes, code } => self.serve(publishes, code, None).await,
-            Act::Serve => self.serve(usize::MAX, 0, None).await,
-            Act::ServeUntil(marker) => self.serve(usize::MAX, 0, Some(marker)).await,
+            Act::OnlyPings => self.serve(Good::with(0)).await,
+            Act::Acknowledge { publishes, code } => {
+                let good = Good::with(publishes);
+                self.serve(Good { code, ..good }).await
+            }
+            Act::Serve => self.serve(Good::with(usize::MAX)).await,
+            Act::ServeEchoing(echoes) => {
+                let good = Good::with(usize::MAX);
+                self.serve(Good { echoes, ..good }).await
+            }
+            Act::ServeUntil(marker) => {
+                let until = Some(marker);
+                let good = Good::with(usize::MAX);
+                self.serve(Good { until, ..good }).await
+            }
+            Act::RefuseTopic(topic) => self.refuse(topic).await,
             Act::AcknowledgeAndSend { publishes, bytes } => {
-                let mut answer = Vec::new();
-                for _ in 0..publishes {
-                    match self.next_publish().await {
-                        Some(frame) => answer.extend(puback(&frame, 0)),
-                        None => return false,
-                    }
-                }
-                answer.extend(bytes);
-                self.stream.write_all(&answer).await.is_ok()
+                self.acknowledge_and_send(publishes, bytes).await
             }
-            Act::AnswerOne { unanswered, code } => {
-                for _ in 0..unanswered {
-                    if self.next_publish().await.is_none() {
-                        return false;
-                    }
-                }
-                match self.next_publish().await {
-                    Some(frame) => self.stream.write_all(&puback(&frame, code)).await.is_ok(),
-                    None => false,
-                }
-            }
+            Act::AnswerOne { unanswered, code } => self.answer_one(unanswered, code).await,
             Act::HalfClose => {
                 self.stream.shutdown().await.is_ok()
                     && tokio::io::copy(&mut self.stream, &mut tokio::io::sink())
@@ -256,15 +254,69 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    async fn serve(&mut self, mut publishes: usize, code: u8, until: Option<&[u8]>) -> bool {
+    async fn acknowledge_and_send(&mut self, publishes: usize, bytes: Vec<u8>) -> bool {
+        let mut answer = Vec::new();
+        for _ in 0..publishes {
+            match self.next_publish().await {
+                Some(frame) => answer.extend(puback(&frame, 0)),
+                None => return false,
+            }
+        }
+        answer.extend(bytes);
+        self.stream.write_all(&answer).await.is_ok()
+    }
+
+    async fn answer_one(&mut self, unanswered: usize, code: u8) -> bool {
+        for _ in 0..unanswered {
+            if self.next_publish().await.is_none() {
+                return false;
+            }
+        }
+        match self.next_publish().await {
+            Some(frame) => self.stream.write_all(&puback(&frame, code)).await.is_ok(),
+            None => false,
+        }
+    }
+
+    async fn refuse(&mut self, topic: &[u8]) -> bool {
+        while let Some((kind, frame)) = self.next_frame().await {
+            if kind != PacketKind::Subscribe {
+                continue;
+            }
+            let refused = holds(&frame, topic);
+            let answer = subscribe_answer(&frame, if refused { 0x80 } else { 1 });
+            if self.stream.write_all(&answer).await.is_err() {
+                return false;
+            }
+            if refused {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn serve(&mut self, good: Good) -> bool {
+        let Good {
+            mut publishes,
+            code,
+            until,
+            mut echoes,
+        } = good;
         let counted = publishes > 0;
         while let Some((kind, frame)) = self.next_frame().await {
             let answer = match kind {
                 PacketKind::Pingreq => vec![0xd0, 0],
-                // Both SUBACK forms take one byte for each filter here; 5.0 has an empty property length before them.
-                PacketKind::Subscribe => subscribe_answer(&frame),
+                PacketKind::Subscribe => subscribe_answer(&frame, 1),
                 PacketKind::Publish if until.is_some_and(|marker| holds(&frame, marker)) => {
                     return true;
+                }
+                // Nothing acknowledges QoS 0; with QoS 0 and without a flag a PUBLISH is the same in both directions.
+                PacketKind::Publish if qos(&frame) == 0 => {
+                    if echoes == 0 {
+                        continue;
+                    }
+                    echoes -= 1;
+                    frame
                 }
                 PacketKind::Publish if publishes > 0 => {
                     publishes -= 1;
@@ -318,6 +370,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
+/// What a good broker does until the client goes or the script goes on.
+struct Good {
+    /// So many publishes are acknowledged, with `code`; if there are any, the script goes on after the last.
+    publishes: usize,
+    code: u8,
+    /// The script goes on when a publish holds these bytes.
+    until: Option<&'static [u8]>,
+    /// So many QoS 0 publishes are led back.
+    echoes: usize,
+}
+
+impl Good {
+    const fn with(publishes: usize) -> Self {
+        Self {
+            publishes,
+            code: 0,
+            until: None,
+            echoes: 0,
+        }
+    }
+}
+
+fn qos(publish: &[u8]) -> u8 {
+    (publish[0] >> 1) & 3
+}
+
 fn holds(frame: &[u8], marker: &[u8]) -> bool {
     frame.windows(marker.len()).any(|part| part == marker)
 }
@@ -340,15 +418,23 @@ pub(super) fn payload_v5(publish: &[u8]) -> &[u8] {
     &body[2 + topic + 2 + 1..]
 }
 
-fn subscribe_answer(frame: &[u8]) -> Vec<u8> {
+/// SUBACK with this code for each filter.
+fn subscribe_answer(frame: &[u8], code: u8) -> Vec<u8> {
     let body = body(frame);
     // 5.0 sends an empty property length, 3.1.1 goes on with the topic's length: both begin with a zero byte, but a topic
     // here is longer than 255 bytes never, so that the byte after tells them apart.
     let v5 = body[3] == 0;
-    let mut answer = vec![0x90, if v5 { 5 } else { 4 }, body[0], body[1]];
+    let mut filters = &body[if v5 { 3 } else { 2 }..];
+    let mut content = vec![body[0], body[1]];
     if v5 {
-        answer.push(0);
+        content.push(0);
     }
-    answer.extend_from_slice(&[1, 1]);
+    while let [high, low, rest @ ..] = filters {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        filters = &rest[length + 1..];
+        content.push(code);
+    }
+    let mut answer = vec![0x90, u8::try_from(content.len()).expect("few filters")];
+    answer.extend(content);
     answer
 }

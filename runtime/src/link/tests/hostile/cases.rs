@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use moorline_core::link::ParkReason;
+use moorline_core::link::canary;
 use moorline_core::link::cause::{
     Cause, Certainty, Fault, Inference, Intent, MqttVersion, Phase, TlsReject, TransportEnd,
 };
 use moorline_core::mqtt_frame::PacketKind;
 
-use super::super::super::LinkSettings;
+use super::super::super::{CanarySettings, LinkSettings};
 use super::super::scripted::{Act, connack_v5, connack_v311};
 
 /// One way to fail.
@@ -395,6 +396,17 @@ fn no_life(version: MqttVersion) -> Vec<Case> {
             .load(Load::Light)
             .then(Then::Once)
             .tuned(|settings| settings.liveness.ack = Duration::from_secs(1)),
+        session(Cause::CanaryLost, peer, Act::ServeEchoing(2))
+            .ends(TransportEnd::Local)
+            .tuned(|settings| {
+                settings.canary = Some(CanarySettings {
+                    topic: "line-7/canary".to_owned(),
+                    timing: canary::Settings {
+                        interval: Duration::from_millis(200),
+                        deadline: Duration::from_millis(200),
+                    },
+                });
+            }),
     ]
 }
 
