@@ -9,13 +9,16 @@
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/targets mqtt_stream tests/fuzz/corpus/mqtt_stream
 //! ```
 
-use moorline_core::link::proxy::{Handshake, NO_ANSWER, Refusal, Target};
+use moorline_core::link::cause::MqttVersion;
+use moorline_core::link::endpoints::ServerReference;
+use moorline_core::link::proxy::{Handshake, NO_ANSWER, Refusal, Target, authority};
 use moorline_core::message::{Downlink, Sequence};
+use moorline_core::mqtt_frame::packet::{self, CutShort};
 use moorline_core::mqtt_frame::{
     FrameError, FrameScanner, PacketKind, body, parse_connack, parse_disconnect,
 };
 use moorline_core::network::rtnetlink::{self, Message};
-use moorline_core::network::{View, Watch};
+use moorline_core::network::{View, Watch, wireless};
 use moorline_core::spool::cursor::{Cursor, SlotRead};
 use moorline_core::spool::record::{self, FrameRead};
 use moorline_core::spool::segment::{Header, HeaderRead};
@@ -29,13 +32,15 @@ use moorline_core::time::Instant;
 pub type Property = fn(&[u8]);
 
 /// Every property there is.
-pub const PROPERTIES: [(&str, Property); 6] = [
+pub const PROPERTIES: [(&str, Property); 8] = [
     ("mqtt_stream", mqtt_stream),
     ("thingsboard", thingsboard),
     ("spool_bytes", spool_bytes),
     ("spool_directory", spool_directory),
     ("proxy_answers", proxy_answers),
     ("rtnetlink", rtnetlink),
+    ("wireless", wireless),
+    ("server_reference", server_reference),
 ];
 
 /// The tap must follow a broker's bytes the same way however the network cuts them. The first byte says how.
@@ -54,6 +59,11 @@ pub fn mqtt_stream(data: &[u8]) {
     );
     let Ok(frames) = whole else { return };
     for (kind, frame) in frames {
+        for version in [MqttVersion::V311, MqttVersion::V5] {
+            if let Err(CutShort(short)) = packet::decode(version, kind, &frame) {
+                assert_eq!(short, kind);
+            }
+        }
         let body = body(&frame);
         assert!(body.len() < frame.len());
         match kind {
@@ -80,6 +90,38 @@ pub fn mqtt_stream(data: &[u8]) {
             | PacketKind::Auth => {}
         }
     }
+}
+
+/// What the kernel shows of a wireless interface is a level that a radio can have, of an interface that the table names.
+///
+/// # Panics
+/// When it is not.
+pub fn wireless(data: &[u8]) {
+    let table = String::from_utf8_lossy(data);
+    for interface in ["wlp2s0", "wlan0", ""] {
+        if let Some(signal) = wireless::signal(&table, interface) {
+            assert!((-150..0).contains(&signal.level_dbm), "{signal:?}");
+            assert!(table.contains(&format!("{interface}:")));
+        }
+    }
+}
+
+/// A server that is referred to has a name that can be dialled, and is the same when it is read again.
+///
+/// # Panics
+/// When it has not.
+pub fn server_reference(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Some(to) = ServerReference::parse(&text) else {
+        return;
+    };
+    assert!(text.contains(&to.host) && to.port != Some(0));
+    let written = match to.port {
+        Some(port) => authority(&to.host, port),
+        None if to.host.contains(':') => format!("[{}]", to.host),
+        None => to.host.clone(),
+    };
+    assert_eq!(ServerReference::parse(&written), Some(to), "{written}");
 }
 
 /// The whole frames of a stream that arrives `cut` bytes at a time.

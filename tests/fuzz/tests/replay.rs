@@ -107,6 +107,16 @@ fn a_kernels_words() {
 }
 
 #[test]
+fn a_radios_figures() {
+    replay("wireless");
+}
+
+#[test]
+fn a_reference_to_another_server() {
+    replay("server_reference");
+}
+
+#[test]
 fn a_disks_bytes() {
     replay("spool_bytes");
 }
