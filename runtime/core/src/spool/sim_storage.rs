@@ -112,6 +112,15 @@ impl SimStorage {
         self.disk.borrow_mut().cut_power();
     }
 
+    /// Everything is gone, as on a tmpfs whose power was cut.
+    pub fn wipe(&self) {
+        let mut disk = self.disk.borrow_mut();
+        disk.inodes.clear();
+        disk.names.clear();
+        disk.durable_names.clear();
+        disk.pending_names.clear();
+    }
+
     /// Flips one bit of `name`, on the medium and in memory. `false` when there is no such byte.
     pub fn rot(&self, name: &str, offset: usize, bit: u8) -> bool {
         let mut disk = self.disk.borrow_mut();
@@ -412,5 +421,10 @@ impl Storage for SimStorage {
         }
         disk.change_name(NameChange::Remove(name.to_owned()));
         Ok(())
+    }
+
+    fn free_bytes(&mut self) -> Option<u64> {
+        let disk = self.disk.borrow();
+        Some(disk.capacity.saturating_sub(disk.used()))
     }
 }

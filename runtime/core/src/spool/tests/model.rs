@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::sim_storage::{Operation, SimStorage};
 use super::super::storage::StorageError;
-use super::super::{Limits, Record, Refused, Spool, Totals};
+use super::super::{Lane, Limits, Record, Refused, Spool, Totals};
 use super::{telemetry, text};
 use crate::message::{Sequence, Uplink, Value};
 
@@ -181,7 +181,7 @@ impl Model {
                     self.refused.insert(id);
                     self.holes = true;
                 }
-                Err(Refused::TooLarge) => panic!("{id} is not large"),
+                Err(Refused::TooLarge | Refused::Dropped) => panic!("{id} is not large"),
             }
         }
         let after = self.spool.status();
@@ -212,7 +212,7 @@ impl Model {
         let mut found = Vec::new();
         if self
             .spool
-            .read(self.after, bytes, records, &mut found)
+            .read(Lane::Live, self.after, bytes, records, &mut found)
             .is_err()
         {
             assert!(self.weather != Weather::Crashes);
@@ -365,14 +365,20 @@ impl Model {
         loop {
             let after = found.last().map_or(Sequence(0), |record| record.sequence);
             let already = found.len();
-            self.spool.read(after, 5000, 50, &mut found).unwrap();
+            self.spool
+                .read(Lane::Live, after, 5000, 50, &mut found)
+                .unwrap();
             if found.len() == already {
                 break;
             }
         }
         // Again from the start, as a link does after a new session.
-        self.spool.read(self.after, 0, 1, &mut Vec::new()).unwrap();
-        self.spool.read(Sequence(0), 0, 1, &mut Vec::new()).unwrap();
+        self.spool
+            .read(Lane::Live, self.after, 0, 1, &mut Vec::new())
+            .unwrap();
+        self.spool
+            .read(Lane::Live, Sequence(0), 0, 1, &mut Vec::new())
+            .unwrap();
         self.handed.clear();
         if let Some(first) = found.first() {
             self.handed
