@@ -30,7 +30,6 @@ pub enum Refused {
 pub(super) struct Writer<F> {
     file: F,
     header: Header,
-    seed: u32,
     offset: u64,
     /// How far a sync succeeded.
     synced_offset: u64,
@@ -40,12 +39,21 @@ pub(super) struct Writer<F> {
     poisoned: bool,
 }
 
+/// What lies in the staging buffer.
+#[derive(Debug)]
+struct Staged {
+    /// The last record.
+    newest: Position,
+    /// Bytes of the frames.
+    frames: usize,
+    carries_cursor: bool,
+}
+
 impl<F> Writer<F> {
     pub(super) fn recovered(file: F, segment: &Segment, synced: bool) -> Self {
         Self {
             file,
             header: segment.header,
-            seed: record::seed(segment.header.epoch),
             offset: segment.end_offset,
             synced_offset: if synced {
                 segment.end_offset
@@ -72,6 +80,7 @@ impl<S: Storage> Spool<S> {
         outcomes: &mut Vec<Result<Sequence, Refused>>,
     ) {
         let before = self.last.sequence;
+        let given_up = self.given_up();
         for uplink in batch {
             let outcome = self.accept(uplink);
             outcomes.push(outcome);
@@ -83,6 +92,18 @@ impl<S: Storage> Spool<S> {
             let written = self.write_out(self.last.sequence);
             self.fault = written.err().filter(|_| !self.kept_full);
         }
+        if self.given_up() != given_up && !self.note_cursor_in_journal() {
+            match self.cursor.write(&mut self.storage) {
+                // Written with the next checkpoint.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Readings given up, of which nothing is left but their count.
+    fn given_up(&self) -> u64 {
+        let cursor = &self.cursor.state;
+        cursor.evicted.plus(cursor.dropped).readings
     }
 
     fn accept(&mut self, uplink: Uplink) -> Result<Sequence, Refused> {
@@ -125,8 +146,11 @@ impl<S: Storage> Spool<S> {
 
     /// Makes room in memory for `bytes` more. `false`: what is there is kept, and the newcomer is not.
     fn has_room(&mut self, bytes: usize) -> Result<bool, StorageError> {
-        if self.limits.full == Full::DropNewest && self.kept_full {
-            return Ok(false);
+        if self.limits.full == Full::DropNewest {
+            self.kept_full = self.kept_full || !self.will_fit(bytes);
+            if self.kept_full {
+                return Ok(false);
+            }
         }
         while self.pending.bytes() + bytes > self.limits.memory_bytes && self.pending.count() > 0 {
             if self.fault.is_none() && self.limits.keep == Keep::OnDisk {
@@ -147,6 +171,25 @@ impl<S: Storage> Spool<S> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether `bytes` more can be written without giving up what waits.
+    fn will_fit(&self, bytes: usize) -> bool {
+        let another = self.pool.has_blank(self.segment_bytes())
+            || (self.sealed() > 0 && !self.oldest_waits())
+            || self.limits.keep == Keep::InMemory;
+        if another {
+            return true;
+        }
+        let unwritten: usize = self
+            .pending
+            .after(self.written.sequence)
+            .map(|entry| record::span(entry.bytes()))
+            .sum();
+        let needed = unwritten + record::span(bytes) + record::span(SLOT_BYTES_MAX);
+        self.writer
+            .as_ref()
+            .is_some_and(|writer| !writer.poisoned && needed <= writer.room())
     }
 
     /// Makes every accepted record survive a power cut, except those that are settled anyway.
@@ -180,7 +223,7 @@ impl<S: Storage> Spool<S> {
         } else {
             Ok(())
         };
-        if outcome.is_err() && self.writer.as_ref().is_some_and(|writer| writer.poisoned) {
+        if outcome.is_err() && self.is_poisoned() {
             outcome = self.write_and_sync(target.sequence);
         }
         self.fault = outcome.err().filter(|_| !self.kept_full);
@@ -246,108 +289,119 @@ impl<S: Storage> Spool<S> {
             let Some(next) = next else {
                 return Ok(());
             };
-            match self.make_room(&next) {
-                Ok(()) => self.write_some(next, through)?,
-                Err(error) => {
-                    let again = self.writer.as_ref().is_some_and(|writer| writer.poisoned);
-                    if poisoned || !again {
-                        return Err(error);
+            if self.fits(&next) {
+                self.write_some(next, through)?;
+                continue;
+            }
+            if !self.is_poisoned() {
+                // Only one segment at a time holds what is not synced.
+                match self.sync_writer() {
+                    Err(error) if poisoned => return Err(error),
+                    Err(_) => {
+                        poisoned = true;
+                        continue;
                     }
-                    poisoned = true;
+                    Ok(()) => {}
                 }
             }
+            let start = Position {
+                sequence: self.written.sequence,
+                totals: next.before().totals,
+            };
+            self.roll(start, Some((next, through)))?;
         }
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.poisoned)
     }
 
     /// What was written to a segment whose sync failed must be written again, elsewhere.
     fn reopen_poisoned(&mut self) {
-        if self.writer.as_ref().is_some_and(|writer| writer.poisoned) {
+        if self.is_poisoned() {
             self.written = self.synced;
         }
     }
 
-    /// Makes sure that a segment is there into which `next` fits.
-    fn make_room(&mut self, next: &Entry) -> Result<(), StorageError> {
+    /// Whether `next` can be written to the segment.
+    fn fits(&self, next: &Entry) -> bool {
         let carried = if self.cursor.is_kept() {
             0
         } else {
             record::span(SLOT_BYTES_MAX)
         };
         let span = record::span(next.bytes()) + carried;
-        let fits = |writer: &Writer<S::File>| !writer.poisoned && span <= writer.room();
-        if self.writer.as_ref().is_some_and(fits) {
-            return Ok(());
-        }
-        if self.writer.as_ref().is_some_and(|writer| !writer.poisoned) {
-            // Only one segment at a time holds what is not synced.
-            self.sync_writer()?;
-        }
-        self.roll(next.before())
+        self.writer
+            .as_ref()
+            .is_some_and(|writer| !writer.poisoned && span <= writer.room())
     }
 
     /// Writes as many records from `first` on as fit into the segment, with one write.
     fn write_some(&mut self, first: Entry, through: Sequence) -> Result<(), StorageError> {
-        let Some(writer) = self.writer.as_mut() else {
+        let Some(writer) = self.writer.as_ref() else {
             return Ok(());
         };
-        let (header, seed, room) = (writer.header, writer.seed, writer.room());
-        self.staging.clear();
-        let carry = !self.cursor.is_kept();
-        if carry {
-            let state = self.cursor.to_carry();
-            let before = first.before();
-            let counted = header.counted(before.totals);
-            record::put(
-                &mut self.staging,
-                seed,
-                KIND_CURSOR,
-                before.sequence,
-                counted,
-                &state,
-            );
-        }
-        let mut newest = first.position;
-        let unsettled = &self.cursor.state.unsettled;
-        let entries = self.pending.after(first.before().sequence);
-        for entry in entries.take_while(|entry| entry.position.sequence <= through) {
-            let sequence = entry.position.sequence;
-            if unsettled.index_of(sequence).is_none() {
-                continue;
-            }
-            if self.staging.len() + record::span(entry.bytes()) > room {
-                break;
-            }
-            let counted = header.counted(entry.position.totals);
-            let payload = self.pending.payload(entry);
-            record::put(
-                &mut self.staging,
-                seed,
-                KIND_UPLINK,
-                sequence,
-                counted,
-                payload,
-            );
-            newest = entry.position;
-        }
-        let frames = self.staging.len();
-        if frames + TERMINATOR.len() <= room {
-            self.staging.extend_from_slice(&TERMINATOR);
-        }
+        let (header, room) = (writer.header, writer.room());
+        let staged = self.stage(&header, room, first, through);
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
         self.storage
             .write_at(&mut writer.file, writer.offset, &self.staging)?;
-        writer.offset += frames as u64;
-        if carry {
+        writer.offset += staged.frames as u64;
+        self.note_written(staged);
+        Ok(())
+    }
+
+    /// Puts frames for as many unsettled records from `first` on as fit into `room` into the staging buffer, behind the
+    /// cursor where that has changed, and before the terminator.
+    fn stage(&mut self, header: &Header, room: usize, first: Entry, through: Sequence) -> Staged {
+        let seed = record::seed(header.epoch);
+        let before = first.before();
+        self.staging.clear();
+        let carries_cursor = !self.cursor.is_kept();
+        if carries_cursor {
+            let state = self.cursor.to_carry();
+            let counted = header.counted(before.totals);
+            let frames = &mut self.staging;
+            record::put(frames, seed, KIND_CURSOR, before.sequence, counted, &state);
+        }
+        let mut newest = before;
+        let unsettled = &self.cursor.state.unsettled;
+        for entry in self.pending.after(before.sequence) {
+            let sequence = entry.position.sequence;
+            if sequence > through || self.staging.len() + record::span(entry.bytes()) > room {
+                break;
+            }
+            if unsettled.index_of(sequence).is_some() {
+                let counted = header.counted(entry.position.totals);
+                let payload = self.pending.payload(entry);
+                let frames = &mut self.staging;
+                record::put(frames, seed, KIND_UPLINK, sequence, counted, payload);
+                newest = entry.position;
+            }
+        }
+        let frames = self.staging.len();
+        if frames + TERMINATOR.len() <= room {
+            self.staging.extend_from_slice(&TERMINATOR);
+        }
+        Staged {
+            newest,
+            frames,
+            carries_cursor,
+        }
+    }
+
+    /// What was staged is in the segment.
+    fn note_written(&mut self, staged: Staged) {
+        if staged.carries_cursor {
             self.cursor.carried();
         }
-        self.written = newest;
-        if let Some(segment) = self.segments.back_mut() {
-            segment.end = newest;
+        self.written = staged.newest;
+        if let (Some(segment), Some(writer)) = (self.segments.back_mut(), self.writer.as_ref()) {
+            segment.end = staged.newest;
             segment.end_offset = writer.offset;
         }
-        Ok(())
     }
 
     /// Syncs the written segment. After an error it is poisoned.
@@ -379,13 +433,18 @@ impl<S: Storage> Spool<S> {
     /// Ends the written segment, whatever is still free in it.
     pub(super) fn seal(&mut self, at: Position) -> Result<(), StorageError> {
         self.sync_writer()?;
-        self.roll(at)
+        self.roll(at, None)
     }
 
-    /// Starts the next segment, for the records after `start`. Nothing of the spool changes until it is complete.
-    fn roll(&mut self, start: Position) -> Result<(), StorageError> {
+    /// Starts the next segment, for the records after `start`: with the first of them and those through some record, as
+    /// far as they fit. Nothing of the spool changes until it is complete.
+    fn roll(
+        &mut self,
+        start: Position,
+        first: Option<(Entry, Sequence)>,
+    ) -> Result<(), StorageError> {
         let (blank, file) = self.open_blank()?;
-        match self.begin_segment(&blank, file, start) {
+        match self.begin_segment(&blank, file, start, first) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.pool.put_back(blank);
@@ -399,6 +458,7 @@ impl<S: Storage> Spool<S> {
         blank: &str,
         mut file: S::File,
         start: Position,
+        first: Option<(Entry, Sequence)>,
     ) -> Result<(), StorageError> {
         let epoch = self.take_epoch()?;
         let header = Header {
@@ -407,32 +467,47 @@ impl<S: Storage> Spool<S> {
             start,
             begun: self.now,
         };
-        self.storage.write_at(&mut file, DATA_START, &TERMINATOR)?;
+        let room = usize::try_from(header.capacity - DATA_START).unwrap_or(usize::MAX);
+        // Once the new segment is there, nobody reads the unsynced records in the one it follows.
+        let unsynced = self.segments.back().map(|segment| segment.end.sequence);
+        let staged = first.map(|(entry, through)| {
+            let through = through.max(unsynced.unwrap_or(through));
+            self.stage(&header, room, entry, through)
+        });
+        if staged.is_none() {
+            self.staging.clear();
+            self.staging.extend_from_slice(&TERMINATOR);
+        }
+        self.storage
+            .write_at(&mut file, DATA_START, &self.staging)?;
         self.storage.write_at(&mut file, 0, &header.encode())?;
         self.storage.rename(blank, &segment_name(epoch))?;
         let poisoned = self.writer.as_ref().filter(|writer| writer.poisoned);
-        if let (Some(writer), Some(segment)) = (poisoned, self.segments.back_mut()) {
-            segment.condition = Condition::Poisoned;
-            segment.end_offset = writer.synced_offset;
-        }
         if let Some(segment) = self.segments.back_mut() {
+            if let Some(writer) = poisoned {
+                segment.condition = Condition::Poisoned;
+                segment.end_offset = writer.synced_offset;
+            }
             segment.end = start;
         }
+        let frames = staged.as_ref().map_or(0, |staged| staged.frames as u64);
         self.segments.push_back(Segment {
             header,
             end: start,
-            end_offset: DATA_START,
+            end_offset: DATA_START + frames,
             condition: Condition::Good,
         });
         self.writer = Some(Writer {
             file,
             header,
-            seed: record::seed(epoch),
-            offset: DATA_START,
+            offset: DATA_START + frames,
             synced_offset: DATA_START,
             names_pending: true,
             poisoned: false,
         });
+        if let Some(staged) = staged {
+            self.note_written(staged);
+        }
         Ok(())
     }
 

@@ -91,6 +91,11 @@ impl<S: Storage> Journal<S> {
         (journal, found)
     }
 
+    /// Whether it holds everything that is in memory only.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.overflowed
+    }
+
     /// Begins the other file with the cursor and the records of `pending`, which all come after `start`.
     fn turn(
         &mut self,

@@ -294,15 +294,14 @@ impl<S: Storage> Spool<S> {
                 Step::Record(entry.position, entry.uplink, None, entry.bytes)
             }));
         }
-        let pending = self.pending.front().map(|entry| entry.before().sequence);
-        if pending.is_some_and(|before| after >= before) {
+        // Whatever is not synced is in memory.
+        let in_memory = self.pending.count() > 0 && end > self.synced.sequence;
+        if in_memory && after >= self.synced.sequence {
             return Ok(self.step_in_memory(index, after, end, budget));
         }
-        let end = pending.map_or(end, |before| end.min(before));
-        match self.step_on_disk(index, end, budget)? {
-            Step::Nothing if pending.is_some() => {
-                Ok(self.step_in_memory(index, after, end, budget))
-            }
+        let on_disk = if in_memory { self.synced.sequence } else { end };
+        match self.step_on_disk(index, on_disk, budget)? {
+            Step::Nothing if in_memory => Ok(self.step_in_memory(index, after, end, budget)),
             step => Ok(step),
         }
     }
@@ -415,11 +414,12 @@ impl<S: Storage> Spool<S> {
                 reader.sequence = position.sequence;
                 reader.place = Some(next);
             }
-            FrameRead::Frame(frame) if frame.sequence <= segment.end.sequence => {
-                // The range ends before this record, and what should have come is not there.
+            FrameRead::Frame(_) => {
+                // The range ends before this record. Whether anything should have come the counts tell.
                 reader.sequence = through;
+                return Ok(None);
             }
-            FrameRead::Frame(_) | FrameRead::Torn | FrameRead::Corrupt { .. } | FrameRead::End => {
+            FrameRead::Torn | FrameRead::Corrupt { .. } | FrameRead::End => {
                 if frames.resync(&mut self.storage, after, through)? {
                     reader.place = Some(Place {
                         epoch,

@@ -157,6 +157,8 @@ pub struct Status {
     pub last: Sequence,
     /// Everything through this one is settled.
     pub acked: Sequence,
+    /// Everything through this one survives the end of the process (or was settled before).
+    pub kept: Sequence,
     /// Everything through this one survives a power cut (or was settled before).
     pub synced: Sequence,
     /// Records waiting.
@@ -240,6 +242,7 @@ impl<S: Storage> Spool<S> {
         Status {
             last: self.last.sequence,
             acked,
+            kept: self.kept().max(acked),
             synced: self.synced.sequence.max(acked),
             depth_records: depth.records,
             depth_readings: depth.readings,
@@ -256,6 +259,18 @@ impl<S: Storage> Spool<S> {
                 .filter(|_| !self.kept_full),
             kept_full: self.kept_full,
             journal_failed: self.journal_failed,
+        }
+    }
+
+    fn kept(&self) -> Sequence {
+        let in_journal = self
+            .journal
+            .as_ref()
+            .is_some_and(journal::Journal::is_whole);
+        if in_journal {
+            self.last.sequence
+        } else {
+            self.written.sequence
         }
     }
 
@@ -415,8 +430,14 @@ impl<S: Storage> Spool<S> {
         if self.limits.keep == Keep::InMemory {
             return Ok(false);
         }
-        if self.fault.is_some() {
-            self.commit()?;
+        if self.fault.is_some()
+            && let Err(error) = self.commit()
+        {
+            return if self.kept_full {
+                Ok(false)
+            } else {
+                Err(error)
+            };
         }
         let used = self.segment_bytes();
         self.pool
@@ -440,7 +461,11 @@ impl<S: Storage> Spool<S> {
         if self.limits.keep == Keep::InMemory {
             self.evict_memory()?;
         }
-        self.commit()?;
+        match self.commit() {
+            // The last few were accepted when it was not known yet that there is no room for them.
+            Err(_) if self.kept_full => self.evict_memory()?,
+            other => other?,
+        }
         self.cursor.state.reserved_sequence = self.next_sequence.saturating_sub(1);
         self.checkpoint(true)?;
         self.cursor.sync(&mut self.storage)

@@ -91,13 +91,13 @@ impl<S: Storage> Spool<S> {
         if found == CursorFound::Fresh && survey.highest_epoch > 0 {
             found = CursorFound::Lost;
         }
-        let known = match found {
+        let mut known = match found {
             CursorFound::Whole | CursorFound::OneSlot => true,
             CursorFound::Fresh | CursorFound::Lost => false,
         };
         let (journal, in_journal) = recover_journal(journal, limits);
         if let Some((generation, state)) = survey.cursor.clone() {
-            cursor.adopt(generation, state);
+            known |= cursor.adopt(generation, state);
         }
         let ours = in_journal
             .cursor
@@ -112,15 +112,20 @@ impl<S: Storage> Spool<S> {
         let mut last = recount(&mut cursor.state, &survey, known);
         reserve(&mut cursor.state, found, last, survey.highest_epoch);
         let state = &cursor.state;
-        let on_disk = last;
+        let in_segments = survey
+            .segments
+            .back()
+            .map_or(Sequence(0), |newest| newest.end.sequence);
         let mut pending = Pending::default();
         for (position, payload) in in_journal.records.into_iter().filter(|_| ours) {
-            let known = position.sequence.0 <= state.reserved_sequence;
-            if known && position.sequence > last.sequence {
+            let sequence = position.sequence;
+            let waits = state.unsettled.index_of(sequence).is_some();
+            if waits && sequence.0 <= state.reserved_sequence {
                 pending.push(position, readings_of(&payload), &payload);
-                last = position;
+                last = last.latest(position);
             }
         }
+        let on_disk = pending.front().map_or(last, |first| first.before());
         let journal_records = pending.count() as u64;
         let readers = state
             .unsettled
@@ -151,7 +156,12 @@ impl<S: Storage> Spool<S> {
             fault: None,
             kept_full: false,
         };
-        if survey.writable {
+        if in_segments > on_disk.sequence {
+            // What the journal has was perhaps written, but not synced: it is written again, to a segment of its own.
+            if let Some(newest) = spool.segments.back_mut() {
+                newest.end = on_disk;
+            }
+        } else if survey.writable {
             spool.continue_newest(on_disk)?;
         }
         spool.turn_journal();

@@ -252,6 +252,11 @@ impl<F> Pool<F> {
             && (self.filling.is_some() || !self.quarantined.is_empty() || self.fits(used))
     }
 
+    /// Whether [`Pool::take`] finds something, or makes it.
+    pub(crate) fn has_blank(&self, used: u64) -> bool {
+        !self.spares.is_empty() || !self.quarantined.is_empty() || self.fits(used)
+    }
+
     /// A blank file of segment size, `None` when the bound is reached and something must be evicted first.
     pub(crate) fn take<S: Storage<File = F>>(
         &mut self,
