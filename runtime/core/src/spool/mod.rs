@@ -56,6 +56,7 @@ mod retention;
 pub mod segment;
 pub mod sim_storage;
 pub mod storage;
+pub mod streams;
 mod tail;
 #[cfg(test)]
 mod tests;

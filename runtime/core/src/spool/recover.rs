@@ -99,33 +99,19 @@ impl<S: Storage> Spool<S> {
         if let Some((generation, state)) = survey.cursor.clone() {
             known |= cursor.adopt(generation, state);
         }
-        let ours = in_journal
-            .cursor
-            .as_ref()
-            .is_some_and(|(_, state)| known && state.identity == cursor.state.identity);
-        if let Some((generation, state)) = in_journal.cursor.filter(|_| ours) {
-            cursor.adopt(generation, state);
-        }
+        let (in_journal, ours) = belongs(in_journal, &mut cursor, known);
         if cursor.state.identity == 0 {
             cursor.state.identity = identity;
         }
         let mut last = recount(&mut cursor.state, &survey, known);
         reserve(&mut cursor.state, found, last, survey.highest_epoch);
         let state = &cursor.state;
+        let pending = still_waiting(in_journal, state, ours, &mut last);
+        let on_disk = pending.front().map_or(last, |first| first.before());
         let in_segments = survey
             .segments
             .back()
             .map_or(Sequence(0), |newest| newest.end.sequence);
-        let mut pending = Pending::default();
-        for (position, payload) in in_journal.records.into_iter().filter(|_| ours) {
-            let sequence = position.sequence;
-            let waits = state.unsettled.index_of(sequence).is_some();
-            if waits && sequence.0 <= state.reserved_sequence {
-                pending.push(position, readings_of(&payload), &payload);
-                last = last.latest(position);
-            }
-        }
-        let on_disk = pending.front().map_or(last, |first| first.before());
         let journal_records = pending.count() as u64;
         let readers = state
             .unsettled
@@ -156,18 +142,28 @@ impl<S: Storage> Spool<S> {
             fault: None,
             kept_full: false,
         };
-        if in_segments > on_disk.sequence {
-            // What the journal has was perhaps written, but not synced: it is written again, to a segment of its own.
-            if let Some(newest) = spool.segments.back_mut() {
-                newest.end = on_disk;
-            }
-        } else if survey.writable {
-            spool.continue_newest(on_disk)?;
-        }
-        spool.turn_journal();
+        spool.resume(in_segments, survey.writable, on_disk)?;
         let mut recovery = spool.recovery(found, survey.torn, survey.quarantined);
         recovery.journal_records = journal_records;
         Ok((spool, recovery))
+    }
+
+    fn resume(
+        &mut self,
+        in_segments: Sequence,
+        writable: bool,
+        on_disk: Position,
+    ) -> Result<(), StorageError> {
+        if in_segments > on_disk.sequence {
+            // What the journal has was perhaps written, but not synced: it is written again, to a segment of its own.
+            if let Some(newest) = self.segments.back_mut() {
+                newest.end = on_disk;
+            }
+        } else if writable {
+            self.continue_newest(on_disk)?;
+        }
+        self.turn_journal();
+        Ok(())
     }
 
     fn recovery(
@@ -280,6 +276,40 @@ fn recover_journal<S: Storage>(
     };
     let (journal, found) = Journal::recover(storage, 2 * limits.memory_bytes as u64 + DATA_START);
     (Some(journal), found)
+}
+
+/// Whether a journal is this spool's own; its cursor is taken over if it is newer.
+fn belongs<F>(
+    mut found: journal::Found,
+    cursor: &mut CursorFile<F>,
+    known: bool,
+) -> (journal::Found, bool) {
+    let Some((generation, state)) = found.cursor.take() else {
+        return (found, false);
+    };
+    let ours = known && state.identity == cursor.state.identity;
+    if ours {
+        cursor.adopt(generation, state);
+    }
+    (found, ours)
+}
+
+/// What of a journal is not settled, and `last` moved behind it.
+fn still_waiting(
+    found: journal::Found,
+    state: &Cursor,
+    ours: bool,
+    last: &mut Position,
+) -> Pending {
+    let mut pending = Pending::default();
+    for (position, payload) in found.records.into_iter().filter(|_| ours) {
+        let waits = state.unsettled.index_of(position.sequence).is_some();
+        if waits && position.sequence.0 <= state.reserved_sequence {
+            pending.push(position, readings_of(&payload), &payload);
+            *last = last.latest(position);
+        }
+    }
+    pending
 }
 
 /// Sequences above this were never given out.
