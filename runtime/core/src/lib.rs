@@ -14,6 +14,8 @@
 pub mod doctor;
 pub mod fleet;
 pub mod host;
+pub mod identity;
+
 pub mod link;
 pub mod message;
 pub mod mqtt_frame;
