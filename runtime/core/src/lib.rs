@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod fleet;
 pub mod host;
 pub mod identity;
+pub mod inbox;
 
 pub mod link;
 pub mod message;
