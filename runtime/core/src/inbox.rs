@@ -149,6 +149,23 @@ pub enum Verdict {
     Gone,
 }
 
+/// The end of a request's time, by both clocks: one stands still while the machine sleeps, the other may be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// Monotonic.
+    pub at: Instant,
+    /// On the wall.
+    pub wall: TimestampMs,
+}
+
+impl Deadline {
+    /// Whether it is too late.
+    #[must_use]
+    pub fn is_over(&self, now: Instant, wall: TimestampMs) -> bool {
+        now >= self.at || wall >= self.wall
+    }
+}
+
 /// A message to hand on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Due {
@@ -157,7 +174,7 @@ pub struct Due {
     /// The message.
     pub downlink: Downlink,
     /// A request must not be carried out after this.
-    pub deadline: Option<Instant>,
+    pub deadline: Option<Deadline>,
     /// The process before this one had it.
     pub recovered: bool,
 }
@@ -380,25 +397,34 @@ impl Inbox {
 
     /// The next message to hand on.
     pub fn next_due(&mut self, now: Instant) -> Option<Due> {
-        while let Some(&(at, number)) = self.later.first()
-            && at <= now
-        {
-            self.later.pop_first();
-            self.due.insert(number);
-        }
+        self.wake(now);
         let number = self.due.pop_first()?;
+        let rpc_expiry_ms = u64::try_from(self.limits.rpc_expiry.as_millis()).unwrap_or(u64::MAX);
         let entry = self.entries.get_mut(&number)?;
         entry.handed = true;
         let is_request = matches!(entry.downlink, Downlink::Rpc { .. });
         Some(Due {
             number,
             downlink: entry.downlink.clone(),
-            deadline: is_request.then_some(entry.until),
+            deadline: is_request.then_some(Deadline {
+                at: entry.until,
+                wall: TimestampMs(entry.at.0.saturating_add(rpc_expiry_ms)),
+            }),
             recovered: entry.recovered,
         })
     }
 
-    /// Whether [`Inbox::next_due`] has something.
+    /// What was refused may be tried again, if it is time.
+    pub fn wake(&mut self, now: Instant) {
+        while let Some(&(at, number)) = self.later.first()
+            && at <= now
+        {
+            self.later.pop_first();
+            self.due.insert(number);
+        }
+    }
+
+    /// Whether [`Inbox::next_due`] has something; after [`Inbox::wake`], whether it is so now.
     #[must_use]
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
@@ -428,7 +454,10 @@ impl Inbox {
             self.later.insert((now + RETRY_AFTER, number));
             return Verdict::Later;
         }
-        self.figures.dropped += 1;
+        match entry.downlink {
+            Downlink::Rpc { .. } => self.figures.rpcs_expired += 1,
+            Downlink::SharedAttributes { .. } => self.figures.dropped += 1,
+        }
         Verdict::Dropped
     }
 

@@ -90,7 +90,11 @@ fn what_was_not_settled_is_handed_out_by_the_next_process() {
     assert_eq!(due[0].downlink, update("b", 2));
     assert_eq!(due[1].downlink, rpc("a", 7));
     // Five of its thirty seconds are gone.
-    assert_eq!(due[1].deadline, Some(at(25)));
+    let deadline = due[1].deadline.expect("a request has one");
+    assert_eq!(deadline.at, at(25));
+    assert!(!deadline.is_over(at(24), TimestampMs(WALL.0 + 29_999)));
+    // The machine slept, and only the wall's clock went on.
+    assert!(deadline.is_over(at(1), TimestampMs(WALL.0 + 30_000)));
     assert!(due.iter().all(|due| due.recovered) && due.len() == 2);
 }
 
