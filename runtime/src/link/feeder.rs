@@ -6,6 +6,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use moorline_core::identity::Grouping;
 use moorline_core::message::Sequence;
 use moorline_core::spool::dead_letter::Letter;
 use moorline_core::thingsboard::{Announced, Encoder, LeftOut, Publish};
@@ -44,6 +45,8 @@ pub(super) struct Order {
     pub(super) careful_through: Option<Sequence>,
     /// This one is set aside.
     pub(super) guilty: Option<Sequence>,
+    /// Publishes have names: what is sent again is grouped as before.
+    pub(super) keep_grouping: bool,
 }
 
 /// Publishes in the order in which they must go.
@@ -70,6 +73,7 @@ pub(super) async fn feed(
         position: order.after,
         ready: None,
         announced: Announced::default(),
+        grouping: Grouping::default(),
         acked: order.acked,
         set_aside_readings: order.set_aside_readings,
     };
@@ -123,6 +127,8 @@ struct Feeder {
     position: Sequence,
     ready: Option<Batch>,
     announced: Announced,
+    /// What shares a publish and is not acknowledged.
+    grouping: Grouping,
     /// What the spool was told is acknowledged.
     acked: Sequence,
     /// What the spool was told is set aside.
@@ -159,6 +165,7 @@ impl Feeder {
                 left_out: Vec::new(),
             });
         }
+        self.grouping.settled(order.acked);
         self.order = order;
     }
 
@@ -183,6 +190,7 @@ impl Feeder {
             return Ok(());
         };
         let mut encoder = Encoder::new(self.order.packet_bytes_max);
+        encoder.keep_grouping(self.grouping.after(self.position));
         for record in &records {
             self.announced.observe(&record.uplink);
             if self.order.guilty == Some(record.sequence) {
@@ -192,6 +200,11 @@ impl Feeder {
             }
         }
         let encoded = encoder.finish();
+        if self.order.keep_grouping {
+            for (begins, ends) in encoded.publishes.iter().filter_map(Publish::bounds) {
+                self.grouping.note(begins, ends);
+            }
+        }
         self.position = newest;
         self.ready = Some(Batch {
             generation: self.order.generation,

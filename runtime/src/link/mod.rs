@@ -15,6 +15,7 @@ mod active;
 mod boot_marker;
 mod certificate;
 mod dialer;
+mod door;
 mod driver;
 mod feeder;
 mod kernel;
@@ -33,7 +34,7 @@ mod tests;
 
 use std::time::Duration;
 
-use moorline_core::message::{Downlink, Sequence};
+use moorline_core::message::Sequence;
 use moorline_core::network::Seen;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -48,10 +49,11 @@ use feeder::{BATCHES, Order};
 
 pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
+pub use door::{Arrival, Arrivals, Door, Receipt, door};
 pub use settings::{
-    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, LinkSettings,
-    LivenessLimits, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings,
-    Versions,
+    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, KeptSession, LinkSettings,
+    LivenessLimits, MessageIdentity, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings,
+    Secret, TlsSettings, Versions,
 };
 pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
 pub use status::{DisconnectRecord, LinkStatus, Liveness, UpRecord};
@@ -153,7 +155,7 @@ pub fn spawn(
     settings: LinkSettings,
     outlet: Outlet,
     policy: PolicyHandle,
-    downlink: mpsc::Sender<Downlink>,
+    door: Door,
     network: watch::Receiver<Seen>,
     clock: Clock,
 ) -> Result<LinkHandle, TlsSetupError> {
@@ -169,6 +171,7 @@ pub fn spawn(
         set_aside_readings: 0,
         careful_through: None,
         guilty: None,
+        keep_grouping: false,
     };
     let (orders, order_feed) = watch::channel(first_order);
     let (batch_feed, batches) = mpsc::channel(BATCHES);
@@ -179,7 +182,7 @@ pub fn spawn(
     let ends = Ends {
         commands: command_feed,
         status: status_feed,
-        downlink,
+        door,
         orders,
         batches,
         letters,
