@@ -8,6 +8,7 @@ mod diagnostic;
 mod place;
 mod raw;
 mod settings;
+mod streams;
 #[cfg(test)]
 mod tests;
 

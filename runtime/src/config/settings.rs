@@ -13,6 +13,7 @@ use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
+use super::streams;
 use crate::bounded_file;
 use crate::clock::Clock;
 use crate::inbox::InboxSettings;
@@ -42,10 +43,6 @@ const NETWORK_INTERFACES: &str = "/sys/class/net";
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The largest secret that is read; MQTT carries 65 535 bytes, MQTT 5.0 section 1.5.
 const SECRET_BYTES_MAX: u64 = 128 * 1024;
-const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
-const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
-const COMMIT_BYTES: usize = 256 * 1024;
 const INBOX_MESSAGES_MAX: usize = 1024;
 const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Nobody on the platform waits longer for an answer.
@@ -83,9 +80,9 @@ pub struct Settings {
 }
 
 /// Collects findings while resolving goes on with placeholders, so that one run reports all of them.
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     source: &'a Source<'a>,
-    base: &'a Path,
+    pub(super) base: &'a Path,
     findings: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }
@@ -107,13 +104,16 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     let link_span = raw.link.span();
     let raw_link = raw.link.into_inner();
     let report_disconnects = raw_link.report_disconnects.unwrap_or(true);
-    let link = resolver.link(raw_link, link_span, &raw.gateway.name.0, &state_dir);
+    let mut link = resolver.link(raw_link, link_span, &raw.gateway.name.0, &state_dir);
     let policy = raw.policy.map(|policy| PolicySettings {
         component: resolver.existing(&policy.component),
         deadline: milliseconds(policy.deadline_ms, link.pace.policy_deadline),
         configuration: serde_json::Value::Object(policy.config),
     });
-    let spool = spool(&raw.spool, &state_dir);
+    let spool = resolver.spool(&raw.spool, &raw.stream, &state_dir, &link);
+    if let Some(identity) = &mut link.message_identity {
+        identity.streams = streams::names(&spool);
+    }
     let inbox = inbox(&raw.downlink, &spool, &state_dir);
     let connectors = resolver.connectors(raw.connector);
     if !resolver.findings.is_empty() {
@@ -136,7 +136,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     })
 }
 
-fn milliseconds<const MIN: u64, const MAX: u64>(
+pub(super) fn milliseconds<const MIN: u64, const MAX: u64>(
     raw: Option<raw::Within<MIN, MAX>>,
     default: Duration,
 ) -> Duration {
@@ -158,22 +158,8 @@ const fn versions(raw: raw::Version) -> Versions {
     }
 }
 
-fn size(bytes: u64) -> usize {
+pub(super) fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
-    SpoolSettings {
-        directory: state_dir.join("spool"),
-        bytes_max: raw.bytes_max.map_or(SPOOL_BYTES_MAX, |bytes| bytes.0),
-        segment_bytes: raw.segment_bytes.map_or(SEGMENT_BYTES, |bytes| bytes.0),
-        commit_interval: milliseconds(raw.commit_interval_ms, COMMIT_INTERVAL),
-        commit_bytes: raw.commit_bytes.map_or(COMMIT_BYTES, |bytes| size(bytes.0)),
-        sync: match raw.durability {
-            raw::Durability::Batched => Durability::Batched,
-            raw::Durability::Sync => Durability::Sync,
-        },
-    }
 }
 
 /// Messages from the platform are as safe as readings.
@@ -185,13 +171,16 @@ fn inbox(raw: &raw::Downlink, spool: &SpoolSettings, state_dir: &Path) -> InboxS
             bytes_max: raw.bytes_max.map_or(INBOX_BYTES_MAX, |bytes| size(bytes.0)),
             rpc_expiry: seconds(raw.rpc_expiry_s, RPC_EXPIRY),
         },
-        sync: spool.sync == Durability::Sync,
+        sync: spool
+            .streams
+            .iter()
+            .any(|setup| setup.durability == Durability::Sync),
         commit_interval: spool.commit_interval,
     }
 }
 
 impl Resolver<'_> {
-    fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.findings.push(self.source.at(span, message));
     }
 

@@ -111,11 +111,11 @@ impl Gateway {
         let state_dir = settings.state_dir.clone();
         prepare(&state_dir)
             .map_err(|error| GatewayError::StateDirectory(state_dir.clone(), error))?;
-        let (spool, appender, outlet, recovery) = spool::open(settings.spool)?;
+        let (spool, appender, outlet, recoveries) = spool::open(settings.spool, clock)?;
         report(
             &settings.name,
             &state_dir,
-            &recovery,
+            &recoveries,
             &spool.status().borrow(),
         );
         let (link_up, link_is_up) = watch::channel(false);
@@ -223,7 +223,7 @@ fn prepare(state_dir: &Path) -> std::io::Result<()> {
         .create(state_dir)
 }
 
-fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus) {
+fn report(name: &str, state_dir: &Path, recoveries: &[Recovery], spool: &SpoolStatus) {
     info!(
         gateway = name,
         version = env!("CARGO_PKG_VERSION"),
@@ -231,22 +231,28 @@ fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus
         waiting_readings = spool.depth_readings,
         "starting"
     );
-    let damage = spool.damaged_readings > 0
-        || spool.quarantined_segments > 0
-        || recovery.damaged_segments > 0
-        || matches!(recovery.cursor, CursorFound::OneSlot | CursorFound::Lost);
-    if damage {
-        warn!(
-            damaged_readings = spool.damaged_readings,
-            damaged_segments = recovery.damaged_segments,
-            quarantined_segments = spool.quarantined_segments,
-            cursor = ?recovery.cursor,
-            "the spool was damaged while the gateway was away; what cannot be read is skipped and counted, \
-             and what is not known to be acknowledged is sent again"
-        );
-    }
-    if recovery.torn_tail {
-        warn!("the spool's last record was cut, as by a power loss; everything before it is there");
+    for (recovery, stream) in recoveries.iter().zip(spool.streams.iter()) {
+        let damage = stream.spool.damaged.readings > 0
+            || stream.spool.quarantined_segments > 0
+            || recovery.damaged_segments > 0
+            || matches!(recovery.cursor, CursorFound::OneSlot | CursorFound::Lost);
+        if damage {
+            warn!(
+                stream = &*stream.name,
+                damaged_readings = stream.spool.damaged.readings,
+                damaged_segments = recovery.damaged_segments,
+                quarantined_segments = stream.spool.quarantined_segments,
+                cursor = ?recovery.cursor,
+                "the spool was damaged while the gateway was away; what cannot be read is skipped and counted, \
+                 and what is not known to be acknowledged is sent again"
+            );
+        }
+        if recovery.torn_tail {
+            warn!(
+                stream = &*stream.name,
+                "the spool's last record was cut, as by a power loss; everything before it is there"
+            );
+        }
     }
 }
 

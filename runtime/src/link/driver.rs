@@ -489,7 +489,6 @@ impl Driver {
             session = session_words(&self.settings, connack.session_present),
             receive_maximum = connack.properties.receive_maximum,
             packet_bytes_max,
-            resume_after = after.0,
             "the link is up"
         );
         self.warn_of_end();
@@ -498,7 +497,7 @@ impl Driver {
         let (careful_through, guilty) = (self.poison.careful_through(), self.poison.guilty());
         self.order(|order| {
             order.generation += 1;
-            order.after = after;
+            order.acked = after;
             order.careful_through = careful_through;
             order.guilty = guilty.map(|guilty| guilty.sequence);
             order.packet_bytes_max = packet_bytes_max;
@@ -731,6 +730,9 @@ impl Driver {
         if disconnect.cause.remedy() == Remedy::YieldToTakeover {
             disconnect.evidence.client_id = Some(self.settings.client_id.clone());
         }
+        // What is left out has been counted, and must be known again by its turn, too.
+        let met = newest.max(self.left_out_counted.last().copied());
+        self.order(|order| order.sent = order.sent.max(met.unwrap_or_default()));
         self.look_for_poison(newest);
         self.slow_down(disconnect.cause);
         if let Some(shorter) = self.keep_alive.ended(&disconnect) {

@@ -161,10 +161,10 @@ pub fn spawn(
 ) -> Result<LinkHandle, TlsSetupError> {
     let dialers = Dialers::new(&settings)?;
     let spool = outlet.status();
-    let acked: Sequence = spool.borrow().acked;
+    let acked = Sequence(0);
     let first_order = Order {
         generation: 0,
-        after: acked,
+        sent: acked,
         packet_bytes_max: settings.packet_bytes_max,
         running: false,
         acked,
@@ -178,7 +178,14 @@ pub fn spawn(
     let (commands, command_feed) = mpsc::channel(COMMANDS);
     let (status_feed, status) = watch::channel(LinkStatus::new(&settings.client_id));
     let (letters, letter_feed) = mpsc::channel(LETTERS);
-    tokio::spawn(feeder::feed(outlet, order_feed, batch_feed, letter_feed));
+    let qos = outlet.qos().to_vec();
+    tokio::spawn(feeder::feed(
+        outlet,
+        qos,
+        order_feed,
+        batch_feed,
+        letter_feed,
+    ));
     let ends = Ends {
         commands: command_feed,
         status: status_feed,

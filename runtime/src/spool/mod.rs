@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::message::{Sequence, Uplink};
+use moorline_core::message::{Qos, Sequence, Uplink};
 use moorline_core::spool::dead_letter::Letter;
 use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::streams::Streams;
@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 pub use core_spool::Recovery;
-pub use core_spool::streams::{AfterOutage, Handed, StreamId, Whole};
+pub use core_spool::streams::{AfterOutage, Handed, Whole};
 use disk::{DirectoryError, Disk};
 use owner::{Append, Ask, Order, Owner, Reading};
 pub use routes::{Pattern, Routes, Rule};
@@ -132,15 +132,15 @@ impl Appender {
     /// When it was not accepted, with whose fault it is.
     pub async fn append(&self, uplink: Uplink) -> Result<Sequence, AppendRefused> {
         let parts = self.routes.divide(uplink, self.connector.as_deref());
-        let permits = self
-            .appends
-            .try_reserve_many(parts.len())
-            .map_err(|refused| match refused {
-                TrySendError::Full(()) => AppendRefused::Behind {
-                    retry_after: self.retry_after,
-                },
-                TrySendError::Closed(()) => AppendRefused::Closed,
-            })?;
+        let permits =
+            self.appends
+                .try_reserve_many(parts.len())
+                .map_err(|refused| match refused {
+                    TrySendError::Full(()) => AppendRefused::Behind {
+                        retry_after: self.retry_after,
+                    },
+                    TrySendError::Closed(()) => AppendRefused::Closed,
+                })?;
         let mut answers = Vec::with_capacity(parts.len());
         for (permit, (stream, uplink)) in permits.zip(parts) {
             let (reply, answer) = oneshot::channel();
@@ -167,9 +167,16 @@ impl Appender {
 pub struct Outlet {
     asks: mpsc::Sender<Ask>,
     status: watch::Receiver<SpoolStatus>,
+    qos: Vec<Qos>,
 }
 
 impl Outlet {
+    /// With which quality of service each stream is published, in order of ids.
+    #[must_use]
+    pub fn qos(&self) -> &[Qos] {
+        &self.qos
+    }
+
     /// A session begins. Of what was handed out, everything through turn `sent` may have left and is handed out again as it
     /// was; the rest anew, as the streams' settings say for what waited.
     pub async fn begin(&mut self, sent: Sequence) {
@@ -301,6 +308,7 @@ pub fn open(
         routes: Arc::new(settings.routes.clone()),
         connector: None,
     };
+    let qos = settings.streams.iter().map(|setup| setup.qos).collect();
     let mut owner = Owner::new(streams, settings, status_sender, clock);
     std::thread::Builder::new()
         .name("spool".into())
@@ -312,6 +320,7 @@ pub fn open(
     let outlet = Outlet {
         asks,
         status: status.clone(),
+        qos,
     };
     Ok((Spool { orders, status }, appender, outlet, recoveries))
 }

@@ -3,10 +3,10 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use moorline_core::message::{Sequence, Uplink};
+use moorline_core::message::{Sequence, StreamId, Uplink};
 use moorline_core::spool::dead_letter::{Letter, Replayed};
 use moorline_core::spool::storage::StorageError;
-use moorline_core::spool::streams::{Handed, StreamId, Streams};
+use moorline_core::spool::streams::{Handed, Streams};
 use moorline_core::spool::{self as core_spool, Refused};
 use moorline_core::time::TimestampMs;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -224,12 +224,12 @@ impl Owner {
     }
 
     fn setup(&self, stream: StreamId) -> &StreamSetup {
-        &self.settings.streams[stream.index()]
+        &self.settings.streams[usize::from(stream.0)]
     }
 
     fn ids(&self) -> impl Iterator<Item = StreamId> + use<> {
         let count = u8::try_from(self.streams.count()).unwrap_or(u8::MAX);
-        (0..count).map(StreamId::at)
+        (0..count).map(StreamId)
     }
 
     fn answer(&mut self, ask: Ask) {
@@ -341,7 +341,7 @@ impl Owner {
             let Some(spool) = self.streams.spool_mut(id) else {
                 continue;
             };
-            if let Some(mark) = self.marks.get_mut(id.index()) {
+            if let Some(mark) = self.marks.get_mut(usize::from(id.0)) {
                 let mark = std::mem::replace(mark, spool.status().last);
                 outcome = outcome.and(spool.commit_through(mark));
             }

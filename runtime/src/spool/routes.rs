@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use moorline_core::message::{DeviceReadings, Uplink};
-use moorline_core::spool::streams::StreamId;
+use moorline_core::message::{DeviceReadings, StreamId, Uplink};
 
 use super::settings::{TELEMETRY, URGENT};
 
@@ -145,7 +144,7 @@ mod tests {
 
     #[test]
     fn readings_go_where_the_first_rule_says() {
-        let alarms = StreamId::at(2);
+        let alarms = StreamId(2);
         let routes = Routes(vec![Rule {
             stream: alarms,
             connectors: vec![],

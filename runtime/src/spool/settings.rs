@@ -4,17 +4,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use moorline_core::message::Qos;
-use moorline_core::spool::streams::{AfterOutage, StreamId, StreamSettings, Whole};
+use moorline_core::message::{Qos, StreamId};
+use moorline_core::spool::streams::{AfterOutage, StreamSettings, Whole};
 use moorline_core::spool::{self as core_spool, Keep, Limits, LimitsError};
 
 use super::disk::Disk;
 use super::routes::Routes;
 
 /// The stream of what must overtake: replies to RPCs, and whatever a configuration puts there.
-pub const URGENT: StreamId = StreamId::at(0);
+pub(super) const URGENT: StreamId = StreamId(0);
 /// The stream of everything else.
-pub const TELEMETRY: StreamId = StreamId::at(1);
+pub(super) const TELEMETRY: StreamId = StreamId(1);
 
 /// When an append is answered, and what it survives then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl StreamSetup {
 pub struct SpoolSettings {
     /// Its directory; made when it is not there. Only one gateway may use it. Each stream has a directory of its own in it.
     pub directory: PathBuf,
-    /// The streams, [`URGENT`] and [`TELEMETRY`] first.
+    /// The streams, the urgent one and that of telemetry first.
     pub streams: Vec<StreamSetup>,
     /// Which message goes into which.
     pub routes: Routes,
@@ -153,7 +153,7 @@ impl SpoolSettings {
 
     /// The stream of telemetry, which most settings are about.
     pub fn telemetry_mut(&mut self) -> Option<&mut StreamSetup> {
-        self.streams.get_mut(TELEMETRY.index())
+        self.streams.get_mut(usize::from(TELEMETRY.0))
     }
 
     /// Where a stream's files are.
@@ -165,7 +165,7 @@ impl SpoolSettings {
     /// Where dead letters are.
     #[must_use]
     pub fn letters_directory(&self) -> PathBuf {
-        letters_directory(&self.directory)
+        self.directory.join("telemetry")
     }
 
     /// A directory of the window's for this stream alone, if there is one.
@@ -192,12 +192,6 @@ impl SpoolSettings {
             }
         }
     }
-}
-
-/// Where a gateway with this spool directory has its dead letters.
-#[must_use]
-pub fn letters_directory(spool: &Path) -> PathBuf {
-    spool.join("telemetry")
 }
 
 /// One name for each spool directory: a directory made anew has another inode.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use moorline_core::link::Remedy;
 use moorline_core::link::cause::Fault;
-use moorline_core::message::Sequence;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,7 +20,7 @@ use crate::fault_proxy::FaultProxy;
 use crate::link::{self, Bind, EndpointSettings, LinkHandle, LinkSettings, LinkStatus};
 use crate::network;
 use crate::plugins::{self, PluginSettings, Plugins};
-use crate::spool::{self, Spool, SpoolSettings, SpoolStatus};
+use crate::spool::{self, AfterOutage, Spool, SpoolSettings, SpoolStatus};
 
 /// For the first session and the first acknowledgement.
 const READY: Duration = Duration::from_secs(30);
@@ -69,11 +68,16 @@ impl Stage {
         direct.client_id.push_str(CLIENT_ID_SUFFIX);
         direct.endpoints = vec![preferred(&direct).clone()];
         let through = through(&direct, proxy.address(), directory.clone());
-        let spool_settings = SpoolSettings {
+        let mut spool_settings = SpoolSettings {
             directory: directory.join("spool"),
             ..settings.spool
         };
-        let (spool_owner, appender, outlet, _recovery) = spool::open(spool_settings.clone())?;
+        for setup in &mut spool_settings.streams {
+            // How long a backlog takes is told by counting: what was accepted first must go first.
+            setup.stream.after_outage = AfterOutage::BacklogFirst;
+        }
+        let (spool_owner, appender, outlet, _recoveries) =
+            spool::open(spool_settings.clone(), clock)?;
         let (link_up, link_is_up) = watch::channel(false);
         let plugin_settings = PluginSettings {
             cache_directory: settings.state_dir.join("compiled"),
@@ -175,15 +179,17 @@ impl Stage {
         Err(StressError::Unreachable { told, advice })
     }
 
-    /// Waits until a session is up and the broker has acknowledged something after `after`.
-    pub(super) async fn delivered_after(&mut self, after: Sequence, patience: Duration) -> bool {
-        self.until(patience, |link, spool| link.is_up() && spool.acked > after)
-            .await
+    /// Waits until a session is up and more than `after` records are settled.
+    pub(super) async fn delivered_after(&mut self, after: u64, patience: Duration) -> bool {
+        self.until(patience, |link, spool| {
+            link.is_up() && spool.settled_records > after
+        })
+        .await
     }
 
-    /// Waits until everything through `last` is acknowledged.
-    pub(super) async fn settled_through(&mut self, last: Sequence, patience: Duration) -> bool {
-        self.until(patience, |_link, spool| spool.acked >= last)
+    /// Waits until `last` records are settled.
+    pub(super) async fn settled_through(&mut self, last: u64, patience: Duration) -> bool {
+        self.until(patience, |_link, spool| spool.settled_records >= last)
             .await
     }
 
@@ -243,7 +249,7 @@ impl Stage {
             directory: directory.join("spool"),
             ..self.spool_settings.clone()
         };
-        let (spool, appender, outlet, _recovery) = spool::open(settings)?;
+        let (spool, appender, outlet, _recoveries) = spool::open(settings, self.clock)?;
         let (policy, _absent) = crate::policy_handle::PolicyHandle::channel();
         let (door, arrivals) = link::door();
         let draining = tokio::spawn(arrivals.discard());

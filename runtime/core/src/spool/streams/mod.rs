@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use super::storage::{Storage, StorageError};
 use super::{Lane, ReadError, Record, Refused, Spool};
-use crate::message::{Sequence, Uplink};
+use crate::message::{Sequence, StreamId, Uplink};
 use crate::time::Instant;
 
-pub use settings::{AfterOutage, STREAMS_MAX, StreamId, StreamSettings, Whole};
+pub use settings::{AfterOutage, STREAMS_MAX, StreamSettings, Whole};
 use thin::Thinner;
 
 /// Of a backlog so many bytes are handed out at once, so that nothing that comes meanwhile waits long behind them.
@@ -135,7 +135,7 @@ impl<S: Storage> Streams<S> {
     /// The spool of a stream, for the owner's work on it.
     pub fn spool_mut(&mut self, stream: StreamId) -> Option<&mut Spool<S>> {
         self.streams
-            .get_mut(stream.index())
+            .get_mut(usize::from(stream.0))
             .map(|stream| &mut stream.spool)
     }
 
@@ -153,7 +153,7 @@ impl<S: Storage> Streams<S> {
         batch: impl IntoIterator<Item = Uplink>,
         outcomes: &mut Vec<Result<Sequence, Refused>>,
     ) {
-        let Some(stream) = self.streams.get_mut(stream.index()) else {
+        let Some(stream) = self.streams.get_mut(usize::from(stream.0)) else {
             return;
         };
         let keep_one_in = stream.settings.keep_one_in(stream.spool.fill());
@@ -224,7 +224,7 @@ impl<S: Storage> Streams<S> {
             }
             let emptied = self
                 .streams
-                .get(stream.index())
+                .get(usize::from(stream.0))
                 .is_some_and(|stream| !stream.spool.has_more(lane));
             // Whatever comes meanwhile goes before more of a backlog, and a full read is enough.
             if handed.len() == count || lane != Lane::Live || !emptied {
@@ -241,7 +241,7 @@ impl<S: Storage> Streams<S> {
         let Some(entry) = self.log.get(index).copied() else {
             return Ok(());
         };
-        let Some(stream) = self.streams.get_mut(entry.stream.index()) else {
+        let Some(stream) = self.streams.get_mut(usize::from(entry.stream.0)) else {
             return Ok(());
         };
         self.records.clear();
@@ -292,7 +292,7 @@ impl<S: Storage> Streams<S> {
         }
         let chosen = best.map(|(_, index, lane)| {
             self.last_served = index;
-            (StreamId::at(u8::try_from(index).unwrap_or(u8::MAX)), lane)
+            (StreamId(u8::try_from(index).unwrap_or(u8::MAX)), lane)
         });
         (chosen, wait)
     }
@@ -305,7 +305,7 @@ impl<S: Storage> Streams<S> {
         records_max: usize,
         handed: &mut Vec<Handed>,
     ) -> Result<(), ReadError> {
-        let Some(stream) = self.streams.get_mut(id.index()) else {
+        let Some(stream) = self.streams.get_mut(usize::from(id.0)) else {
             return Ok(());
         };
         let historical = lane != Lane::Live;
@@ -350,7 +350,7 @@ impl<S: Storage> Streams<S> {
             newest = Some(entry.stream);
             let lane = self
                 .streams
-                .get(entry.stream.index())
+                .get(usize::from(entry.stream.0))
                 .and_then(|stream| stream.spool.lane_of(entry.sequence));
             let Some(lane) = lane else { continue };
             if let Some((stream, before, sequence)) = run

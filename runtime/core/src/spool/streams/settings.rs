@@ -5,24 +5,6 @@ use std::sync::Arc;
 /// Streams a gateway can have.
 pub const STREAMS_MAX: usize = 16;
 
-/// Which stream; counts from 0 in order of their claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct StreamId(u8);
-
-impl StreamId {
-    /// The stream at this place.
-    #[must_use]
-    pub const fn at(index: u8) -> Self {
-        Self(index)
-    }
-
-    /// Its place.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
 /// A whole percentage, 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Whole(pub u8);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::super::sim_storage::SimStorage;
 use super::super::tests::telemetry;
 use super::super::{Limits, Spool};
-use super::{AfterOutage, Handed, StreamId, StreamSettings, Streams, Whole};
-use crate::message::{Sequence, Uplink, Value};
+use super::{AfterOutage, Handed, StreamSettings, Streams, Whole};
+use crate::message::{Sequence, StreamId, Uplink, Value};
 use crate::time::Instant;
 
-const URGENT: StreamId = StreamId::at(0);
-const PLAIN: StreamId = StreamId::at(1);
+const URGENT: StreamId = StreamId(0);
+const PLAIN: StreamId = StreamId(1);
 
 fn live_first(share: u8) -> AfterOutage {
     AfterOutage::LiveFirst {
