@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
+use super::report;
 use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
@@ -332,6 +333,7 @@ pub(crate) struct File {
     pub(crate) policy: Option<Policy>,
     #[serde(default)]
     pub(crate) spool: Spool,
+    pub(super) report: Option<report::Report>,
     #[serde(default)]
     pub(crate) connector: Vec<Connector>,
 }
@@ -438,6 +440,7 @@ pub(crate) struct Connector {
     pub(crate) component: Spanned<PathBuf>,
     pub(crate) memory_bytes_max: Option<Within<1_048_576, 1_073_741_824>>,
     pub(crate) call_deadline_ms: Option<Within<10, 60_000>>,
+    pub(super) report: Option<report::ConnectorReport>,
     #[serde(default)]
     pub(crate) config: GuestConfiguration,
     #[serde(default)]

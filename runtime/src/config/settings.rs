@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline_core::link::canary;
+use moorline_core::report::Strategy;
 use moorline_core::swap;
 use toml::Spanned;
 
@@ -72,7 +73,7 @@ pub struct Settings {
 }
 
 /// Collects findings while resolving goes on with placeholders, so that one run reports all of them.
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     source: &'a Source<'a>,
     base: &'a Path,
     findings: Vec<Diagnostic>,
@@ -103,7 +104,8 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         configuration: serde_json::Value::Object(policy.config),
     });
     let spool = spool(&raw.spool, &state_dir);
-    let connectors = resolver.connectors(raw.connector);
+    let report = resolver.gateway_report(raw.report);
+    let connectors = resolver.connectors(raw.connector, report);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
     }
@@ -164,7 +166,7 @@ fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
 }
 
 impl Resolver<'_> {
-    fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.findings.push(self.source.at(span, message));
     }
 
@@ -559,7 +561,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn connectors(&mut self, raw: Vec<raw::Connector>) -> Vec<ConnectorSettings> {
+    fn connectors(&mut self, raw: Vec<raw::Connector>, report: Strategy) -> Vec<ConnectorSettings> {
         let mut names = BTreeSet::new();
         let mut connectors = Vec::with_capacity(raw.len());
         for connector in raw {
@@ -581,6 +583,7 @@ impl Resolver<'_> {
                 component,
                 configuration: serde_json::Value::Object(connector.config),
                 connections: self.connections(connector.connection),
+                report: self.report(connector.report, report),
                 limits,
                 name,
             });

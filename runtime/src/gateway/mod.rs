@@ -10,6 +10,7 @@
 //! ```
 
 mod downlinks;
+mod platform;
 mod reload;
 mod report;
 
@@ -119,7 +120,6 @@ impl Gateway {
             &recovery,
             &spool.status().borrow(),
         );
-        let (link_up, link_is_up) = watch::channel(false);
         let plugin_settings = PluginSettings {
             cache_directory: state_dir.join("compiled"),
             state_directory: state_dir.join("plugins"),
@@ -127,7 +127,8 @@ impl Gateway {
             policy: settings.policy,
             swap: settings.swap,
         };
-        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
+        let (platform, teller) = platform::channel();
+        let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
         let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
         let (towards, broker) = watch::channel(first_guess(&settings.link));
         let network = network::spawn(broker, clock);
@@ -150,7 +151,7 @@ impl Gateway {
             appender,
             clock,
         ));
-        tasks.spawn(tell_plugins(link.status(), link_up));
+        tasks.spawn(teller.run(link.status(), spool.status()));
         tasks.spawn(tell_network(link.status(), towards));
         tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
@@ -251,17 +252,6 @@ fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus
     }
     if recovery.torn_tail {
         warn!("the spool's last record was cut, as by a power loss; everything before it is there");
-    }
-}
-
-/// Tells the plugins when the link comes and goes.
-async fn tell_plugins(mut link: watch::Receiver<LinkStatus>, up: watch::Sender<bool>) {
-    loop {
-        let is_up = link.borrow_and_update().is_up();
-        up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
-        if link.changed().await.is_err() {
-            return;
-        }
     }
 }
 

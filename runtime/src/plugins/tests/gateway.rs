@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_core::message::{DeviceName, Downlink, Sequence, Uplink, Value};
+use moorline_core::report::Rules;
 use moorline_core::swap;
 use serde_json::json;
 use tempfile::TempDir;
@@ -14,8 +15,8 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::plugins::{
-    ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, PluginSettings, Plugins,
-    PluginsStatus, PolicySettings, SwapRecord, start,
+    ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, Platform, PluginSettings,
+    Plugins, PluginsStatus, PolicySettings, SwapRecord, start,
 };
 use crate::spool::{self, Durability, Outlet, Spool, SpoolSettings};
 
@@ -68,8 +69,15 @@ impl Plan {
             component,
             configuration: json!({}),
             connections: Vec::new(),
+            report: Rules::default(),
             limits: Limits::default(),
         });
+        self
+    }
+
+    /// What the last connector reports.
+    pub(super) fn report(mut self, rules: Rules) -> Self {
+        self.settings.connectors.last_mut().unwrap().report = rules;
         self
     }
 
@@ -106,7 +114,9 @@ impl Plan {
         })
         .unwrap();
         let (link, link_up) = watch::channel(false);
-        let plugins = start(self.settings.clone(), appender, link_up, Clock::start())
+        let (gap, gaps) = watch::channel(0);
+        let platform = Platform { link_up, gaps };
+        let plugins = start(self.settings.clone(), appender, platform, Clock::start())
             .await
             .unwrap();
         Gateway {
@@ -114,6 +124,7 @@ impl Plan {
             plan: self,
             plugins,
             link,
+            gap,
             spool,
             outlet,
             position: Sequence::default(),
@@ -135,6 +146,7 @@ pub(super) struct Gateway {
     pub(super) plugins: Plugins,
     pub(super) status: watch::Receiver<PluginsStatus>,
     pub(super) link: watch::Sender<bool>,
+    pub(super) gap: watch::Sender<u64>,
     spool: Spool,
     outlet: Outlet,
     position: Sequence,
