@@ -11,7 +11,7 @@ use moorline::clock::Clock;
 use moorline::demo::broker::Broker;
 use moorline::link::{self, LinkSettings};
 use moorline::policy_handle::PolicyHandle;
-use moorline::spool::{self, AppendRefused, Appender, Durability, SpoolSettings};
+use moorline::spool::{self, AppendRefused, Appender, SpoolSettings};
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
 use moorline_tests::mosquitto;
@@ -99,15 +99,8 @@ async fn bare_client(broker: SocketAddr) -> f64 {
 
 /// Appends per second until all are acknowledged, through a fresh spool and link.
 async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) -> Uplink) -> f64 {
-    let settings = SpoolSettings {
-        directory: state.join("spool"),
-        segment_bytes: 8 << 20,
-        bytes_max: 256 << 20,
-        commit_interval: Duration::from_millis(50),
-        commit_bytes: 256 << 10,
-        sync: Durability::Batched,
-    };
-    let (spool, appender, outlet, _) = spool::open(settings).expect("a spool");
+    let settings = SpoolSettings::new(state.join("spool"));
+    let (spool, appender, outlet, _) = spool::open(settings, Clock::start()).expect("a spool");
     let mut spooled = outlet.status();
     let mut settings = LinkSettings::new(
         broker.ip().to_string(),

@@ -22,6 +22,7 @@ mod journal;
 mod modbus;
 mod netns;
 mod policies;
+mod reporting;
 mod starvation;
 mod stress;
 mod swaps;

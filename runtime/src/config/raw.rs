@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
+use super::report;
 use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
@@ -330,11 +331,13 @@ pub(crate) enum Full {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub(crate) enum AfterOutage {
-    LiveFirst,
-    NewestFirst,
-    BacklogFirst,
+    #[serde(rename = "live-first")]
+    Live,
+    #[serde(rename = "newest-first")]
+    Newest,
+    #[serde(rename = "backlog-first")]
+    Backlog,
 }
 
 /// Free-form configuration of a guest, handed over as a JSON object.
@@ -348,6 +351,7 @@ pub(crate) struct File {
     pub(crate) policy: Option<Policy>,
     #[serde(default)]
     pub(crate) spool: Spool,
+    pub(super) report: Option<report::Report>,
     #[serde(default)]
     pub(crate) stream: Vec<Stream>,
     #[serde(default)]
@@ -498,6 +502,7 @@ pub(crate) struct Connector {
     pub(crate) component: Spanned<PathBuf>,
     pub(crate) memory_bytes_max: Option<Within<1_048_576, 1_073_741_824>>,
     pub(crate) call_deadline_ms: Option<Within<10, 60_000>>,
+    pub(super) report: Option<report::ConnectorReport>,
     #[serde(default)]
     pub(crate) config: GuestConfiguration,
     #[serde(default)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use moorline_core::inbox;
 use moorline_core::link::canary;
+use moorline_core::report::Strategy;
 use moorline_core::swap;
 use toml::Spanned;
 
@@ -115,7 +116,8 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         identity.streams = streams::names(&spool);
     }
     let inbox = inbox(&raw.downlink, &spool, &state_dir);
-    let connectors = resolver.connectors(raw.connector);
+    let report = resolver.gateway_report(raw.report);
+    let connectors = resolver.connectors(raw.connector, report);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
     }
@@ -597,7 +599,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn connectors(&mut self, raw: Vec<raw::Connector>) -> Vec<ConnectorSettings> {
+    fn connectors(&mut self, raw: Vec<raw::Connector>, report: Strategy) -> Vec<ConnectorSettings> {
         let mut names = BTreeSet::new();
         let mut connectors = Vec::with_capacity(raw.len());
         for connector in raw {
@@ -619,6 +621,7 @@ impl Resolver<'_> {
                 component,
                 configuration: serde_json::Value::Object(connector.config),
                 connections: self.connections(connector.connection),
+                report: self.report(connector.report, report),
                 limits,
                 name,
             });

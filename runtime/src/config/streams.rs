@@ -86,7 +86,7 @@ impl Keys {
 
     fn after_outage(&self, default: AfterOutage) -> AfterOutage {
         let (newest_first, share, pace) = match (self.after_outage, default) {
-            (Some(raw::AfterOutage::BacklogFirst), _) | (None, AfterOutage::BacklogFirst) => {
+            (Some(raw::AfterOutage::Backlog), _) | (None, AfterOutage::BacklogFirst) => {
                 return AfterOutage::BacklogFirst;
             }
             (
@@ -97,11 +97,11 @@ impl Keys {
                     newest_first,
                 },
             ) => {
-                let newest = order.map_or(newest_first, |o| o == raw::AfterOutage::NewestFirst);
+                let newest = order.map_or(newest_first, |o| o == raw::AfterOutage::Newest);
                 (newest, backlog_share_percent, backlog_readings_per_s)
             }
             (Some(order), AfterOutage::BacklogFirst) => {
-                let newest = order == raw::AfterOutage::NewestFirst;
+                let newest = order == raw::AfterOutage::Newest;
                 (newest, Whole::default(), None)
             }
         };

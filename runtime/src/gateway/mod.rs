@@ -10,6 +10,7 @@
 //! ```
 
 mod downlinks;
+mod platform;
 mod reload;
 mod report;
 
@@ -118,7 +119,6 @@ impl Gateway {
             &recoveries,
             &spool.status().borrow(),
         );
-        let (link_up, link_is_up) = watch::channel(false);
         let plugin_settings = PluginSettings {
             cache_directory: state_dir.join("compiled"),
             state_directory: state_dir.join("plugins"),
@@ -126,7 +126,8 @@ impl Gateway {
             policy: settings.policy,
             swap: settings.swap,
         };
-        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
+        let (platform, teller) = platform::channel();
+        let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
         let (door, arrivals) = link::door();
         let (towards, broker) = watch::channel(first_guess(&settings.link));
         let network = network::spawn(broker, clock);
@@ -145,7 +146,7 @@ impl Gateway {
         }
         let inbox = inbox::open(settings.inbox, arrivals, clock).await;
         let inbox = downlinks::attend(&mut tasks, inbox, plugins.deliveries(), appender, clock);
-        tasks.spawn(tell_plugins(link.status(), link_up));
+        tasks.spawn(teller.run(link.status(), spool.status()));
         tasks.spawn(tell_network(link.status(), towards));
         tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
@@ -252,17 +253,6 @@ fn report(name: &str, state_dir: &Path, recoveries: &[Recovery], spool: &SpoolSt
                 stream = &*stream.name,
                 "the spool's last record was cut, as by a power loss; everything before it is there"
             );
-        }
-    }
-}
-
-/// Tells the plugins when the link comes and goes.
-async fn tell_plugins(mut link: watch::Receiver<LinkStatus>, up: watch::Sender<bool>) {
-    loop {
-        let is_up = link.borrow_and_update().is_up();
-        up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
-        if link.changed().await.is_err() {
-            return;
         }
     }
 }

@@ -67,7 +67,7 @@ use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
 use cache::Cache;
 use engine::Engines;
-use host::{KeyValues, PendingRpcs, Resident, log};
+use host::{KeyValues, PendingRpcs, Reporting, Resident, log};
 use instance::{CONTROLS_QUEUED, DOWNLINKS_QUEUED, Parts, Trouble};
 use routes::{Claims, InstanceId, Mailbox, Request};
 use streams::Streams;
@@ -91,6 +91,15 @@ pub enum StartError {
     PolicyThread(#[source] std::io::Error),
 }
 
+/// What the plugin host is told of the platform.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// Whether the link is up.
+    pub link_up: channel_watch::Receiver<bool>,
+    /// Counts up when something that was accepted will never arrive. What was reported is reported again then.
+    pub gaps: channel_watch::Receiver<u64>,
+}
+
 /// The running plugin host.
 #[derive(Debug)]
 pub struct Plugins {
@@ -109,7 +118,7 @@ pub struct Plugins {
 pub async fn start(
     settings: PluginSettings,
     appender: Appender,
-    link_up: channel_watch::Receiver<bool>,
+    platform: Platform,
     clock: Clock,
 ) -> Result<Plugins, StartError> {
     let state_directory = settings.state_directory.clone();
@@ -126,7 +135,7 @@ pub async fn start(
     let mut building = Building {
         settings: &settings,
         appender,
-        link_up,
+        platform,
         clock,
         requests: requests.clone(),
         troubles,
@@ -248,7 +257,7 @@ impl Deliveries {
 struct Building<'a> {
     settings: &'a PluginSettings,
     appender: Appender,
-    link_up: channel_watch::Receiver<bool>,
+    platform: Platform,
     clock: Clock,
     requests: mpsc::Sender<Request>,
     troubles: mpsc::Sender<Trouble>,
@@ -313,12 +322,13 @@ impl Building<'_> {
         let resident = Box::new(Resident {
             instance: name.clone(),
             clock: self.clock,
-            appender: self.appender.clone(),
+            appender: self.appender.of_connector(&connector.name),
             claims: Claims::new(self.requests.clone(), id),
             rpcs: PendingRpcs::default(),
             streams,
             state: KeyValues::of(&self.settings.state_directory, &name),
             log: log::gate(self.clock.now()),
+            report: Reporting::new(&connector.report, self.platform.gaps.clone()),
             readings: 0,
             back_pressure: 0,
             devices: std::collections::BTreeSet::new(),
@@ -333,7 +343,7 @@ impl Building<'_> {
             controls: control_queue,
             downlinks: downlink_queue,
             streams: stream_events,
-            link_up: self.link_up.clone(),
+            link_up: self.platform.link_up.clone(),
             status: status_sender,
             troubles: self.troubles.clone(),
         }));

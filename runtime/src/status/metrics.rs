@@ -219,7 +219,7 @@ impl Page {
 
     fn connectors(&mut self, status: &Status) -> fmt::Result {
         type Figure = fn(&super::ConnectorEntry) -> u64;
-        let figures: [(&str, &str, &str, Figure); 5] = [
+        let figures: [(&str, &str, &str, Figure); 7] = [
             (
                 "connector_running",
                 "Whether every instance serves.",
@@ -231,6 +231,18 @@ impl Page {
                 "Readings accepted from it.",
                 "counter",
                 |connector| connector.readings,
+            ),
+            (
+                "connector_suppressed_readings_total",
+                "Readings its report strategies suppressed.",
+                "counter",
+                |connector| connector.suppressed_readings,
+            ),
+            (
+                "connector_unfiltered_readings_total",
+                "Readings its report strategies had no room to judge.",
+                "counter",
+                |connector| connector.unfiltered_readings,
             ),
             (
                 "connector_traps_total",
@@ -319,6 +331,7 @@ mod tests {
         status.connectors = vec![ConnectorEntry {
             name: "line \"7\"".to_owned(),
             readings: 3,
+            suppressed_readings: 97,
             ..ConnectorEntry::default()
         }];
         let page = page(&status);
@@ -336,6 +349,7 @@ mod tests {
             "# TYPE moorline_link_disconnects_total counter",
             "moorline_link_disconnects_total{cause=\"reset\"} 2",
             "moorline_connector_readings_total{connector=\"line \\\"7\\\"\"} 3",
+            "moorline_connector_suppressed_readings_total{connector=\"line \\\"7\\\"\"} 97",
         ] {
             assert_eq!(
                 page.lines().filter(|found| *found == line).count(),

@@ -256,6 +256,12 @@ pub struct ConnectorEntry {
     pub state: String,
     /// Readings accepted from it since the process started.
     pub readings: u64,
+    /// Readings its report strategies suppressed; with `readings` all that its `emit` took.
+    #[serde(default)]
+    pub suppressed_readings: u64,
+    /// Of `readings`, those that passed because its report strategies could remember no more devices and keys.
+    #[serde(default)]
+    pub unfiltered_readings: u64,
     /// Traps and missed deadlines since the process started.
     pub traps: u64,
     /// Starts after a failure.

@@ -18,8 +18,8 @@ use crate::clock::Clock;
 use crate::inbox::InboxStatus;
 use crate::link::{self, LinkStatus};
 use crate::plugins::{
-    ComponentStatus, ConnectorStatus, InstanceState, PluginsStatus, PolicyStatus, SwapOutcome,
-    SwapRecord,
+    ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
+    SwapOutcome, SwapRecord,
 };
 use crate::spool::SpoolStatus;
 
@@ -336,23 +336,20 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
             let error = instance.last_error.as_deref()?;
             Some(format!("{}: {error}", instance.name))
         });
+    let sum = |figure: fn(&InstanceStatus) -> u64| instances.iter().map(figure).sum();
     ConnectorEntry {
         name: connector.name.to_string(),
         digest: digest(&connector.component),
         plugin: connector.component.plugin.to_string(),
         version: connector.component.version.to_string(),
         state: state.to_owned(),
-        readings: instances.iter().map(|instance| instance.readings).sum(),
-        traps: instances.iter().map(|instance| instance.traps).sum(),
-        restarts: instances.iter().map(|instance| instance.restarts).sum(),
-        back_pressure: instances
-            .iter()
-            .map(|instance| instance.back_pressure)
-            .sum(),
-        memory_bytes: instances
-            .iter()
-            .map(|instance| instance.memory_bytes as u64)
-            .sum(),
+        readings: sum(|instance| instance.readings),
+        suppressed_readings: sum(|instance| instance.suppressed_readings),
+        unfiltered_readings: sum(|instance| instance.unfiltered_readings),
+        traps: sum(|instance| instance.traps),
+        restarts: sum(|instance| instance.restarts),
+        back_pressure: sum(|instance| instance.back_pressure),
+        memory_bytes: sum(|instance| instance.memory_bytes as u64),
         error: instance_error.or_else(|| refused(&connector.component)),
     }
 }

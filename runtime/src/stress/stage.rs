@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::fault_proxy::FaultProxy;
 use crate::link::{self, Bind, EndpointSettings, LinkHandle, LinkSettings, LinkStatus};
 use crate::network;
-use crate::plugins::{self, PluginSettings, Plugins};
+use crate::plugins::{self, Platform, PluginSettings, Plugins};
 use crate::spool::{self, AfterOutage, Spool, SpoolSettings, SpoolStatus};
 
 /// For the first session and the first acknowledgement.
@@ -86,7 +86,13 @@ impl Stage {
             policy: settings.policy,
             swap: settings.swap,
         };
-        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
+        // There is no connector that could report anything again.
+        let (_no_gap, gaps) = watch::channel(0);
+        let platform = Platform {
+            link_up: link_is_up,
+            gaps,
+        };
+        let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
         let (door, arrivals) = link::door();
         let handle = link::spawn(
             through,

@@ -447,7 +447,7 @@ async fn a_new_process_sends_what_the_one_before_left_unacknowledged() {
     }
     let five = rig
         .spool_status
-        .wait_for(|status| status.acked.0 == status.last.0 - 15);
+        .wait_for(|status| status.depth_records == 15);
     tokio::time::timeout(DEADLINE, five)
         .await
         .expect("in time")

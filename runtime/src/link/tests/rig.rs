@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::super::{Arrivals, DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, door, spawn};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
-use crate::spool::{self, Appender, Durability, Spool, SpoolSettings, SpoolStatus};
+use crate::spool::{self, AfterOutage, Appender, Spool, SpoolSettings, SpoolStatus};
 
 /// Nothing in these tests takes this long.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
@@ -64,15 +64,15 @@ pub(super) fn restart(
 ) -> Rig {
     let mut settings = settings(address, &directory);
     change(&mut settings);
-    let spool_settings = SpoolSettings {
-        directory: directory.path().join("spool"),
-        segment_bytes: 4 << 20,
-        bytes_max: 256 << 20,
-        commit_interval: Duration::from_millis(20),
-        commit_bytes: 1 << 20,
-        sync: Durability::Batched,
-    };
-    let (spool, appender, outlet, _) = spool::open(spool_settings).expect("a usable spool");
+    let mut spool_settings = SpoolSettings::new(directory.path().join("spool"));
+    spool_settings.commit_interval = Duration::from_millis(20);
+    spool_settings.window_directory = Some(directory.path().join("window"));
+    for setup in &mut spool_settings.streams {
+        setup.stream.after_outage = AfterOutage::BacklogFirst;
+        setup.segment_bytes = 4 << 20;
+    }
+    let clock = Clock::start();
+    let (spool, appender, outlet, _) = spool::open(spool_settings, clock).expect("a usable spool");
     // Nobody answers: the built-in policy decides.
     let (policy, _) = PolicyHandle::channel();
     let (door, downlinks) = door();
@@ -153,7 +153,7 @@ impl Rig {
         let appended = self.appended.load(Ordering::Relaxed);
         let waiting = self
             .spool_status
-            .wait_for(|status| status.acked == status.last && status.last.0 >= appended);
+            .wait_for(|status| status.depth_records == 0 && status.accepted_records >= appended);
         let settled = tokio::time::timeout(DEADLINE, waiting).await;
         assert!(
             settled.is_ok(),

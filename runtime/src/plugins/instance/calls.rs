@@ -114,9 +114,12 @@ impl Instance {
             return;
         };
         let (readings, back_pressure) = (resident.readings, resident.back_pressure);
+        let report = resident.report.total();
         self.status.send_if_modified(|status| {
             status.memory_bytes = memory_bytes;
             status.readings = readings;
+            status.suppressed_readings = report.suppressed;
+            status.unfiltered_readings = report.unfiltered;
             status.back_pressure = back_pressure;
             false
         });
