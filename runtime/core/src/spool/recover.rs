@@ -119,7 +119,8 @@ impl<S: Storage> Spool<S> {
         let mut pending = Pending::default();
         for (position, payload) in in_journal.records.into_iter().filter(|_| ours) {
             let sequence = position.sequence;
-            let waits = state.unsettled.index_of(sequence).is_some();
+            // Segments are written in order: what comes before their end is in them, if it still waits.
+            let waits = sequence > in_segments && state.unsettled.index_of(sequence).is_some();
             if waits && sequence.0 <= state.reserved_sequence {
                 pending.push(position, readings_of(&payload), &payload);
                 last = last.latest(position);
@@ -156,12 +157,7 @@ impl<S: Storage> Spool<S> {
             fault: None,
             kept_full: false,
         };
-        if in_segments > on_disk.sequence {
-            // What the journal has was perhaps written, but not synced: it is written again, to a segment of its own.
-            if let Some(newest) = spool.segments.back_mut() {
-                newest.end = on_disk;
-            }
-        } else if survey.writable {
+        if survey.writable {
             spool.continue_newest(on_disk)?;
         }
         spool.turn_journal();
@@ -278,7 +274,7 @@ fn recover_journal<S: Storage>(
     let Some(storage) = storage.filter(|_| limits.keep == Keep::OnDisk) else {
         return (None, journal::Found::default());
     };
-    let (journal, found) = Journal::recover(storage, 2 * limits.memory_bytes as u64 + DATA_START);
+    let (journal, found) = Journal::recover(storage, journal::bytes_max(limits.memory_bytes));
     (Some(journal), found)
 }
 
