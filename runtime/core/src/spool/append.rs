@@ -88,7 +88,7 @@ impl<S: Storage> Spool<S> {
         if self.last.sequence > before {
             self.note_in_journal(before);
         }
-        if self.journal.is_none() && self.limits.keep == Keep::OnDisk && self.fault.is_none() {
+        if !self.in_journal() && self.limits.keep == Keep::OnDisk && self.fault.is_none() {
             let written = self.write_out(self.last.sequence);
             self.fault = written.err().filter(|_| !self.kept_full);
         }
@@ -100,10 +100,10 @@ impl<S: Storage> Spool<S> {
         }
     }
 
-    /// Readings given up, of which nothing is left but their count.
-    fn given_up(&self) -> u64 {
+    /// What was given up, of which nothing is left but its count.
+    fn given_up(&self) -> Totals {
         let cursor = &self.cursor.state;
-        cursor.evicted.plus(cursor.dropped).readings
+        cursor.evicted.plus(cursor.dropped)
     }
 
     fn accept(&mut self, uplink: Uplink) -> Result<Sequence, Refused> {

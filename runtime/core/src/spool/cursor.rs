@@ -185,7 +185,7 @@ pub(crate) struct CursorFile<F> {
     pub(crate) state: Cursor,
     written: Option<Cursor>,
     synced: Option<Cursor>,
-    /// The newest state that went into a segment.
+    /// The newest state that went into a segment or the journal.
     carried: Option<Cursor>,
     names_synced: bool,
 }
@@ -281,6 +281,11 @@ impl<F> CursorFile<F> {
     /// What [`CursorFile::encode_next`] gave is there.
     pub(crate) fn carried(&mut self) {
         self.carried = Some(self.state.clone());
+    }
+
+    /// Where it was carried to, nothing is written any more: it belongs into the file now.
+    pub(crate) fn forget_carried(&mut self) {
+        self.carried = None;
     }
 
     /// A state that was found elsewhere. `false` where it is older, or of another spool.

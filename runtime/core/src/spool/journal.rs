@@ -24,6 +24,11 @@ const NAMES: [&str; 2] = ["window.a", "window.b"];
 /// Beyond this a journal is turned although no window closes: acknowledgements alone make it grow.
 const NOTES_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The most a journal takes while `memory_bytes` of records may wait: twice as much, and room for what is noted beside.
+pub(super) fn bytes_max(memory_bytes: usize) -> u64 {
+    DATA_START + 2 * (memory_bytes as u64 + NOTES_BYTES_MAX)
+}
+
 /// A file of the two, and where it ends.
 #[derive(Debug)]
 pub(super) struct Journal<S: Storage> {
@@ -45,6 +50,26 @@ pub(super) struct Found {
     pub(super) cursor: Option<(u64, Cursor)>,
     /// In order.
     pub(super) records: Vec<(Position, Vec<u8>)>,
+}
+
+impl Found {
+    /// The records, if they reach as far as those in segments: of a journal that was given up later ones are in segments
+    /// only, and all before them, too.
+    pub(super) fn records_beyond(
+        self,
+        in_segments: Sequence,
+        ours: bool,
+    ) -> Vec<(Position, Vec<u8>)> {
+        let reaches = self
+            .records
+            .last()
+            .is_some_and(|(last, _)| last.sequence >= in_segments);
+        if ours && reaches {
+            self.records
+        } else {
+            Vec::new()
+        }
+    }
 }
 
 impl<S: Storage> Journal<S> {
@@ -204,13 +229,22 @@ fn read<S: Storage>(storage: &mut S, file: S::File, header: Header) -> Found {
 }
 
 impl<S: Storage> Spool<S> {
+    /// Whether the journal holds everything that is in memory only.
+    pub(super) fn in_journal(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_whole)
+    }
+
     /// Puts the records after `before` into the journal. A journal that fails is given up: from then on records are
-    /// written to segments at once.
+    /// written to segments at once. So they are while a journal is full of records that wait; what else is in it goes.
     pub(super) fn note_in_journal(&mut self, before: Sequence) {
-        if let Some(journal) = self.journal.as_mut()
-            && journal.append(&self.pending, before).is_err()
-        {
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        let was_whole = journal.is_whole();
+        if journal.append(&self.pending, before).is_err() {
             self.give_up_journal();
+        } else if was_whole && !self.in_journal() {
+            self.turn_journal();
         }
     }
 
@@ -255,5 +289,6 @@ impl<S: Storage> Spool<S> {
     fn give_up_journal(&mut self) {
         self.journal = None;
         self.journal_failed = true;
+        self.cursor.forget_carried();
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::range::Range;
+use super::range::{Range, Ranges};
 use super::record::{FrameRead, KIND_CURSOR, KIND_UPLINK};
 use super::segment::{Condition, DATA_START, Frames, segment_name};
 use super::storage::{Storage, StorageError};
@@ -197,6 +197,12 @@ enum Step {
 }
 
 impl<S: Storage> Spool<S> {
+    /// What waits.
+    #[must_use]
+    pub fn unsettled(&self) -> &Ranges {
+        &self.cursor.state.unsettled
+    }
+
     /// Hands out the records of `lane` after `after`, oldest first, at most `records_max` and about `bytes_max` encoded
     /// bytes, but at least one if there is one. `after` is the last record of an earlier read, or anything lower to read
     /// again: nothing is skipped that was not handed out, and nothing is handed out that is settled.

@@ -264,11 +264,7 @@ impl<S: Storage> Spool<S> {
     }
 
     fn kept(&self) -> Sequence {
-        let in_journal = self
-            .journal
-            .as_ref()
-            .is_some_and(journal::Journal::is_whole);
-        if in_journal {
+        if self.in_journal() {
             self.last.sequence
         } else {
             self.written.sequence

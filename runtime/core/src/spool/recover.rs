@@ -106,12 +106,13 @@ impl<S: Storage> Spool<S> {
         let mut last = recount(&mut cursor.state, &survey, known);
         reserve(&mut cursor.state, found, last, survey.highest_epoch);
         let state = &cursor.state;
-        let pending = still_waiting(in_journal, state, ours, &mut last);
-        let on_disk = pending.front().map_or(last, |first| first.before());
         let in_segments = survey
             .segments
             .back()
             .map_or(Sequence(0), |newest| newest.end.sequence);
+        let in_journal = in_journal.records_beyond(in_segments, ours);
+        let pending = still_waiting(in_journal, state, &mut last);
+        let on_disk = pending.front().map_or(last, |first| first.before());
         let journal_records = pending.count() as u64;
         let readers = state
             .unsettled
@@ -274,7 +275,7 @@ fn recover_journal<S: Storage>(
     let Some(storage) = storage.filter(|_| limits.keep == Keep::OnDisk) else {
         return (None, journal::Found::default());
     };
-    let (journal, found) = Journal::recover(storage, 2 * limits.memory_bytes as u64 + DATA_START);
+    let (journal, found) = Journal::recover(storage, journal::bytes_max(limits.memory_bytes));
     (Some(journal), found)
 }
 
@@ -296,13 +297,12 @@ fn belongs<F>(
 
 /// What of a journal is not settled, and `last` moved behind it.
 fn still_waiting(
-    found: journal::Found,
+    records: Vec<(Position, Vec<u8>)>,
     state: &Cursor,
-    ours: bool,
     last: &mut Position,
 ) -> Pending {
     let mut pending = Pending::default();
-    for (position, payload) in found.records.into_iter().filter(|_| ours) {
+    for (position, payload) in records {
         let waits = state.unsettled.index_of(position.sequence).is_some();
         if waits && position.sequence.0 <= state.reserved_sequence {
             pending.push(position, readings_of(&payload), &payload);
