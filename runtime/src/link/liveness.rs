@@ -144,6 +144,22 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_need_not_acknowledge_is_asked_too() {
+        let facts = Facts {
+            received_at: Some(at(1)),
+            told_at: Some(at(2)),
+            ..Facts::default()
+        };
+        assert_eq!(judge_at(5, &facts), Verdict::Alive(Some(at(6))));
+        assert_eq!(judge_at(6, &facts), Verdict::Probe);
+        let heard = Facts {
+            received_at: Some(at(3)),
+            ..facts
+        };
+        assert_eq!(judge_at(60, &heard), Verdict::Alive(None));
+    }
+
+    #[test]
     fn an_idle_session_is_never_dead() {
         let idle = Facts {
             received_at: Some(at(1)),

@@ -253,6 +253,23 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    /// Whatever a disk gives back is read without harm, and as far as it is good.
+    #[test]
+    fn any_bytes_are_read(rest in prop::collection::vec(any::<u8>(), 0..300), flip in any::<prop::sample::Index>()) {
+        let mut log = MAGIC.to_vec();
+        log.extend(&rest);
+        let read = frame::decode(&log).expect("a log");
+        prop_assert!(read.good_bytes <= log.len());
+        let mut kept = Kept::new();
+        for value in 0..3 {
+            kept.arrive(&update("a", value), at(0));
+        }
+        let at = flip.index(kept.log.len() - MAGIC.len()) + MAGIC.len();
+        kept.log[at] ^= 1;
+        let read = frame::decode(&kept.log).expect("a log");
+        prop_assert!(read.torn && read.records.len() < 3 && read.good_bytes <= at);
+    }
+
     /// Nothing kept is lost: each message is settled, expired, dropped, or still there, whatever happens.
     #[test]
     fn every_message_is_accounted_for(steps in prop::collection::vec(step(), 1..120)) {
