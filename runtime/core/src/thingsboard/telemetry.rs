@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::limits::{Cost, Opened};
 use super::{
     ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_TELEMETRY, LeftOut, Publish, RPC,
     SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload, connect_payload,
@@ -13,13 +14,41 @@ use crate::message::{DeviceName, Key, Quality, Reading, Sequence, Uplink};
 /// (2), property length (1) and a margin.
 const PACKET_OVERHEAD_BYTES: usize = 48;
 
+/// How large a publish may get. A reading that is too much alone goes alone, unless it is its bytes that are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes of the packet.
+    pub packet_bytes_max: usize,
+    /// Readings.
+    pub readings_max: u32,
+    /// What it may count as against the platform's limits.
+    pub cost_max: Cost,
+}
+
+impl Shape {
+    /// Only the packet is bounded: by the smaller of the setting and the broker's Maximum Packet Size.
+    #[must_use]
+    pub const fn of_packets(packet_bytes_max: usize) -> Self {
+        Self {
+            packet_bytes_max,
+            readings_max: u32::MAX,
+            cost_max: Cost::UNBOUNDED,
+        }
+    }
+
+    const fn payload_bytes_max(&self) -> usize {
+        self.packet_bytes_max.saturating_sub(PACKET_OVERHEAD_BYTES)
+    }
+}
+
 /// Packs messages into publishes.
 ///
 /// Order is kept: per device always, and between telemetry and everything else, because a publish under way is closed
 /// before a message of another kind.
 #[derive(Debug)]
 pub struct Encoder {
-    payload_bytes_max: usize,
+    shape: Shape,
+    opened: Opened,
     open: OpenPublish,
     encoded: Encoded,
     scratch: Vec<u8>,
@@ -34,6 +63,7 @@ struct OpenPublish {
     bytes: usize,
     range: Option<SequenceRange>,
     readings: u32,
+    cost: Cost,
 }
 
 /// `"A":[{"ts":1,"values":{"k":1` — the last entry is left open for further keys of the same time.
@@ -48,12 +78,18 @@ struct DeviceEntries {
 const DEVICE_END: &[u8] = b"}}]";
 
 impl Encoder {
-    /// An encoder for packets of at most `packet_bytes_max` bytes (the smaller of the setting and the broker's Maximum
-    /// Packet Size).
+    /// An encoder for packets of at most `packet_bytes_max` bytes, without other limits.
     #[must_use]
     pub fn new(packet_bytes_max: usize) -> Self {
+        Self::shaped(Shape::of_packets(packet_bytes_max), Opened::default())
+    }
+
+    /// An encoder for publishes of this shape, in a session in which the platform has heard of the devices `opened`.
+    #[must_use]
+    pub fn shaped(shape: Shape, opened: Opened) -> Self {
         Self {
-            payload_bytes_max: packet_bytes_max.saturating_sub(PACKET_OVERHEAD_BYTES),
+            shape,
+            opened,
             open: OpenPublish::default(),
             encoded: Encoded::default(),
             scratch: Vec::new(),
@@ -73,44 +109,39 @@ impl Encoder {
                 self.open.complete(sequence);
             }
             Uplink::Attributes { device, values } => {
-                self.push_single(sequence, ATTRIBUTES, attributes_payload(device, values), 0);
+                let cost = Cost::telemetry(values.len()).and(self.opened.open(device));
+                let payload = attributes_payload(device, values);
+                self.push_single(single(sequence, ATTRIBUTES, payload, 0, cost));
             }
             Uplink::DeviceConnected { device, profile } => {
-                self.push_single(sequence, CONNECT, connect_payload(device, profile), 0);
+                let cost = Cost::message().and(self.opened.open(device));
+                let payload = connect_payload(device, profile);
+                self.push_single(single(sequence, CONNECT, payload, 0, cost));
             }
             Uplink::DeviceDisconnected { device } => {
-                self.push_single(sequence, DISCONNECT, device_payload(device), 0);
+                self.opened.close(device);
+                let payload = device_payload(device);
+                self.push_single(single(sequence, DISCONNECT, payload, 0, Cost::message()));
             }
             Uplink::RpcReply {
                 device,
                 request_id,
                 body,
             } => {
-                self.push_single(sequence, RPC, reply_payload(device, *request_id, body), 0);
+                let cost = Cost::message().and(self.opened.open(device));
+                let payload = reply_payload(device, *request_id, body);
+                self.push_single(single(sequence, RPC, payload, 0, cost));
             }
             Uplink::Gateway { timestamp, values } => {
-                self.push_single(
-                    sequence,
-                    GATEWAY_TELEMETRY,
-                    gateway_payload(*timestamp, values),
-                    0,
-                );
+                let cost = Cost::telemetry(values.len()).of_itself();
+                let payload = gateway_payload(*timestamp, values);
+                self.push_single(single(sequence, GATEWAY_TELEMETRY, payload, 0, cost));
             }
             Uplink::Letter {
                 topic,
                 payload,
                 readings,
-            } => match TOPICS.into_iter().find(|known| known == topic) {
-                Some(topic) => {
-                    self.push_single(sequence, topic, payload.clone().into_bytes(), *readings);
-                }
-                None => {
-                    let publish =
-                        single(sequence, TELEMETRY, payload.clone().into_bytes(), *readings);
-                    self.leave_out(sequence, WhyLeftOut::Topic, publish);
-                    self.open.complete(sequence);
-                }
-            },
+            } => self.push_letter(sequence, topic, payload, *readings),
         }
     }
 
@@ -121,16 +152,28 @@ impl Encoder {
         self.encoded
     }
 
-    /// Publishes that are complete; the one under way is not among them.
+    /// Gives out what is complete; the publish under way is filled further.
     #[must_use]
-    pub fn complete(&self) -> usize {
-        self.encoded.publishes.len()
+    pub fn take(&mut self) -> Encoded {
+        std::mem::take(&mut self.encoded)
+    }
+
+    /// Whether a publish is under way.
+    #[must_use]
+    pub const fn is_filling(&self) -> bool {
+        self.open.range.is_some()
+    }
+
+    /// The devices the platform has heard of once everything taken in is sent.
+    #[must_use]
+    pub fn into_opened(self) -> Opened {
+        self.opened
     }
 
     /// Leaves the next message out, whatever it is, and gives out what would have been sent.
     pub fn set_aside(&mut self, sequence: Sequence, uplink: &Uplink) {
         self.close();
-        let mut apart = Self::new(self.payload_bytes_max + PACKET_OVERHEAD_BYTES);
+        let mut apart = Self::new(self.shape.packet_bytes_max);
         apart.push(sequence, uplink);
         let encoded = apart.finish();
         let left_out = encoded.left_out.into_iter().flat_map(|left| left.publishes);
@@ -140,21 +183,33 @@ impl Encoder {
         self.open.complete(sequence);
     }
 
-    fn push_single(
-        &mut self,
-        sequence: Sequence,
-        topic: &'static str,
-        payload: Vec<u8>,
-        readings: u32,
-    ) {
+    fn push_single(&mut self, publish: Publish) {
         self.close();
-        let bytes = payload.len();
-        let publish = single(sequence, topic, payload, readings);
-        if bytes > self.payload_bytes_max {
-            self.leave_out(sequence, WhyLeftOut::TooLarge { bytes }, publish);
-            self.open.complete(sequence);
+        let (bytes, Some(range)) = (publish.payload.len(), publish.range) else {
+            return;
+        };
+        if bytes > self.shape.payload_bytes_max() {
+            self.leave_out(range.first, WhyLeftOut::TooLarge { bytes }, publish);
+            self.open.complete(range.first);
         } else {
             self.encoded.publishes.push(publish);
+        }
+    }
+
+    fn push_letter(&mut self, sequence: Sequence, topic: &str, payload: &str, readings: u32) {
+        let known = TOPICS.into_iter().find(|known| *known == topic);
+        let cost = match known {
+            Some(TELEMETRY | ATTRIBUTES) => Cost::of_text(payload, readings),
+            Some(GATEWAY_TELEMETRY) => Cost::telemetry(1).of_itself(),
+            Some(_) | None => Cost::message(),
+        };
+        let topic = known.unwrap_or(TELEMETRY);
+        let publish = single(sequence, topic, payload.into(), readings, cost);
+        if known.is_some() {
+            self.push_single(publish);
+        } else {
+            self.leave_out(sequence, WhyLeftOut::Topic, publish);
+            self.open.complete(sequence);
         }
     }
 
@@ -174,25 +229,31 @@ impl Encoder {
             self.scratch
                 .extend_from_slice(format!(":\"{quality}\"").as_bytes());
         }
-        if !self
-            .open
-            .try_add(device, reading, &self.scratch, self.payload_bytes_max)
-        {
+        let cost = Cost {
+            telemetry_points: if quality.is_some() { 2 } else { 1 },
+            ..self.opened.opening(device)
+        };
+        let json = std::mem::take(&mut self.scratch);
+        self.add(sequence, device, reading, Pair { json: &json, cost });
+        self.scratch = json;
+    }
+
+    fn add(&mut self, sequence: Sequence, device: &DeviceName, reading: &Reading, pair: Pair<'_>) {
+        if !self.open.try_add(device, reading, pair, &self.shape) {
             self.close();
-            if !self
-                .open
-                .try_add(device, reading, &self.scratch, self.payload_bytes_max)
-            {
+            if !self.open.try_add(device, reading, pair, &self.shape) {
                 let mut alone = OpenPublish::default();
+                let endless = Shape::of_packets(usize::MAX);
                 // With room without end it is always added.
-                if alone.try_add(device, reading, &self.scratch, usize::MAX) {
-                    let bytes = self.scratch.len();
-                    let publish = single(sequence, TELEMETRY, alone.payload(), 1);
+                if alone.try_add(device, reading, pair, &endless) {
+                    let bytes = pair.json.len();
+                    let publish = single(sequence, TELEMETRY, alone.payload(), 1, alone.cost);
                     self.leave_out(sequence, WhyLeftOut::TooLarge { bytes }, publish);
                 }
                 return;
             }
         }
+        self.opened.open(device);
         self.open.begin(sequence);
         self.open.readings += 1;
     }
@@ -208,7 +269,8 @@ impl Encoder {
         }
     }
 
-    fn close(&mut self) {
+    /// Closes the publish under way.
+    pub fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
         let Some(range) = open.range else { return };
         self.encoded.publishes.push(Publish {
@@ -216,12 +278,19 @@ impl Encoder {
             payload: open.payload(),
             range: Some(range),
             readings: open.readings,
+            cost: open.cost,
         });
     }
 }
 
 /// A publish that carries one message, or a part that is told alone.
-fn single(sequence: Sequence, topic: &'static str, payload: Vec<u8>, readings: u32) -> Publish {
+fn single(
+    sequence: Sequence,
+    topic: &'static str,
+    payload: Vec<u8>,
+    readings: u32,
+    cost: Cost,
+) -> Publish {
     Publish {
         topic,
         payload,
@@ -230,7 +299,15 @@ fn single(sequence: Sequence, topic: &'static str, payload: Vec<u8>, readings: u
             last: sequence,
         }),
         readings,
+        cost,
     }
+}
+
+/// `"key":value`, and what it counts as in a publish that holds its device already.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    json: &'a [u8],
+    cost: Cost,
 }
 
 impl OpenPublish {
@@ -261,18 +338,27 @@ impl OpenPublish {
         self.begin(sequence).last = sequence;
     }
 
-    /// Adds `"key":value` unless the payload would grow past `bytes_max`.
+    /// Whether it may count for `cost` more and carry another reading.
+    fn admits(&self, cost: Cost, shape: &Shape) -> bool {
+        self.readings == 0
+            || (self.readings < shape.readings_max
+                && self.cost.and(cost).is_within(&shape.cost_max))
+    }
+
+    /// Adds `"key":value` unless the publish would grow out of its shape.
     fn try_add(
         &mut self,
         device: &DeviceName,
         reading: &Reading,
-        pair: &[u8],
-        bytes_max: usize,
+        pair: Pair<'_>,
+        shape: &Shape,
     ) -> bool {
+        let bytes_max = shape.payload_bytes_max();
+        let Pair { json: pair, cost } = pair;
         let timestamp_ms = reading.timestamp.0;
         let braces = 2;
         if let Some(&at) = self.index.get(device) {
-            let entries = &mut self.devices[at];
+            let entries = &self.devices[at];
             let same_entry =
                 entries.timestamp_ms == timestamp_ms && !entries.keys.contains(&reading.key);
             let opening = if same_entry {
@@ -281,9 +367,10 @@ impl OpenPublish {
                 format!("}}}},{}", entry_opening(timestamp_ms))
             };
             let added = opening.len() + pair.len();
-            if self.bytes + added + braces > bytes_max {
+            if self.bytes + added + braces > bytes_max || !self.admits(cost, shape) {
                 return false;
             }
+            let entries = &mut self.devices[at];
             if !same_entry {
                 entries.keys.clear();
                 entries.timestamp_ms = timestamp_ms;
@@ -292,8 +379,13 @@ impl OpenPublish {
             entries.json.extend_from_slice(pair);
             entries.keys.push(reading.key.clone());
             self.bytes += added;
+            self.cost = self.cost.and(cost);
             return true;
         }
+        let cost = Cost {
+            telemetry_messages: 1,
+            ..cost
+        };
         let mut json = Vec::with_capacity(pair.len() + 64);
         json_string(device.as_str(), &mut json);
         json.extend_from_slice(b":[");
@@ -301,7 +393,7 @@ impl OpenPublish {
         json.extend_from_slice(pair);
         let comma = usize::from(!self.devices.is_empty());
         let added = json.len() + DEVICE_END.len() + comma;
-        if self.bytes + added + braces > bytes_max {
+        if self.bytes + added + braces > bytes_max || !self.admits(cost, shape) {
             return false;
         }
         self.index.insert(device.clone(), self.devices.len());
@@ -311,6 +403,7 @@ impl OpenPublish {
             keys: vec![reading.key.clone()],
         });
         self.bytes += added;
+        self.cost = self.cost.and(cost);
         true
     }
 }
