@@ -17,7 +17,7 @@ use crate::plugins::{
     ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, PluginSettings, Plugins,
     PluginsStatus, PolicySettings, SwapRecord, start,
 };
-use crate::spool::{self, Durability, Outlet, Spool, SpoolSettings};
+use crate::spool::{self, Appender, Durability, Outlet, Spool, SpoolSettings};
 
 /// Nothing here takes long, but a test may share its processor with a compiler.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,14 +106,20 @@ impl Plan {
         })
         .unwrap();
         let (link, link_up) = watch::channel(false);
-        let plugins = start(self.settings.clone(), appender, link_up, Clock::start())
-            .await
-            .unwrap();
+        let plugins = start(
+            self.settings.clone(),
+            appender.clone(),
+            link_up,
+            Clock::start(),
+        )
+        .await
+        .unwrap();
         Gateway {
             status: plugins.status(),
             plan: self,
             plugins,
             link,
+            appender,
             spool,
             outlet,
             position: Sequence::default(),
@@ -135,6 +141,8 @@ pub(super) struct Gateway {
     pub(super) plugins: Plugins,
     pub(super) status: watch::Receiver<PluginsStatus>,
     pub(super) link: watch::Sender<bool>,
+    /// Another way into the same spool.
+    pub(super) appender: Appender,
     spool: Spool,
     outlet: Outlet,
     position: Sequence,
@@ -292,6 +300,7 @@ impl Gateway {
     /// Stops everything and gives back the plan, for another start on the same directory.
     pub(super) async fn stop(mut self) -> Plan {
         self.plugins.stop(PATIENCE).await;
+        drop(self.appender);
         drop(self.outlet);
         let status = self.spool.status();
         self.spool.close().await.unwrap();
