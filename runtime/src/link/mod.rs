@@ -18,6 +18,7 @@ mod dialer;
 mod driver;
 mod feeder;
 mod kernel;
+mod limits;
 mod liveness;
 mod observe;
 pub(crate) mod probe;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::network::Seen;
+use moorline_core::thingsboard::Shape;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -49,12 +51,12 @@ use feeder::{BATCHES, Order};
 pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
 pub use settings::{
-    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, LinkSettings,
-    LivenessLimits, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings,
-    Versions,
+    BatchSettings, Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings,
+    LinkSettings, LivenessLimits, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings,
+    RateLimits, Secret, TlsSettings, Versions,
 };
 pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
-pub use status::{DisconnectRecord, LinkStatus, Liveness, UpRecord};
+pub use status::{DisconnectRecord, Held, LinkStatus, Liveness, UpRecord};
 pub use tls::TlsSetupError;
 
 /// Orders that wait for the driver.
@@ -163,7 +165,9 @@ pub fn spawn(
     let first_order = Order {
         generation: 0,
         after: acked,
-        packet_bytes_max: settings.packet_bytes_max,
+        shape: Shape::of_packets(settings.packet_bytes_max),
+        age_max: settings.batch.age_max,
+        asked: None,
         running: false,
         acked,
         set_aside_readings: 0,
@@ -175,7 +179,13 @@ pub fn spawn(
     let (commands, command_feed) = mpsc::channel(COMMANDS);
     let (status_feed, status) = watch::channel(LinkStatus::new(&settings.client_id));
     let (letters, letter_feed) = mpsc::channel(LETTERS);
-    tokio::spawn(feeder::feed(outlet, order_feed, batch_feed, letter_feed));
+    tokio::spawn(feeder::feed(
+        outlet,
+        order_feed,
+        batch_feed,
+        letter_feed,
+        clock,
+    ));
     let ends = Ends {
         commands: command_feed,
         status: status_feed,

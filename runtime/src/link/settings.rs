@@ -10,6 +10,7 @@ pub use moorline_core::link::Versions;
 use moorline_core::link::canary;
 use moorline_core::link::endpoints::{Endpoint, ServerReference};
 use moorline_core::link::proxy::authority;
+use moorline_core::thingsboard::limits::Limits;
 
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -262,6 +263,26 @@ impl EndpointSettings {
     }
 }
 
+/// From where the link knows what the platform lets it send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateLimits {
+    /// The platform is asked at the beginning of each session.
+    Ask,
+    /// Nobody is asked; a quota slows the link down all the same.
+    Off,
+    /// The configuration says it, of all devices together and of the gateway itself.
+    Known(Limits),
+}
+
+/// How publishes are filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// Most readings in one.
+    pub readings_max: u32,
+    /// How long one that is not full may be filled.
+    pub age_max: Duration,
+}
+
 /// Everything the link is told.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -300,6 +321,12 @@ pub struct LinkSettings {
     pub inflight_bytes_max: usize,
     /// Most bytes of one publish; the broker's Maximum Packet Size may lower it.
     pub packet_bytes_max: usize,
+    /// How publishes are filled.
+    pub batch: BatchSettings,
+    /// What the platform lets us send.
+    pub rate_limits: RateLimits,
+    /// How much of that is used, percent, 1 to 100.
+    pub rate_limit_percent: u32,
     /// How long the broker keeps our session after a disconnect (MQTT 5.0); zero = it forgets at once.
     pub session_expiry: Duration,
     /// Whether bytes cost money. A policy may spare them.
@@ -352,6 +379,12 @@ impl LinkSettings {
             inflight_max: 100,
             inflight_bytes_max: 512 * 1024,
             packet_bytes_max: 64 * 1024,
+            batch: BatchSettings {
+                readings_max: u32::MAX,
+                age_max: Duration::ZERO,
+            },
+            rate_limits: RateLimits::Ask,
+            rate_limit_percent: 80,
             session_expiry: Duration::ZERO,
             metered: false,
             clean_start: true,

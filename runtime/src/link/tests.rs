@@ -12,6 +12,7 @@ mod delivery;
 mod endpoints;
 mod hostile;
 mod keep_alive;
+mod limits;
 mod mosquitto;
 mod proxies;
 mod rig;

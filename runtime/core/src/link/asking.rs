@@ -3,7 +3,7 @@
 //! ```text
 //!  a broker never heard of ── session up: asks, and holds data ──┬── answer ──► known: no session waits any more
 //!                                                                └── silence ─► asked again by each session, none waits
-//!  sessions that end right after the question, twice in a row ──────────────► a broker that forbids it: asked no more
+//!  a session that ends right after the question ── the next one does not ask ── that again: nobody asks any more
 //! ```
 //!
 //! Data goes at once in every session but the first: what was learnt is remembered, also that there is nothing to learn.
@@ -16,9 +16,10 @@ use crate::time::Instant;
 
 /// So long the data of the first session waits for the answer.
 pub const HOLD: Duration = Duration::from_millis(250);
-/// A session that ended so soon after the question may have ended over it.
+/// A session that ended so soon after the question may have ended over it. Two such in a row would look like another client
+/// with our id, and cost minutes ([`Classifier`](super::classify::Classifier)): so the next one does not ask.
 const SOON: Duration = Duration::from_secs(5);
-/// So many in a row have.
+/// So many that asked, without one in between that ended as soon without asking, have.
 const ENDS_MAX: u32 = 2;
 
 /// The machine. It outlives sessions.
@@ -30,10 +31,14 @@ pub struct Asking {
     settled: bool,
     /// It has answered once: sessions do not end over the question.
     answers: bool,
-    /// Since when an answer is awaited.
-    asked_at: Option<Instant>,
+    /// Since when there is a session.
+    up_at: Option<Instant>,
+    /// It has asked and has no answer.
+    awaits: bool,
     hold_until: Option<Instant>,
     ends: u32,
+    /// This session or the next does not ask.
+    skips: bool,
 }
 
 impl Asking {
@@ -45,16 +50,18 @@ impl Asking {
             broker: None,
             settled: false,
             answers: false,
-            asked_at: None,
+            up_at: None,
+            awaits: false,
             hold_until: None,
             ends: 0,
+            skips: false,
         }
     }
 
     /// Whether the next session asks.
     #[must_use]
     pub const fn asks(&self) -> bool {
-        self.wanted && self.ends < ENDS_MAX
+        self.wanted && !self.skips && self.ends < ENDS_MAX
     }
 
     /// A session with `broker` is up and has asked, if it [`asks`](Self::asks). True when what was learnt before was of
@@ -66,7 +73,8 @@ impl Asking {
             self.settled = false;
             self.answers = false;
         }
-        self.asked_at = self.asks().then_some(now);
+        self.up_at = Some(now);
+        self.awaits = self.asks();
         self.hold_until = (self.asks() && !self.settled).then(|| now + HOLD);
         another
     }
@@ -79,7 +87,7 @@ impl Asking {
 
     /// The platform has answered, in whatever words. True if data waited for that.
     pub fn answered(&mut self) -> bool {
-        self.asked_at = None;
+        self.awaits = false;
         self.settled = true;
         self.answers = true;
         self.ends = 0;
@@ -96,18 +104,28 @@ impl Asking {
         false
     }
 
-    /// The session is over. True when it was the one after which nothing is asked any more.
+    /// The session is over, or an attempt at one. True when it may have ended over the question.
     pub fn over(&mut self, now: Instant) -> bool {
         self.hold_until = None;
-        let Some(asked_at) = self.asked_at.take() else {
+        let Some(up_at) = self.up_at.take() else {
             return false;
         };
-        if self.answers || now.saturating_since(asked_at) >= SOON {
+        let soon = now.saturating_since(up_at) < SOON;
+        if !std::mem::take(&mut self.awaits) {
+            // It was not the question.
+            if self.skips && soon {
+                self.ends = 0;
+            }
+            self.skips = false;
+            return false;
+        }
+        if self.answers || !soon {
             self.ends = 0;
             return false;
         }
         self.ends += 1;
-        self.ends == ENDS_MAX
+        self.skips = true;
+        true
     }
 }
 
@@ -148,14 +166,31 @@ mod tests {
         let mut asking = Asking::new(true);
         let here = Arc::from("a:1883");
         asking.up(at(0), &here);
-        assert!(!asking.over(at(20)));
-        assert!(asking.asks(), "once may be chance");
+        assert!(asking.over(at(20)));
+        assert!(!asking.over(at(500)), "an attempt in between failed");
+        assert!(!asking.asks(), "the next session is to live");
         asking.up(at(1_000), &here);
-        assert!(asking.over(at(1_020)));
-        assert!(!asking.asks());
-        asking.up(at(2_000), &here);
         assert_eq!(asking.hold_until(), None);
-        assert!(!asking.over(at(2_020)));
+        assert!(!asking.over(at(900_000)));
+        assert!(asking.asks(), "once may be chance");
+        asking.up(at(901_000), &here);
+        assert!(asking.over(at(901_020)));
+        for session in 1..5 {
+            assert!(!asking.asks());
+            asking.up(at(1_000_000 * session), &here);
+            assert!(!asking.over(at(1_000_000 * session + 500_000)));
+        }
+    }
+
+    #[test]
+    fn a_broker_that_ends_sessions_anyhow_is_asked_again() {
+        let mut asking = Asking::new(true);
+        let here = Arc::from("a:1883");
+        for session in 0..10 {
+            asking.up(at(1_000 * session), &here);
+            assert_eq!(asking.over(at(1_000 * session + 20)), session % 2 == 0);
+        }
+        assert!(asking.asks());
     }
 
     #[test]

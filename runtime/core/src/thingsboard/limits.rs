@@ -117,6 +117,27 @@ pub struct Limits {
     pub telemetry_points: Vec<Limit>,
 }
 
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut before = "";
+        for (kind, windows) in [
+            ("messages", &self.messages),
+            ("telemetry messages", &self.telemetry_messages),
+            ("telemetry data points", &self.telemetry_points),
+        ] {
+            for window in windows {
+                write!(f, "{before}{window}: {kind}")?;
+                before = ", ";
+            }
+        }
+        if before.is_empty() {
+            f.write_str("none")
+        } else {
+            Ok(())
+        }
+    }
+}
+
 impl Limits {
     /// Whether nothing is limited.
     #[must_use]
@@ -234,6 +255,14 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        scope: Scope::Devices,
+        messages: 0,
+        telemetry_messages: 0,
+        telemetry_points: 0,
+    };
+
     /// No publish counts as more.
     pub const UNBOUNDED: Self = Self {
         scope: Scope::Devices,

@@ -13,7 +13,7 @@ use moorline_core::time::TimestampMs;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
-use super::super::{DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, spawn};
+use super::super::{DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, RateLimits, spawn};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::{self, Appender, Durability, Spool, SpoolSettings, SpoolStatus};
@@ -52,6 +52,8 @@ pub(super) fn settings(address: SocketAddr, directory: &TempDir) -> LinkSettings
     settings.liveness.write_stall = Duration::from_secs(3);
     settings.pace.floor = Duration::from_millis(10);
     settings.pace.ceiling = Duration::from_millis(200);
+    // The scripts count what comes.
+    settings.rate_limits = RateLimits::Off;
     settings
 }
 
