@@ -18,7 +18,6 @@ use moorline_tests::mosquitto;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{AsyncClient, Event, MqttOptions, PublishOptions};
-use tokio::sync::mpsc;
 
 const ROUNDS: usize = 5;
 const MESSAGES: u64 = 20_000;
@@ -118,10 +117,10 @@ async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) ->
     );
     settings.inflight_max = INFLIGHT;
     let (policy, _nobody) = PolicyHandle::channel();
-    let (downlink, _downlinks) = mpsc::channel(1);
+    let (door, _arrivals) = link::door();
     let network = moorline::network::unwatched();
     let link =
-        link::spawn(settings, outlet, policy, downlink, network, Clock::start()).expect("a link");
+        link::spawn(settings, outlet, policy, door, network, Clock::start()).expect("a link");
     let mut status = link.status();
     status
         .wait_for(link::LinkStatus::is_up)

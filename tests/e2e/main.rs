@@ -14,6 +14,7 @@ mod broker;
 mod brokers;
 mod dead_letters;
 mod doctor;
+mod downlinks;
 mod duel;
 mod faults;
 mod fleet;

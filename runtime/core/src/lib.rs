@@ -14,6 +14,9 @@
 pub mod doctor;
 pub mod fleet;
 pub mod host;
+pub mod identity;
+pub mod inbox;
+
 pub mod link;
 pub mod message;
 pub mod mqtt_frame;

@@ -20,7 +20,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::message::{DeviceName, Downlink, Key, NameError, Sequence, Uplink, Value};
+use crate::identity::{Identity, Mark};
+use crate::message::{DeviceName, Downlink, Key, NameError, Qos, Sequence, Uplink, Value};
 use crate::time::TimestampMs;
 
 pub mod limits;
@@ -29,7 +30,7 @@ mod telemetry;
 mod tests;
 
 use limits::{Cost, Opened};
-pub use telemetry::{Encoder, Shape};
+pub use telemetry::{Encoder, Place, Run, Shape};
 
 const CONNECT: &str = "v1/gateway/connect";
 const DISCONNECT: &str = "v1/gateway/disconnect";
@@ -81,6 +82,23 @@ pub struct Publish {
     pub readings: u32,
     /// What it counts as against the platform's limits.
     pub cost: Cost,
+    /// How surely it must arrive.
+    pub qos: Qos,
+    /// What it is called; nothing for an announcement made after a reconnect.
+    pub identity: Option<Identity>,
+}
+
+impl Publish {
+    /// Where it begins and the last turn that is whole in it, for [`Grouping`](crate::identity::Grouping).
+    #[must_use]
+    pub fn bounds(&self) -> Option<(Mark, Option<Sequence>)> {
+        let (range, identity) = (self.range?, self.identity?);
+        let begins = Mark {
+            sequence: range.first,
+            reading: identity.first.reading,
+        };
+        Some((begins, identity.through.is_none().then_some(range.last)))
+    }
 }
 
 /// A message, or a part of one, that is not sent.
@@ -162,6 +180,8 @@ impl Announced {
             range: None,
             readings: 0,
             cost: Cost::message().and(opened.open(device)),
+            qos: Qos::AtLeastOnce,
+            identity: None,
         })
     }
 }

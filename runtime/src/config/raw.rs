@@ -383,6 +383,8 @@ pub(crate) struct File {
     #[serde(default)]
     pub(crate) spool: Spool,
     #[serde(default)]
+    pub(crate) downlink: Downlink,
+    #[serde(default)]
     pub(crate) connector: Vec<Connector>,
 }
 
@@ -412,6 +414,8 @@ pub(crate) struct Link {
     pub(crate) password: Option<Spanned<SecretSource>>,
     #[serde(default)]
     pub(crate) mqtt_version: Version,
+    pub(crate) session_expiry_s: Option<Within<0, 4_294_967_294>>,
+    pub(crate) message_identity: Option<Spanned<bool>>,
     pub(crate) keep_alive_s: Option<Within<5, 3600>>,
     pub(crate) keep_alive_min_s: Option<Within<5, 3600>>,
     pub(crate) dns_timeout_ms: Option<Within<100, 120_000>>,
@@ -483,6 +487,14 @@ pub(crate) struct Spool {
     pub(crate) commit_bytes: Option<Within<1024, 16_777_216>>,
     #[serde(default)]
     pub(crate) durability: Durability,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Downlink {
+    pub(crate) rpc_expiry_s: Option<Within<1, 86_400>>,
+    pub(crate) messages_max: Option<Within<1, 65_536>>,
+    pub(crate) bytes_max: Option<Within<524_288, 268_435_456>>,
 }
 
 #[derive(Debug, Deserialize)]

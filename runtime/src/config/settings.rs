@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moorline_core::inbox;
 use moorline_core::link::canary;
 use moorline_core::swap;
 use toml::Spanned;
@@ -14,9 +15,11 @@ use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
 use crate::bounded_file;
 use crate::clock::Clock;
+use crate::inbox::InboxSettings;
 use crate::link::{
     self, Bind, CanarySettings, CertificateEnd, ClientIdentity, Credentials, EndpointSettings,
-    LinkSettings, ProxyKind, ProxyLogin, ProxySettings, RateLimits, Secret, TlsSettings, Versions,
+    LinkSettings, MessageIdentity, ProxyKind, ProxyLogin, ProxySettings, RateLimits, Secret,
+    TlsSettings, Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -43,6 +46,12 @@ const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
 const COMMIT_BYTES: usize = 256 * 1024;
+const INBOX_MESSAGES_MAX: usize = 1024;
+const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Nobody on the platform waits longer for an answer.
+const RPC_EXPIRY: Duration = Duration::from_secs(30);
+/// The stream that messages come from.
+const STREAM: &str = "spool";
 
 /// Everything the gateway is told, resolved.
 #[derive(Clone, Debug)]
@@ -63,6 +72,8 @@ pub struct Settings {
     pub policy: Option<PolicySettings>,
     /// The spool.
     pub spool: SpoolSettings,
+    /// What keeps messages from the platform.
+    pub inbox: InboxSettings,
     /// The connectors.
     pub connectors: Vec<ConnectorSettings>,
     /// How swaps are paced.
@@ -103,6 +114,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         configuration: serde_json::Value::Object(policy.config),
     });
     let spool = spool(&raw.spool, &state_dir);
+    let inbox = inbox(&raw.downlink, &spool, &state_dir);
     let connectors = resolver.connectors(raw.connector);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
@@ -117,6 +129,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         report_disconnects,
         policy,
         spool,
+        inbox,
         connectors,
         swap,
         warnings: resolver.warnings,
@@ -185,6 +198,20 @@ fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
             raw::Durability::Batched => Durability::Batched,
             raw::Durability::Sync => Durability::Sync,
         },
+    }
+}
+
+/// Messages from the platform are as safe as readings.
+fn inbox(raw: &raw::Downlink, spool: &SpoolSettings, state_dir: &Path) -> InboxSettings {
+    InboxSettings {
+        directory: state_dir.join("inbox"),
+        limits: inbox::Limits {
+            messages_max: raw.messages_max.map_or(INBOX_MESSAGES_MAX, |n| size(n.0)),
+            bytes_max: raw.bytes_max.map_or(INBOX_BYTES_MAX, |bytes| size(bytes.0)),
+            rpc_expiry: seconds(raw.rpc_expiry_s, RPC_EXPIRY),
+        },
+        sync: spool.sync == Durability::Sync,
+        commit_interval: spool.commit_interval,
     }
 }
 
@@ -289,6 +316,14 @@ impl Resolver<'_> {
             password: raw.password.map(|source| self.secret(&source)),
         };
         link.versions = versions(raw.mqtt_version);
+        link.session_expiry = seconds(raw.session_expiry_s, link.session_expiry);
+        if let Some(named) = raw.message_identity.filter(|named| *named.get_ref()) {
+            link.message_identity = Some(MessageIdentity {
+                gateway: gateway.to_owned(),
+                streams: vec![STREAM.to_owned()],
+            });
+            self.check_identity(&link, named.span());
+        }
         link.metered = raw.metered.unwrap_or(link.metered);
         link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
         link.keep_alive_min = seconds(raw.keep_alive_min_s, link.keep_alive_min);
@@ -316,6 +351,20 @@ impl Resolver<'_> {
             self.find(span, format!("TLS cannot be set up: {error}"));
         }
         link
+    }
+
+    fn check_identity(&mut self, link: &LinkSettings, span: Range<usize>) {
+        let of = |endpoint: &EndpointSettings| endpoint.versions.unwrap_or(link.versions);
+        if link
+            .endpoints
+            .iter()
+            .any(|endpoint| of(endpoint) == Versions::V311)
+        {
+            self.warn(
+                span,
+                "mqtt_version is \"3.1.1\", which cannot say what a publish carries: there message_identity does nothing",
+            );
+        }
     }
 
     fn canary(&mut self, raw: Spanned<raw::Canary>) -> CanarySettings {

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use moorline_core::message::Qos;
+
 use super::*;
 use crate::link::{EndpointSettings, RateLimits, Versions};
 
@@ -450,5 +452,37 @@ fn no_secret_larger_than_a_packet_and_no_endless_file_is_taken() {
     assert!(
         found[0].contains("link.password: secret file /dev/zero cannot be read: it is a pipe, a socket or a device"),
         "{found:?}"
+    );
+}
+
+#[test]
+fn a_kept_session_and_named_publishes_are_asked_for_by_key() {
+    let settings = parse(Path::new("gateway.toml"), MINIMAL).unwrap();
+    assert!(settings.link.clean_start() && settings.link.message_identity.is_none());
+    assert_eq!(settings.inbox.limits.rpc_expiry, Duration::from_secs(30));
+    assert_eq!(settings.link.check_qos(Qos::ExactlyOnce), Ok(()));
+    let text = format!(
+        "{MINIMAL}session_expiry_s = 600\nmessage_identity = true\nmqtt_version = \"3.1.1\"\n\
+         [downlink]\nrpc_expiry_s = 5\n"
+    );
+    let settings = parse(Path::new("gateway.toml"), &text).unwrap();
+    assert_eq!(settings.link.session_expiry, Duration::from_secs(600));
+    assert!(!settings.link.clean_start());
+    assert_eq!(settings.inbox.limits.rpc_expiry, Duration::from_secs(5));
+    let named = settings.link.message_identity.as_ref();
+    assert_eq!(named.map(|named| named.gateway.as_str()), Some("line-7"));
+    let [warning] = &settings.warnings[..] else {
+        panic!("{:?}", settings.warnings)
+    };
+    assert!(
+        warning
+            .to_string()
+            .contains("there message_identity does nothing")
+    );
+    assert_eq!(settings.link.check_qos(Qos::AtLeastOnce), Ok(()));
+    let refused = settings.link.check_qos(Qos::ExactlyOnce).unwrap_err();
+    assert!(
+        refused.to_string().contains("link.session_expiry_s"),
+        "{refused}"
     );
 }

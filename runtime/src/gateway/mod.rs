@@ -4,9 +4,9 @@
 //!  plugins ──appender──► spool ──outlet──► link ──► broker
 //!     ▲                    ▲                │
 //!     │                    └── replies ── downlinks ◄── RPC, attributes
-//!     └───────── deliveries ────────────────┘
+//!     └─── deliveries ◄── inbox ◄───────────┘
 //!
-//!  stop: plugins (say goodbye) → spool (drain, while the link is up) → link (DISCONNECT) → spool (close)
+//!  stop: plugins (say goodbye) → spool (drain, while the link is up) → link (DISCONNECT) → inbox → spool (close)
 //! ```
 
 mod downlinks;
@@ -19,12 +19,13 @@ use std::time::Duration;
 
 use moorline_core::spool::cursor::CursorFound;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::inbox;
 use crate::journal;
 use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSetupError};
 use crate::network;
@@ -35,8 +36,6 @@ use crate::status::{self, Sources, Tracker};
 
 use reload::Reload;
 
-/// Downlinks between the link and the plugins.
-const DOWNLINKS: usize = 1024;
 /// For guests to say goodbye.
 const PLUGINS_GRACE: Duration = Duration::from_secs(5);
 /// For the spool to be delivered while the link is up. What is left waits on disk for the next start.
@@ -128,14 +127,14 @@ impl Gateway {
             swap: settings.swap,
         };
         let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
-        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        let (door, arrivals) = link::door();
         let (towards, broker) = watch::channel(first_guess(&settings.link));
         let network = network::spawn(broker, clock);
         let link = link::spawn(
             settings.link,
             outlet,
             plugins.policy(),
-            downlink,
+            door,
             network.clone(),
             clock,
         )?;
@@ -144,18 +143,15 @@ impl Gateway {
         if settings.report_disconnects {
             tasks.spawn(report::run(link.status(), appender.clone()));
         }
-        tasks.spawn(downlinks::pump(
-            downlinks,
-            plugins.deliveries(),
-            appender,
-            clock,
-        ));
+        let inbox = inbox::open(settings.inbox, arrivals, clock).await;
+        let inbox = downlinks::attend(&mut tasks, inbox, plugins.deliveries(), appender, clock);
         tasks.spawn(tell_plugins(link.status(), link_up));
         tasks.spawn(tell_network(link.status(), towards));
         tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
             link: link.status(),
             spool: spool.status(),
+            inbox,
             plugins: plugins.status(),
             network,
         };

@@ -15,7 +15,7 @@ use moorline_core::link::classify::{
 };
 use moorline_core::link::quota::{Admission, Quota};
 use moorline_core::link::window::{Token, Window};
-use moorline_core::message::Sequence;
+use moorline_core::message::{Qos, Sequence};
 use moorline_core::mqtt_frame::Connack;
 use moorline_core::thingsboard::limits::{
     Cost, LIMITS_QUESTION, LIMITS_REQUEST, LIMITS_SUBSCRIPTION,
@@ -30,7 +30,7 @@ use super::feeder::Batch;
 use super::kernel::{self, Unsent};
 use super::liveness::{self, Facts, Verdict};
 use super::observe;
-use super::session::{Session, SessionEvent};
+use super::session::{AckDue, Message, Received, Session, SessionEvent};
 use super::settings::{LinkSettings, LivenessLimits};
 use super::status::{Held, Liveness};
 use super::wire::Wire;
@@ -67,6 +67,7 @@ pub(super) struct Sent {
     pub(super) topic: &'static str,
     pub(super) payload: Bytes,
     pub(super) cost: Cost,
+    pub(super) qos: Qos,
 }
 
 /// What one step brought.
@@ -81,8 +82,8 @@ pub(super) struct Progress {
     pub(super) cursor: Option<Sequence>,
     /// Refused for good.
     pub(super) refused: Vec<Refusal>,
-    /// Messages from the broker: topic, payload, and whether the broker kept it from before.
-    pub(super) received: Vec<(Bytes, Bytes, bool)>,
+    /// Messages from the broker.
+    pub(super) received: Vec<Received>,
     /// Something was learnt of how the peer answers.
     pub(super) answered: bool,
     /// Something else holds publishes back, or nothing any more.
@@ -131,6 +132,10 @@ pub(super) struct Active {
     closing: Option<(Intent, Instant)>,
     /// The last acknowledgement of a publish.
     acked_at: Option<Instant>,
+    /// The first publish of QoS 0 since the peer was last heard: nothing will acknowledge it.
+    told_at: Option<Instant>,
+    /// The most the broker takes.
+    qos_max: Qos,
     refusals: Refusals,
     /// When a publish was last refused.
     refused_at: Option<Instant>,
@@ -183,6 +188,8 @@ impl Active {
             taking_in: true,
             closing: None,
             acked_at: None,
+            told_at: None,
+            qos_max: Qos::ExactlyOnce,
             excused_at: None,
             answer_time: AnswerTime::default(),
             canary,
@@ -246,6 +253,11 @@ impl Active {
         if self.up_at.is_some() && self.wire.pingreq_at().is_none() {
             self.wire.ask_probe();
         }
+    }
+
+    /// Acknowledges a message of the broker's.
+    pub(super) fn acknowledge(&mut self, due: AckDue) {
+        self.session.acknowledge(due);
     }
 
     /// Sends DISCONNECT, if there is a session to end; either way the next steps end it.
@@ -324,6 +336,7 @@ impl Active {
     /// Sends what window and quota admit; what holds the next one back, if it is the quota.
     fn send(&mut self, window: &mut Window<Sent>, quota: &mut Quota) -> Option<Held> {
         while window.has_room()
+            && self.session.has_room()
             && let Some(publish) = self.queue.front()
         {
             let now = self.clock.now();
@@ -338,14 +351,21 @@ impl Active {
                 topic: publish.topic,
                 payload: Bytes::from(publish.payload),
                 cost,
+                qos: publish.qos.min(self.qos_max),
             };
-            let (bytes, payload) = (sent.payload.len(), sent.payload.clone());
+            let bytes = sent.payload.len();
+            let message = Message {
+                topic: sent.topic,
+                payload: sent.payload.clone(),
+                qos: sent.qos,
+                identity: publish.identity,
+            };
             let Some(token) = window.admit(publish.range, publish.readings, bytes, sent, now)
             else {
                 break;
             };
             quota.sent(now, &cost);
-            if let Err(error) = self.session.publish(token.0, publish.topic, payload) {
+            if let Err(error) = self.session.publish(token.0, message) {
                 // The window never exceeds the session's room, so the session is over; its end is on the way.
                 debug!(%error, "a publish found no session");
                 break;
@@ -397,6 +417,7 @@ impl Active {
             blocked_at: self.wire.blocked_at(),
             oldest_publish_at: window.oldest_sent_at(),
             acked_at: self.acked_at,
+            told_at: self.told_at,
             received_at: self.wire.received_at(),
             probing: self.wire.probe_wanted(),
             excused_at: self.excused_at,
@@ -513,15 +534,21 @@ impl Active {
                 }
                 self.take_ack(Token(token), code, window, progress)
             }
-            SessionEvent::Received {
-                topic,
-                payload,
-                retained,
-            } => {
-                if self.is_canary(&topic) {
-                    progress.answered |= self.hear_canary(&payload);
+            SessionEvent::Taken { token } => {
+                let now = self.clock.now();
+                self.acked_at = Some(now);
+                if let Some(sent_at) = window.sent_at(Token(token)) {
+                    self.answer_time.measured(now.saturating_since(sent_at));
+                }
+            }
+            SessionEvent::Received(received) => {
+                if self.is_canary(&received.topic) {
+                    progress.answered |= self.hear_canary(&received.payload);
+                    if let Some(due) = received.due {
+                        self.session.acknowledge(due);
+                    }
                 } else {
-                    progress.received.push((topic, payload, retained));
+                    progress.received.push(received);
                 }
             }
             SessionEvent::SubscribedOwn { granted } => self.begin_canary(granted),
@@ -582,6 +609,11 @@ impl Active {
         let offered = connack.properties.receive_maximum.unwrap_or(u16::MAX);
         self.inflight_max = self.inflight_max.min(offered);
         window.resize(if self.careful { 1 } else { self.inflight_max });
+        self.qos_max = match connack.properties.qos_max {
+            Some(0) => Qos::AtMostOnce,
+            Some(1) => Qos::AtLeastOnce,
+            Some(_) | None => Qos::ExactlyOnce,
+        };
         let mut wanted = SUBSCRIPTIONS.to_vec();
         if self.ask_limits {
             wanted.push(LIMITS_SUBSCRIPTION);
@@ -614,7 +646,9 @@ impl Active {
         if code >= REFUSED {
             self.refused_at = Some(self.clock.now());
         }
-        let topic = window.carried(token).map_or("", |sent| sent.topic);
+        let carried = window.carried(token);
+        let topic = carried.map_or("", |sent| sent.topic);
+        let qos = carried.map_or(Qos::AtLeastOnce, |sent| sent.qos);
         let verdict = self.refusals.judge(puback_verdict(code), topic);
         if verdict == PubackVerdict::Deferred {
             // Not acknowledged in the window: the next session sends it again.
@@ -624,10 +658,7 @@ impl Active {
         let Some(acknowledged) = window.acknowledge(token) else {
             return;
         };
-        let now = self.clock.now();
-        self.acked_at = Some(now);
-        self.answer_time
-            .measured(now.saturating_since(acknowledged.sent_at));
+        self.learn(qos, acknowledged.sent_at);
         progress.cursor = acknowledged.cursor.or(progress.cursor);
         match verdict {
             PubackVerdict::Delivered => {
@@ -641,6 +672,27 @@ impl Active {
                 sent: acknowledged.carried,
             }),
             PubackVerdict::Deferred => {}
+        }
+    }
+
+    /// What the end of a publish says about the peer: of QoS 0 nothing, of QoS 2 that it is not stuck.
+    fn learn(&mut self, qos: Qos, sent_at: Instant) {
+        let now = self.clock.now();
+        match qos {
+            Qos::AtMostOnce => {
+                let answered = self
+                    .told_at
+                    .is_none_or(|told| self.wire.received_at() > Some(told));
+                if answered {
+                    self.told_at = Some(sent_at);
+                }
+            }
+            Qos::AtLeastOnce => {
+                self.acked_at = Some(now);
+                self.answer_time.measured(now.saturating_since(sent_at));
+            }
+            // Its PUBREC was measured.
+            Qos::ExactlyOnce => self.acked_at = Some(now),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use moorline_core::identity::Grouping;
 use moorline_core::link::batching::{self, Asks, Filling};
 use moorline_core::message::Sequence;
 use moorline_core::spool::dead_letter::Letter;
@@ -52,6 +53,8 @@ pub(super) struct Order {
     pub(super) careful_through: Option<Sequence>,
     /// This one is set aside.
     pub(super) guilty: Option<Sequence>,
+    /// Publishes have names: what is sent again is grouped as before.
+    pub(super) keep_grouping: bool,
 }
 
 /// Publishes in the order in which they must go.
@@ -83,6 +86,7 @@ pub(super) async fn feed(
         begun_at: None,
         answered: 0,
         announced: Announced::default(),
+        grouping: Grouping::default(),
         acked: order.acked,
         set_aside_readings: order.set_aside_readings,
     };
@@ -151,6 +155,8 @@ struct Feeder {
     /// The last of what was asked for that is on its way in this session.
     answered: u64,
     announced: Announced,
+    /// What shares a publish and is not acknowledged.
+    grouping: Grouping,
     /// What the spool was told is acknowledged.
     acked: Sequence,
     /// What the spool was told is set aside.
@@ -179,6 +185,7 @@ impl Feeder {
     fn follow(&mut self, order: Order) {
         let another_session = order.generation != self.order.generation;
         let another_shape = order.shape != self.order.shape;
+        self.grouping.settled(order.acked);
         self.order = order;
         if another_session {
             self.position = order.after;
@@ -194,13 +201,21 @@ impl Feeder {
                 left_out: Vec::new(),
             });
             self.encoder = Encoder::shaped(order.shape, opened);
+            self.keep_grouping();
         } else if another_shape {
             self.encoder.close();
             self.collect();
             let nothing = Encoder::shaped(order.shape, Opened::default());
             let opened = std::mem::replace(&mut self.encoder, nothing).into_opened();
             self.encoder = Encoder::shaped(order.shape, opened);
+            self.keep_grouping();
         }
+    }
+
+    /// What shared a publish in a session before shares it again, under the same name.
+    fn keep_grouping(&mut self) {
+        let breaks = self.grouping.after(self.position);
+        self.encoder.keep_grouping(breaks);
     }
 
     fn asks(&self) -> Asks {
@@ -264,6 +279,11 @@ impl Feeder {
         }
         if publishes.is_empty() && left_out.is_empty() {
             return;
+        }
+        if self.order.keep_grouping {
+            for (begins, ends) in publishes.iter().filter_map(Publish::bounds) {
+                self.grouping.note(begins, ends);
+            }
         }
         let batch = self.ready.get_or_insert_with(|| Batch {
             generation: self.order.generation,

@@ -15,6 +15,7 @@ mod active;
 mod boot_marker;
 mod certificate;
 mod dialer;
+mod door;
 mod driver;
 mod feeder;
 mod kernel;
@@ -34,7 +35,7 @@ mod tests;
 
 use std::time::Duration;
 
-use moorline_core::message::{Downlink, Sequence};
+use moorline_core::message::Sequence;
 use moorline_core::network::Seen;
 use moorline_core::thingsboard::Shape;
 use tokio::sync::{mpsc, watch};
@@ -50,10 +51,11 @@ use feeder::{BATCHES, Order};
 
 pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
+pub use door::{Arrival, Arrivals, Door, Receipt, door};
 pub use settings::{
     BatchSettings, Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings,
-    LinkSettings, LivenessLimits, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings,
-    RateLimits, Secret, TlsSettings, Versions,
+    KeptSession, LinkSettings, LivenessLimits, MessageIdentity, Pace, PhaseTimeouts, ProxyKind,
+    ProxyLogin, ProxySettings, RateLimits, Secret, TlsSettings, Versions,
 };
 pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
 pub use status::{DisconnectRecord, Held, LinkStatus, Liveness, UpRecord};
@@ -155,7 +157,7 @@ pub fn spawn(
     settings: LinkSettings,
     outlet: Outlet,
     policy: PolicyHandle,
-    downlink: mpsc::Sender<Downlink>,
+    door: Door,
     network: watch::Receiver<Seen>,
     clock: Clock,
 ) -> Result<LinkHandle, TlsSetupError> {
@@ -173,6 +175,7 @@ pub fn spawn(
         set_aside_readings: 0,
         careful_through: None,
         guilty: None,
+        keep_grouping: false,
     };
     let (orders, order_feed) = watch::channel(first_order);
     let (batch_feed, batches) = mpsc::channel(BATCHES);
@@ -189,7 +192,7 @@ pub fn spawn(
     let ends = Ends {
         commands: command_feed,
         status: status_feed,
-        downlink,
+        door,
         orders,
         batches,
         letters,

@@ -42,13 +42,14 @@ use std::time::Duration;
 use moorline_core::message::Downlink;
 use moorline_core::swap::{Failure, Swap};
 use thiserror::Error;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot, watch as channel_watch};
 use tokio::task::JoinSet;
 
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
 pub use rehearsal::{Contradiction, Rehearsal};
-pub use routes::DeliveryRefused;
+pub use routes::{DeliveryRefused, Undelivered};
 pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
     StreamTargetError,
@@ -61,6 +62,7 @@ pub(crate) use world::COMPONENT_BYTES_MAX;
 
 use crate::clock::Clock;
 use crate::file_watch;
+use crate::inbox::Delivery;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
 use cache::Cache;
@@ -189,7 +191,8 @@ impl Plugins {
     /// # Errors
     /// When no instance owns it or its instance has too much to do. An RPC is then still to be answered by the caller.
     pub async fn deliver(&self, downlink: Downlink) -> Result<(), DeliveryRefused> {
-        self.deliveries().deliver(downlink).await
+        let delivered = self.deliveries().deliver(downlink.into()).await;
+        delivered.map_err(|back| back.refused)
     }
 
     /// What the plugins do.
@@ -223,18 +226,21 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Hands a downlink to the instance that owns the device.
+    /// Hands a downlink to the instance that owns the device, which says by its ticket what became of it.
     ///
     /// # Errors
-    /// When no instance owns it or its instance has too much to do. An RPC is then still to be answered by the caller.
-    pub async fn deliver(&self, downlink: Downlink) -> Result<(), DeliveryRefused> {
+    /// When no instance owns it or its instance has too much to do. It comes back then, and an RPC is still to be answered by
+    /// the caller. What cannot come back, because the gateway is stopping, is the next process's.
+    pub async fn deliver(&self, delivery: Delivery) -> Result<(), Box<Undelivered>> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Deliver(downlink, reply);
-        self.requests
-            .send(request)
-            .await
-            .map_err(|_closed| DeliveryRefused::Stopping)?;
-        answer.await.unwrap_or(Err(DeliveryRefused::Stopping))
+        let sent = self.requests.send(Request::Deliver(delivery, reply)).await;
+        match sent {
+            Ok(()) => answer.await.unwrap_or(Ok(())),
+            Err(SendError(Request::Deliver(delivery, _))) => {
+                Err(routes::undelivered(delivery, DeliveryRefused::Stopping))
+            }
+            Err(SendError(Request::Claim(..) | Request::Release(..))) => Ok(()),
+        }
     }
 }
 

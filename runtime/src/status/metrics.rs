@@ -26,6 +26,7 @@ impl Page {
         )?;
         self.link(status)?;
         self.spool(status)?;
+        self.inbox(status)?;
         self.policy(status)?;
         self.connectors(status)
     }
@@ -38,11 +39,6 @@ impl Page {
             "link_parked",
             "Whether the link waits for an operator.",
             is("parked"),
-        )?;
-        self.gauge(
-            "link_held",
-            "Whether a limit of the platform holds the next publish back.",
-            u8::from(link.held_by.is_some()),
         )?;
         if let Some(end_ms) = link.certificate_end_ms {
             self.gauge(
@@ -72,6 +68,7 @@ impl Page {
                 self.gauge(name, help, value)?;
             }
         }
+        self.held(link.held_by.is_some())?;
         if let Some(canary) = &link.canary {
             self.canary(canary)?;
         }
@@ -92,6 +89,24 @@ impl Page {
             "link_dead_letters_total",
             "Publishes that were set aside.",
             link.dead_lettered,
+        )?;
+        self.counter(
+            "link_duplicates_possible_total",
+            "Publishes that were in flight when a session ended.",
+            link.duplicates_possible,
+        )?;
+        self.counter(
+            "link_downlinks_dropped_total",
+            "Messages from the platform that were not understood or not kept.",
+            link.downlinks_dropped,
+        )
+    }
+
+    fn held(&mut self, is_held: bool) -> fmt::Result {
+        self.gauge(
+            "link_held",
+            "Whether a limit of the platform holds the next publish back.",
+            u8::from(is_held),
         )
     }
 
@@ -157,6 +172,44 @@ impl Page {
             "spool_faulty",
             "Whether nothing can be written now.",
             u8::from(spool.fault.is_some()),
+        )
+    }
+
+    fn inbox(&mut self, status: &Status) -> fmt::Result {
+        let inbox = &status.inbox;
+        for (name, help, count) in [
+            (
+                "inbox_arrived_total",
+                "Messages from the platform.",
+                inbox.arrived,
+            ),
+            (
+                "inbox_duplicates_total",
+                "Redeliveries of requests that were here before.",
+                inbox.duplicates,
+            ),
+            (
+                "inbox_rpcs_expired_total",
+                "Requests that expired before a connector had them.",
+                inbox.rpcs_expired,
+            ),
+            (
+                "inbox_dropped_total",
+                "Updates of shared attributes that no connector took.",
+                inbox.dropped,
+            ),
+        ] {
+            self.counter(name, help, count)?;
+        }
+        self.gauge(
+            "inbox_waiting",
+            "Messages that are not handled yet.",
+            inbox.waiting,
+        )?;
+        self.gauge(
+            "inbox_faulty",
+            "Whether the disk refuses to keep them.",
+            u8::from(inbox.in_memory),
         )
     }
 

@@ -11,10 +11,11 @@ use moorline_core::swap;
 use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::{
-    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, LinkSection, NetworkChange,
-    NetworkSection, PolicySection, SpoolSection, Status, SwapEntry,
+    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, InboxSection, LinkSection,
+    NetworkChange, NetworkSection, PolicySection, SpoolSection, Status, SwapEntry,
 };
 use crate::clock::Clock;
+use crate::inbox::InboxStatus;
 use crate::link::{self, LinkStatus};
 use crate::plugins::{
     ComponentStatus, ConnectorStatus, InstanceState, PluginsStatus, PolicyStatus, SwapOutcome,
@@ -147,6 +148,7 @@ impl Tracker {
         &self,
         link: &LinkStatus,
         spool: &SpoolStatus,
+        inbox: InboxStatus,
         plugins: &PluginsStatus,
         network: &Seen,
     ) -> Status {
@@ -158,6 +160,7 @@ impl Tracker {
             link: self.link_section(link),
             network: self.network_section(network),
             spool: spool_section(spool),
+            inbox: inbox_section(inbox),
             swaps: self.swaps.iter().cloned().collect(),
             connectors: plugins.connectors.iter().map(connector).collect(),
             policy: policy(plugins.policy.as_ref()),
@@ -260,6 +263,12 @@ impl Tracker {
             canary: liveness
                 .and_then(|of| of.canary)
                 .map(|seen| self.canary_section(&seen)),
+            session_kept: link
+                .last_up
+                .as_ref()
+                .and_then(|up| up.session_wanted.then_some(up.session_present)),
+            duplicates_possible: link.duplicates_possible,
+            downlinks_dropped: link.downlinks_dropped,
             policy_faults: link.policy_faults,
             policy_clamped: link.policy_clamped,
             dead_lettered: link.dead_letters,
@@ -297,6 +306,18 @@ fn spool_section(spool: &SpoolStatus) -> SpoolSection {
         dead_lettered_readings: spool.set_aside_readings,
         bytes: spool.bytes,
         fault: spool.fault.map(|fault| fault.to_string()),
+    }
+}
+
+const fn inbox_section(inbox: InboxStatus) -> InboxSection {
+    InboxSection {
+        waiting: inbox.waiting as u64,
+        waiting_bytes: inbox.waiting_bytes as u64,
+        arrived: inbox.arrived,
+        duplicates: inbox.duplicates,
+        rpcs_expired: inbox.rpcs_expired,
+        dropped: inbox.dropped,
+        in_memory: inbox.in_memory,
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use moorline_core::link::Remedy;
 use moorline_core::link::cause::Fault;
-use moorline_core::message::{Downlink, Sequence};
+use moorline_core::message::Sequence;
 use tokio::net::lookup_host;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -23,8 +23,6 @@ use crate::network;
 use crate::plugins::{self, PluginSettings, Plugins};
 use crate::spool::{self, Spool, SpoolSettings, SpoolStatus};
 
-/// Downlinks that wait; nobody reads them here.
-const DOWNLINKS: usize = 16;
 /// For the first session and the first acknowledgement.
 const READY: Duration = Duration::from_secs(30);
 const LINK_GRACE: Duration = Duration::from_secs(5);
@@ -85,12 +83,12 @@ impl Stage {
             swap: settings.swap,
         };
         let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
-        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        let (door, arrivals) = link::door();
         let handle = link::spawn(
             through,
             outlet,
             plugins.policy(),
-            downlink,
+            door,
             network::unwatched(),
             clock,
         )?;
@@ -112,7 +110,7 @@ impl Stage {
             plugins,
             loaded,
             load: tokio::spawn(load.run(appender, clock, loading)),
-            downlinks: tokio::spawn(discard(downlinks)),
+            downlinks: tokio::spawn(arrivals.discard()),
             _link_up: link_up,
         })
     }
@@ -247,8 +245,8 @@ impl Stage {
         };
         let (spool, appender, outlet, _recovery) = spool::open(settings)?;
         let (policy, _absent) = crate::policy_handle::PolicyHandle::channel();
-        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
-        let draining = tokio::spawn(discard(downlinks));
+        let (door, arrivals) = link::door();
+        let draining = tokio::spawn(arrivals.discard());
         let settings = LinkSettings {
             state_directory: directory,
             ..self.direct.clone()
@@ -257,7 +255,7 @@ impl Stage {
             settings,
             outlet,
             policy,
-            downlink,
+            door,
             network::unwatched(),
             self.clock,
         )?;
@@ -348,9 +346,4 @@ async fn resolve(link: &LinkSettings) -> Result<SocketAddr, StressError> {
         .map_err(unresolved)?;
     let none = || unresolved(std::io::Error::other("it has no address"));
     found.next().ok_or_else(none)
-}
-
-/// Nobody here answers an RPC.
-async fn discard(mut downlinks: mpsc::Receiver<Downlink>) {
-    while downlinks.recv().await.is_some() {}
 }

@@ -8,7 +8,8 @@ use super::{
     SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload, connect_payload,
     device_payload, gateway_payload, json_string, json_value, reply_payload,
 };
-use crate::message::{DeviceName, Key, Quality, Reading, Sequence, Uplink};
+use crate::identity::{Identity, Mark};
+use crate::message::{DeviceName, Key, Qos, Quality, Reading, Sequence, StreamId, Uplink};
 
 /// Bytes of a PUBLISH besides its payload: fixed header (5), topic length (2), the longest topic here (24), packet id
 /// (2), property length (1) and a margin.
@@ -41,14 +42,48 @@ impl Shape {
     }
 }
 
+/// What messages must have in common to share a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Run {
+    /// How surely they must arrive.
+    pub qos: Qos,
+    /// They waited while the link was away.
+    pub historical: bool,
+    /// Where they come from.
+    pub stream: StreamId,
+}
+
+/// Where a message stands: in the order in which the link gets them, and in its own stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In the link's order.
+    pub turn: Sequence,
+    /// In its stream.
+    pub sequence: Sequence,
+}
+
+/// With one stream both are the same.
+impl From<Sequence> for Place {
+    fn from(sequence: Sequence) -> Self {
+        Self {
+            turn: sequence,
+            sequence,
+        }
+    }
+}
+
 /// Packs messages into publishes.
 ///
 /// Order is kept: per device always, and between telemetry and everything else, because a publish under way is closed
-/// before a message of another kind.
+/// before a message of another kind. It is closed, too, before a message that is not the next one of its stream, so that
+/// its name ([`Identity`]) can be a range.
 #[derive(Debug)]
 pub struct Encoder {
     shape: Shape,
     opened: Opened,
+    run: Run,
+    /// Where a new publish must begin, the nearest last.
+    breaks: Vec<Mark>,
     open: OpenPublish,
     encoded: Encoded,
     scratch: Vec<u8>,
@@ -61,9 +96,18 @@ struct OpenPublish {
     index: BTreeMap<DeviceName, usize>,
     /// Exact length of the finished payload.
     bytes: usize,
-    range: Option<SequenceRange>,
+    carried: Option<Carried>,
     readings: u32,
     cost: Cost,
+}
+
+/// What is in a publish, in both counts.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    range: SequenceRange,
+    first: Mark,
+    last: Sequence,
+    through: Option<u32>,
 }
 
 /// `"A":[{"ts":1,"values":{"k":1` — the last entry is left open for further keys of the same time.
@@ -90,38 +134,62 @@ impl Encoder {
         Self {
             shape,
             opened,
+            run: Run::default(),
+            breaks: Vec::new(),
             open: OpenPublish::default(),
             encoded: Encoded::default(),
             scratch: Vec::new(),
         }
     }
 
+    /// Begins new publishes at these places, which are in order: where they began before.
+    pub fn keep_grouping(&mut self, breaks: impl Iterator<Item = Mark>) {
+        self.breaks = breaks.collect();
+        self.breaks.reverse();
+    }
+
+    /// What is pushed from here on has this in common, and shares no publish with what was pushed before.
+    pub fn begin(&mut self, run: Run) {
+        if run != self.run {
+            self.close();
+            self.run = run;
+        }
+    }
+
     /// Adds the next message of the spool.
-    pub fn push(&mut self, sequence: Sequence, uplink: &Uplink) {
+    pub fn push(&mut self, place: impl Into<Place>, uplink: &Uplink) {
+        let place = place.into();
         match uplink {
             Uplink::Telemetry(devices) => {
+                self.keep_range(place);
+                let mut index = 0;
                 for device in devices {
                     for reading in &device.readings {
-                        self.push_reading(sequence, &device.device, reading);
+                        self.push_reading(place, index, &device.device, reading);
+                        index += 1;
                     }
                 }
+                self.keep_break(place.turn, index);
                 // An empty batch must be acknowledged too, or the cursor would stop before it.
-                self.open.complete(sequence);
+                self.open.complete(place, index);
             }
             Uplink::Attributes { device, values } => {
                 let cost = Cost::telemetry(values.len()).and(self.opened.open(device));
                 let payload = attributes_payload(device, values);
-                self.push_single(single(sequence, ATTRIBUTES, payload, 0, cost));
+                self.push_single(place, self.single(place, ATTRIBUTES, payload, cost));
             }
             Uplink::DeviceConnected { device, profile } => {
                 let cost = Cost::message().and(self.opened.open(device));
                 let payload = connect_payload(device, profile);
-                self.push_single(single(sequence, CONNECT, payload, 0, cost));
+                self.push_single(place, self.single(place, CONNECT, payload, cost));
             }
             Uplink::DeviceDisconnected { device } => {
                 self.opened.close(device);
                 let payload = device_payload(device);
-                self.push_single(single(sequence, DISCONNECT, payload, 0, Cost::message()));
+                self.push_single(
+                    place,
+                    self.single(place, DISCONNECT, payload, Cost::message()),
+                );
             }
             Uplink::RpcReply {
                 device,
@@ -130,18 +198,18 @@ impl Encoder {
             } => {
                 let cost = Cost::message().and(self.opened.open(device));
                 let payload = reply_payload(device, *request_id, body);
-                self.push_single(single(sequence, RPC, payload, 0, cost));
+                self.push_single(place, self.single(place, RPC, payload, cost));
             }
             Uplink::Gateway { timestamp, values } => {
                 let cost = Cost::telemetry(values.len()).of_itself();
                 let payload = gateway_payload(*timestamp, values);
-                self.push_single(single(sequence, GATEWAY_TELEMETRY, payload, 0, cost));
+                self.push_single(place, self.single(place, GATEWAY_TELEMETRY, payload, cost));
             }
             Uplink::Letter {
                 topic,
                 payload,
                 readings,
-            } => self.push_letter(sequence, topic, payload, *readings),
+            } => self.push_letter(place, topic, payload, *readings),
         }
     }
 
@@ -161,7 +229,7 @@ impl Encoder {
     /// Whether a publish is under way.
     #[must_use]
     pub const fn is_filling(&self) -> bool {
-        self.open.range.is_some()
+        self.open.carried.is_some()
     }
 
     /// The devices the platform has heard of once everything taken in is sent.
@@ -171,32 +239,32 @@ impl Encoder {
     }
 
     /// Leaves the next message out, whatever it is, and gives out what would have been sent.
-    pub fn set_aside(&mut self, sequence: Sequence, uplink: &Uplink) {
+    pub fn set_aside(&mut self, place: impl Into<Place>, uplink: &Uplink) {
+        let place = place.into();
         self.close();
         let mut apart = Self::new(self.shape.packet_bytes_max);
-        apart.push(sequence, uplink);
+        apart.run = self.run;
+        apart.push(place, uplink);
         let encoded = apart.finish();
         let left_out = encoded.left_out.into_iter().flat_map(|left| left.publishes);
         for publish in encoded.publishes.into_iter().chain(left_out) {
-            self.leave_out(sequence, WhyLeftOut::SetAside, publish);
+            self.leave_out(place.turn, WhyLeftOut::SetAside, publish);
         }
-        self.open.complete(sequence);
+        self.open.complete(place, 0);
     }
 
-    fn push_single(&mut self, publish: Publish) {
+    fn push_single(&mut self, place: Place, publish: Publish) {
         self.close();
-        let (bytes, Some(range)) = (publish.payload.len(), publish.range) else {
-            return;
-        };
+        let bytes = publish.payload.len();
         if bytes > self.shape.payload_bytes_max() {
-            self.leave_out(range.first, WhyLeftOut::TooLarge { bytes }, publish);
-            self.open.complete(range.first);
+            self.leave_out(place.turn, WhyLeftOut::TooLarge { bytes }, publish);
+            self.open.complete(place, 0);
         } else {
             self.encoded.publishes.push(publish);
         }
     }
 
-    fn push_letter(&mut self, sequence: Sequence, topic: &str, payload: &str, readings: u32) {
+    fn push_letter(&mut self, place: Place, topic: &str, payload: &str, readings: u32) {
         let known = TOPICS.into_iter().find(|known| *known == topic);
         let cost = match known {
             Some(TELEMETRY | ATTRIBUTES) => Cost::of_text(payload, readings),
@@ -204,16 +272,20 @@ impl Encoder {
             Some(_) | None => Cost::message(),
         };
         let topic = known.unwrap_or(TELEMETRY);
-        let publish = single(sequence, topic, payload.into(), readings, cost);
+        let publish = Publish {
+            readings,
+            ..self.single(place, topic, payload.into(), cost)
+        };
         if known.is_some() {
-            self.push_single(publish);
+            self.push_single(place, publish);
         } else {
-            self.leave_out(sequence, WhyLeftOut::Topic, publish);
-            self.open.complete(sequence);
+            self.leave_out(place.turn, WhyLeftOut::Topic, publish);
+            self.open.complete(place, 0);
         }
     }
 
-    fn push_reading(&mut self, sequence: Sequence, device: &DeviceName, reading: &Reading) {
+    fn push_reading(&mut self, place: Place, index: u32, device: &DeviceName, reading: &Reading) {
+        self.keep_break(place.turn, index);
         self.scratch.clear();
         json_string(reading.key.as_str(), &mut self.scratch);
         self.scratch.push(b':');
@@ -234,11 +306,17 @@ impl Encoder {
             ..self.opened.opening(device)
         };
         let json = std::mem::take(&mut self.scratch);
-        self.add(sequence, device, reading, Pair { json: &json, cost });
+        self.add(place, index, (device, reading), Pair { json: &json, cost });
         self.scratch = json;
     }
 
-    fn add(&mut self, sequence: Sequence, device: &DeviceName, reading: &Reading, pair: Pair<'_>) {
+    fn add(
+        &mut self,
+        place: Place,
+        index: u32,
+        (device, reading): (&DeviceName, &Reading),
+        pair: Pair<'_>,
+    ) {
         if !self.open.try_add(device, reading, pair, &self.shape) {
             self.close();
             if !self.open.try_add(device, reading, pair, &self.shape) {
@@ -247,15 +325,42 @@ impl Encoder {
                 // With room without end it is always added.
                 if alone.try_add(device, reading, pair, &endless) {
                     let bytes = pair.json.len();
-                    let publish = single(sequence, TELEMETRY, alone.payload(), 1, alone.cost);
-                    self.leave_out(sequence, WhyLeftOut::TooLarge { bytes }, publish);
+                    let publish = Publish {
+                        readings: 1,
+                        ..self.single(place, TELEMETRY, alone.payload(), alone.cost)
+                    };
+                    self.leave_out(place.turn, WhyLeftOut::TooLarge { bytes }, publish);
                 }
                 return;
             }
         }
         self.opened.open(device);
-        self.open.begin(sequence);
+        let carried = self.open.begin(place, index);
+        carried.last = place.sequence;
+        carried.through = Some(index + 1);
         self.open.readings += 1;
+    }
+
+    /// A name is a range: what does not follow what is in the publish begins the next one.
+    fn keep_range(&mut self, place: Place) {
+        if self
+            .open
+            .carried
+            .is_some_and(|carried| carried.last.next() != place.sequence)
+        {
+            self.close();
+        }
+    }
+
+    fn keep_break(&mut self, turn: Sequence, reading: u32) {
+        let here = Mark {
+            sequence: turn,
+            reading,
+        };
+        while self.breaks.last().is_some_and(|mark| *mark <= here) {
+            self.breaks.pop();
+            self.close();
+        }
     }
 
     fn leave_out(&mut self, sequence: Sequence, why: WhyLeftOut, publish: Publish) {
@@ -272,34 +377,59 @@ impl Encoder {
     /// Closes the publish under way.
     pub fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
-        let Some(range) = open.range else { return };
+        let Some(carried) = open.carried else { return };
         self.encoded.publishes.push(Publish {
             topic: TELEMETRY,
             payload: open.payload(),
-            range: Some(range),
+            range: Some(carried.range),
             readings: open.readings,
             cost: open.cost,
+            qos: self.run.qos,
+            identity: Some(carried.identity(self.run)),
         });
+    }
+
+    /// A publish that carries one message, or a part that is told alone.
+    fn single(&self, place: Place, topic: &'static str, payload: Vec<u8>, cost: Cost) -> Publish {
+        let mut carried = Carried::from(place, 0);
+        carried.range.last = place.turn;
+        Publish {
+            topic,
+            payload,
+            range: Some(carried.range),
+            readings: 0,
+            cost,
+            qos: self.run.qos,
+            identity: Some(carried.identity(self.run)),
+        }
     }
 }
 
-/// A publish that carries one message, or a part that is told alone.
-fn single(
-    sequence: Sequence,
-    topic: &'static str,
-    payload: Vec<u8>,
-    readings: u32,
-    cost: Cost,
-) -> Publish {
-    Publish {
-        topic,
-        payload,
-        range: Some(SequenceRange {
-            first: sequence,
-            last: sequence,
-        }),
-        readings,
-        cost,
+impl Carried {
+    /// Begins here, and ends nothing.
+    const fn from(place: Place, reading: u32) -> Self {
+        Self {
+            range: SequenceRange {
+                first: place.turn,
+                last: Sequence(place.turn.0.saturating_sub(1)),
+            },
+            first: Mark {
+                sequence: place.sequence,
+                reading,
+            },
+            last: place.sequence,
+            through: None,
+        }
+    }
+
+    const fn identity(&self, run: Run) -> Identity {
+        Identity {
+            stream: run.stream,
+            first: self.first,
+            last: self.last,
+            through: self.through,
+            historical: run.historical,
+        }
     }
 }
 
@@ -325,17 +455,18 @@ impl OpenPublish {
         payload
     }
 
-    /// A part of this message is in it.
-    fn begin(&mut self, sequence: Sequence) -> &mut SequenceRange {
-        self.range.get_or_insert(SequenceRange {
-            first: sequence,
-            last: Sequence(sequence.0.saturating_sub(1)),
-        })
+    /// A part of this message is in it, from this reading on.
+    fn begin(&mut self, place: Place, reading: u32) -> &mut Carried {
+        self.carried
+            .get_or_insert_with(|| Carried::from(place, reading))
     }
 
-    /// All of this message is in it, or in publishes before it.
-    fn complete(&mut self, sequence: Sequence) {
-        self.begin(sequence).last = sequence;
+    /// All of this message, which has so many readings, is in it, or in publishes before it.
+    fn complete(&mut self, place: Place, readings: u32) {
+        let carried = self.begin(place, readings);
+        carried.range.last = place.turn;
+        carried.last = place.sequence;
+        carried.through = None;
     }
 
     /// Whether it may count for `cost` more and carry another reading.

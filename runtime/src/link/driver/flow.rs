@@ -1,6 +1,8 @@
 //! What may go and how fast: the platform's limits and the feeder's orders that follow from them.
 
 use bytes::Bytes;
+use moorline_core::identity;
+use moorline_core::link::cause::MqttVersion;
 use moorline_core::thingsboard::Shape;
 use moorline_core::thingsboard::limits::{SessionLimits, decode_limits};
 use moorline_core::time::Instant;
@@ -60,7 +62,16 @@ impl Driver {
     }
 
     pub(super) fn shape(&self) -> Shape {
-        self.limits.shape(&self.settings, &self.quota, self.offered)
+        let mut shape = self.limits.shape(&self.settings, &self.quota, self.offered);
+        if self.names_publishes() {
+            let name = identity::PROPERTIES_BYTES_MAX;
+            shape.packet_bytes_max = shape.packet_bytes_max.saturating_sub(name);
+        }
+        shape
+    }
+
+    fn names_publishes(&self) -> bool {
+        self.settings.message_identity.is_some() && self.link.version() == MqttVersion::V5
     }
 
     /// From here on the session gets what the spool holds.
@@ -68,6 +79,7 @@ impl Driver {
         let (shape, after) = (self.shape(), self.window.cursor());
         let (age_max, asked) = (self.settings.batch.age_max, self.asked);
         let limited = self.quota.is_limited();
+        let named = self.names_publishes();
         let running = !self.stopping && shape.packet_bytes_max >= PACKET_BYTES_MIN;
         let (careful_through, guilty) = (self.poison.careful_through(), self.poison.guilty());
         self.order(|order| {
@@ -78,6 +90,7 @@ impl Driver {
             order.shape = shape;
             order.age_max = age_max;
             order.asked = limited.then_some(asked);
+            order.keep_grouping = named;
             order.running = running;
         });
     }

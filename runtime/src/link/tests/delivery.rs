@@ -281,7 +281,7 @@ async fn an_rpc_comes_down_unless_the_broker_kept_it() {
     ];
     let broker = play(vec![script]).await;
     let mut rig = rig::start(broker.address, |_| {});
-    let downlink = tokio::time::timeout(DEADLINE, rig.downlinks.recv())
+    let downlink = tokio::time::timeout(DEADLINE, rig.downlinks.arrivals.recv())
         .await
         .expect("in time")
         .expect("a downlink");
@@ -290,7 +290,7 @@ async fn an_rpc_comes_down_unless_the_broker_kept_it() {
         request_id,
         method,
         ..
-    } = downlink
+    } = downlink.downlink
     else {
         panic!("{downlink:?}")
     };

@@ -6,28 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moorline_core::link::cause::Disconnect;
-use moorline_core::message::{
-    DeviceName, DeviceReadings, Downlink, Key, Quality, Reading, Uplink, Value,
-};
+use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::super::{DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, RateLimits, spawn};
+use super::super::{
+    Arrivals, DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, RateLimits, door, spawn,
+};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::{self, Appender, Durability, Spool, SpoolSettings, SpoolStatus};
 
 /// Nothing in these tests takes this long.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-const DOWNLINKS: usize = 16;
 
 pub(super) struct Rig {
     pub(super) link: LinkHandle,
     pub(super) status: watch::Receiver<LinkStatus>,
     pub(super) spool_status: watch::Receiver<SpoolStatus>,
     pub(super) appender: Appender,
-    pub(super) downlinks: mpsc::Receiver<Downlink>,
+    pub(super) downlinks: Arrivals,
     pub(super) spool: Spool,
     pub(super) directory: TempDir,
     /// The newest message `append` was given a sequence for: the spool's status may not show it yet.
@@ -80,11 +79,11 @@ pub(super) fn restart(
     let (spool, appender, outlet, _) = spool::open(spool_settings).expect("a usable spool");
     // Nobody answers: the built-in policy decides.
     let (policy, _) = PolicyHandle::channel();
-    let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+    let (door, downlinks) = door();
     let spool_status = outlet.status();
     let network = crate::network::unwatched();
-    let link = spawn(settings, outlet, policy, downlink, network, Clock::start())
-        .expect("usable settings");
+    let link =
+        spawn(settings, outlet, policy, door, network, Clock::start()).expect("usable settings");
     Rig {
         status: link.status(),
         link,
