@@ -16,6 +16,8 @@ use crate::spool::{
 /// Streams that are named in a configuration and are not there by themselves.
 const PRIORITY: u8 = 10;
 const STREAM_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Of what goes while live readings and a backlog wait, where live ones go first.
+const BACKLOG_SHARE_PERCENT: u8 = 20;
 
 /// What `[spool]` says for all streams but the urgent one, and `[[stream]]` for one.
 struct Keys {
@@ -102,7 +104,7 @@ impl Keys {
             }
             (Some(order), AfterOutage::BacklogFirst) => {
                 let newest = order == raw::AfterOutage::Newest;
-                (newest, Whole::default(), None)
+                (newest, Whole(BACKLOG_SHARE_PERCENT), None)
             }
         };
         let percent = self

@@ -41,6 +41,9 @@ const WITHOUT_DEFAULT: [&str; 8] = [
     "proxy_username",
     "proxy_password",
     "fail_back_after_s",
+    "age_max_h",
+    "backlog_share_percent",
+    "backlog_readings_per_s",
 ];
 
 #[test]

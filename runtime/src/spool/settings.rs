@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline_core::message::{Qos, StreamId};
-use moorline_core::spool::streams::{AfterOutage, StreamSettings, Whole};
+use moorline_core::spool::streams::{AfterOutage, StreamSettings};
 use moorline_core::spool::{self as core_spool, Keep, Limits, LimitsError};
 
 use super::disk::Disk;
@@ -65,11 +65,7 @@ impl StreamSetup {
             stream: StreamSettings {
                 name: name.into(),
                 priority,
-                after_outage: AfterOutage::LiveFirst {
-                    backlog_share_percent: Whole(20),
-                    backlog_readings_per_s: None,
-                    newest_first: false,
-                },
+                after_outage: AfterOutage::BacklogFirst,
                 thin_out: false,
             },
             segment_bytes: 8 * 1024 * 1024,
@@ -136,7 +132,6 @@ impl SpoolSettings {
     pub fn new(directory: PathBuf) -> Self {
         let mut urgent = StreamSetup::new("urgent", 0, 16 * 1024 * 1024);
         urgent.segment_bytes = 1024 * 1024;
-        urgent.stream.after_outage = AfterOutage::BacklogFirst;
         let telemetry = StreamSetup::new("telemetry", 10, 256 * 1024 * 1024);
         Self {
             directory,

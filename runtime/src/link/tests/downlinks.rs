@@ -141,7 +141,7 @@ async fn what_is_sent_again_has_the_name_it_had() {
         settings.liveness.ack = Duration::from_secs(1);
         settings.message_identity = Some(MessageIdentity {
             gateway: "line-7".to_owned(),
-            streams: vec!["spool".to_owned()],
+            streams: vec!["urgent".to_owned(), "spool".to_owned()],
         });
     };
     let mut rig = rig::start(broker.address, named);

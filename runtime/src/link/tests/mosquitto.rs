@@ -124,7 +124,7 @@ pub(super) fn numbers(acknowledged: &Acknowledged) -> Vec<u64> {
 }
 
 /// A killed broker is told as one.
-fn only_kills(status: &LinkStatus) {
+fn only_kills(status: &crate::link::LinkStatus) {
     for record in &status.disconnects {
         let cause = record.record.disconnect.cause;
         assert!(
