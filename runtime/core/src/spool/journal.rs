@@ -240,7 +240,7 @@ impl<S: Storage> Spool<S> {
             self.turn_journal();
             return self.journal.is_some();
         }
-        let state = self.cursor.to_carry();
+        let state = self.cursor.carry();
         if journal.note(&state, self.last).is_err() {
             self.give_up_journal();
             return false;
@@ -258,7 +258,7 @@ impl<S: Storage> Spool<S> {
             .pending
             .front()
             .map_or(self.last, |entry| entry.before());
-        let state = self.cursor.to_carry();
+        let state = self.cursor.carry();
         if journal.turn(start, &state, &self.pending).is_err() {
             self.give_up_journal();
         } else {

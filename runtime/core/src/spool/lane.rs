@@ -308,7 +308,7 @@ impl<S: Storage> Spool<S> {
         let on_disk = if in_memory { self.synced.sequence } else { end };
         match self.step_on_disk(index, on_disk, budget)? {
             Step::Nothing if in_memory => Ok(self.step_in_memory(index, after, end, budget)),
-            step => Ok(step),
+            step @ (Step::Record(..) | Step::OverBudget | Step::Nothing) => Ok(step),
         }
     }
 

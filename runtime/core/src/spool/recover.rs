@@ -91,21 +91,8 @@ impl<S: Storage> Spool<S> {
         if found == CursorFound::Fresh && survey.highest_epoch > 0 {
             found = CursorFound::Lost;
         }
-        let mut known = match found {
-            CursorFound::Whole | CursorFound::OneSlot => true,
-            CursorFound::Fresh | CursorFound::Lost => false,
-        };
-        let (journal, in_journal) = recover_journal(journal, limits);
-        if let Some((generation, state)) = survey.cursor.clone() {
-            known |= cursor.adopt(generation, state);
-        }
-        let ours = in_journal
-            .cursor
-            .as_ref()
-            .is_some_and(|(_, state)| known && state.identity == cursor.state.identity);
-        if let Some((generation, state)) = in_journal.cursor.filter(|_| ours) {
-            cursor.adopt(generation, state);
-        }
+        let (journal, mut in_journal) = recover_journal(journal, limits);
+        let known = adopt(&mut cursor, found, &survey, &mut in_journal);
         if cursor.state.identity == 0 {
             cursor.state.identity = identity;
         }
@@ -116,16 +103,9 @@ impl<S: Storage> Spool<S> {
             .segments
             .back()
             .map_or(Sequence(0), |newest| newest.end.sequence);
-        let mut pending = Pending::default();
-        for (position, payload) in in_journal.records.into_iter().filter(|_| ours) {
-            let sequence = position.sequence;
-            // Segments are written in order: what comes before their end is in them, if it still waits.
-            let waits = sequence > in_segments && state.unsettled.index_of(sequence).is_some();
-            if waits && sequence.0 <= state.reserved_sequence {
-                pending.push(position, readings_of(&payload), &payload);
-                last = last.latest(position);
-            }
-        }
+        let pending = behind_segments(state, in_segments, in_journal.records);
+        let in_memory = pending.through(Sequence(u64::MAX));
+        last = in_memory.map_or(last, |newest| last.latest(newest));
         let on_disk = pending.front().map_or(last, |first| first.before());
         let journal_records = pending.count() as u64;
         let readers = state
@@ -265,6 +245,47 @@ impl<S: Storage> Spool<S> {
 
 fn readings_of(payload: &[u8]) -> u64 {
     postcard::from_bytes::<crate::message::Uplink>(payload).map_or(0, |uplink| uplink.readings())
+}
+
+/// Takes over the newest state there is, and says whether any is known. A journal of another spool is emptied.
+fn adopt<F>(
+    cursor: &mut CursorFile<F>,
+    found: CursorFound,
+    survey: &Survey,
+    in_journal: &mut journal::Found,
+) -> bool {
+    let mut known = match found {
+        CursorFound::Whole | CursorFound::OneSlot => true,
+        CursorFound::Fresh | CursorFound::Lost => false,
+    };
+    if let Some((generation, state)) = survey.cursor.clone() {
+        known |= cursor.adopt(generation, state);
+    }
+    let identity = cursor.state.identity;
+    match in_journal.cursor.take() {
+        Some((generation, state)) if known && state.identity == identity => {
+            cursor.adopt(generation, state);
+        }
+        Some(_) | None => in_journal.records.clear(),
+    }
+    known
+}
+
+/// What the journal has of the records that wait. Segments are written in order: what comes before their end is in them.
+fn behind_segments(
+    state: &Cursor,
+    in_segments: Sequence,
+    records: Vec<(Position, Vec<u8>)>,
+) -> Pending {
+    let mut pending = Pending::default();
+    for (position, payload) in records {
+        let sequence = position.sequence;
+        let waits = sequence > in_segments && state.unsettled.index_of(sequence).is_some();
+        if waits && sequence.0 <= state.reserved_sequence {
+            pending.push(position, readings_of(&payload), &payload);
+        }
+    }
+    pending
 }
 
 fn recover_journal<S: Storage>(

@@ -369,7 +369,7 @@ impl Model {
     /// The process ends, with or without a word, and with or without power.
     fn crash(&mut self) {
         let before = self.spool.status();
-        let before_ranges = self.spool.cursor.state.unsettled.clone();
+        let waited = self.spool.cursor.state.unsettled.clone();
         let mut marked = self.spool.cursor.poison_is_marked();
         let how = self.random(5);
         let storage = self.storage.clone();
@@ -413,7 +413,6 @@ impl Model {
         } else {
             before.kept
         };
-        let waited = before_ranges;
         // A close may have to give up the oldest segment for its last commit, and a start counts what it does not find.
         let evicted = status.evicted != before.evicted;
         let still_waits = self.spool.cursor.state.unsettled.clone();
@@ -547,6 +546,10 @@ fn run(seed: u64, weather: Weather) {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how many seeds are run may be said from outside"
+)]
 fn run_all(seeds: std::ops::Range<u64>, weather: Weather) {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let only: Option<u64> = number("MOORLINE_MODEL_SEED");
