@@ -84,7 +84,10 @@ impl Reload {
             (gateway, "[gateway] or link.report_disconnects"),
             (old.policy != new.policy, "[policy]"),
             (old.spool != new.spool, "[spool]"),
-            (old.connectors != new.connectors, "[[connector]]"),
+            (
+                old.connectors != new.connectors,
+                "[[connector]] or [report]",
+            ),
         ]
         .into_iter()
         .filter_map(|(changed, section)| changed.then_some(section))

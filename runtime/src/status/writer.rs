@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Status;
 use super::snapshot::Tracker;
+use crate::inbox::InboxStatus;
 use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
 use crate::shutdown::Shutdown;
@@ -36,6 +37,7 @@ pub(crate) struct Files {
 pub(crate) struct Sources {
     pub(crate) link: watch::Receiver<LinkStatus>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) inbox: watch::Receiver<InboxStatus>,
     pub(crate) plugins: watch::Receiver<PluginsStatus>,
     pub(crate) network: watch::Receiver<Seen>,
 }
@@ -72,7 +74,8 @@ pub(crate) async fn run(
                 let plugins = sources.plugins.borrow_and_update();
                 let network = sources.network.borrow_and_update();
                 let spool = sources.spool.borrow_and_update();
-                tracker.snapshot(&link, &spool, &plugins, &network)
+                let inbox = *sources.inbox.borrow_and_update();
+                tracker.snapshot(&link, &spool, inbox, &plugins, &network)
             };
             written = Some(Instant::now());
             let measures =

@@ -362,7 +362,7 @@ impl<S: Storage> Spool<S> {
         self.staging.clear();
         let carries_cursor = !self.cursor.is_kept();
         if carries_cursor {
-            let state = self.cursor.carry();
+            let state = self.cursor.encode_next();
             let counted = header.counted(before.totals);
             let frames = &mut self.staging;
             record::put(frames, seed, KIND_CURSOR, before.sequence, counted, &state);

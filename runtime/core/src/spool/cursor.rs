@@ -273,12 +273,12 @@ impl<F> CursorFile<F> {
     }
 
     /// The state as it goes into a segment, under a generation of its own.
-    pub(crate) fn carry(&mut self) -> Vec<u8> {
+    pub(crate) fn encode_next(&mut self) -> Vec<u8> {
         self.generation += 1;
         self.state.encode(self.generation)
     }
 
-    /// What [`CursorFile::carry`] gave is there.
+    /// What [`CursorFile::encode_next`] gave is there.
     pub(crate) fn carried(&mut self) {
         self.carried = Some(self.state.clone());
     }

@@ -52,6 +52,20 @@ pub(super) struct Found {
     pub(super) records: Vec<(Position, Vec<u8>)>,
 }
 
+impl Found {
+    /// The records after those in segments. Segments are written in order: what comes before their end is in them, if it
+    /// still waits, and a journal that was given up, or not turned after the last commit, ends before it.
+    pub(super) fn records_beyond(
+        mut self,
+        in_segments: Sequence,
+        ours: bool,
+    ) -> Vec<(Position, Vec<u8>)> {
+        self.records
+            .retain(|(position, _)| ours && position.sequence > in_segments);
+        self.records
+    }
+}
+
 impl<S: Storage> Journal<S> {
     /// The journal in `storage`, whatever is there, for at most `bytes_max` bytes.
     pub(super) fn recover(mut storage: S, bytes_max: u64) -> (Self, Found) {
@@ -240,7 +254,7 @@ impl<S: Storage> Spool<S> {
             self.turn_journal();
             return self.journal.is_some();
         }
-        let state = self.cursor.carry();
+        let state = self.cursor.encode_next();
         if journal.note(&state, self.last).is_err() {
             self.give_up_journal();
             return false;
@@ -258,7 +272,7 @@ impl<S: Storage> Spool<S> {
             .pending
             .front()
             .map_or(self.last, |entry| entry.before());
-        let state = self.cursor.carry();
+        let state = self.cursor.encode_next();
         if journal.turn(start, &state, &self.pending).is_err() {
             self.give_up_journal();
         } else {

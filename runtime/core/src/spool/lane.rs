@@ -220,8 +220,31 @@ impl<S: Storage> Spool<S> {
         let Some(index) = self.index_of(lane) else {
             return Ok(());
         };
+        if let (Some(reader), Some(range)) = (
+            self.readers.get_mut(index),
+            self.cursor.state.unsettled.get(index),
+        ) {
+            reader.seek(after, range.acked.sequence);
+        }
+        self.read_on(lane, bytes_max, records_max, records)
+    }
+
+    /// The same from where the last read ended.
+    ///
+    /// # Errors
+    /// As [`Spool::read`].
+    pub fn read_on(
+        &mut self,
+        lane: Lane,
+        bytes_max: usize,
+        records_max: usize,
+        records: &mut Vec<Record>,
+    ) -> Result<(), ReadError> {
+        let Some(index) = self.index_of(lane) else {
+            return Ok(());
+        };
         let already = records.len();
-        let outcome = self.read_range(index, after, (bytes_max, records_max), records);
+        let outcome = self.read_range(index, (bytes_max, records_max), records);
         self.settle_lost_end(index);
         match outcome {
             // Comes again with the next read.
@@ -233,7 +256,6 @@ impl<S: Storage> Spool<S> {
     fn read_range(
         &mut self,
         index: usize,
-        after: Sequence,
         (bytes_max, records_max): (usize, usize),
         records: &mut Vec<Record>,
     ) -> Result<(), StorageError> {
@@ -241,9 +263,6 @@ impl<S: Storage> Spool<S> {
             return Ok(());
         };
         let end = range.end(self.last).sequence;
-        if let Some(reader) = self.readers.get_mut(index) {
-            reader.seek(after, range.acked.sequence);
-        }
         let (mut count, mut bytes) = (0, 0);
         while count < records_max && self.read_to(index) < end {
             let budget = if count == 0 {
@@ -267,6 +286,41 @@ impl<S: Storage> Spool<S> {
             }
         }
         Ok(())
+    }
+
+    /// Forgets what was handed out and is not settled: all of it is read again.
+    pub fn rewind(&mut self) {
+        let ranges = self.cursor.state.unsettled.iter();
+        for (reader, range) in self.readers.iter_mut().zip(ranges) {
+            reader.seek(range.acked.sequence, range.acked.sequence);
+        }
+    }
+
+    /// Makes one backlog of those that follow each other without anything settled between them. Nothing may be handed out.
+    pub fn join_backlogs(&mut self) {
+        let mut index = 1;
+        while index + 1 < self.cursor.state.unsettled.count() {
+            if self.cursor.state.unsettled.join(index - 1) {
+                self.readers.remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Whether something in this lane was not handed out yet.
+    #[must_use]
+    pub fn has_more(&self, lane: Lane) -> bool {
+        let Some(index) = self.index_of(lane) else {
+            return false;
+        };
+        let end = self
+            .cursor
+            .state
+            .unsettled
+            .get(index)
+            .map_or(Sequence(0), |range| range.end(self.last).sequence);
+        self.read_to(index) < end
     }
 
     fn read_to(&self, index: usize) -> Sequence {

@@ -47,9 +47,9 @@
 //! * Accepted means in memory and in the journal, or without one in a segment: it survives the end of the process
 //!   ([`Status::kept`]). Committed means in a segment and synced: it survives a power cut ([`Status::synced`]).
 //! * With a journal, what is settled before its commit is never written to the medium: the platform has it.
-//! * A medium that fails or is full refuses no record while there are numbers for it. What comes waits in memory and in the journal, within
-//!   [`Limits::in_memory`]; beyond that the spool gives up what [`Full`] says, and counts it. A journal that fails is done
-//!   without until the next start.
+//! * A medium that fails or is full refuses no record while there are numbers for it. What comes waits in memory and in
+//!   the journal, within [`Limits::in_memory`]; beyond that the spool gives up what [`Full`] says, and counts it. A journal
+//!   that fails is done without until the next start.
 //! * A start always works on whatever it finds. What is unreadable at the end of the newest segment was being written
 //!   when power went (torn); unreadable anywhere else is damage: skipped, counted, and the segment put aside. What the
 //!   journal has counts from the end of the segments on.
@@ -72,6 +72,7 @@ mod retention;
 pub mod segment;
 pub mod sim_storage;
 pub mod storage;
+pub mod streams;
 mod tail;
 #[cfg(test)]
 mod tests;

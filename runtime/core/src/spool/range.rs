@@ -177,6 +177,21 @@ impl Ranges {
         true
     }
 
+    /// Makes one of the closed range `index` and the closed one that follows it at once.
+    pub(crate) fn join(&mut self, index: usize) -> bool {
+        let (Some(range), Some(next)) = (self.get(index), self.get(index + 1)) else {
+            return false;
+        };
+        let adjacent = range.through == Some(next.acked) && next.through.is_some();
+        if adjacent {
+            self.0.remove(index + 1);
+            if let Some(range) = self.get_mut(index) {
+                range.through = next.through;
+            }
+        }
+        adjacent
+    }
+
     /// Takes away a closed range that is settled.
     pub(crate) fn remove_settled(&mut self, index: usize) -> bool {
         let settled = self.0.get(index).is_some_and(|range| {

@@ -91,8 +91,15 @@ impl<S: Storage> Spool<S> {
         if found == CursorFound::Fresh && survey.highest_epoch > 0 {
             found = CursorFound::Lost;
         }
-        let (journal, mut in_journal) = recover_journal(journal, limits);
-        let known = adopt(&mut cursor, found, &survey, &mut in_journal);
+        let mut known = match found {
+            CursorFound::Whole | CursorFound::OneSlot => true,
+            CursorFound::Fresh | CursorFound::Lost => false,
+        };
+        let (journal, in_journal) = recover_journal(journal, limits);
+        if let Some((generation, state)) = survey.cursor.clone() {
+            known |= cursor.adopt(generation, state);
+        }
+        let (in_journal, ours) = belongs(in_journal, &mut cursor, known);
         if cursor.state.identity == 0 {
             cursor.state.identity = identity;
         }
@@ -103,9 +110,8 @@ impl<S: Storage> Spool<S> {
             .segments
             .back()
             .map_or(Sequence(0), |newest| newest.end.sequence);
-        let pending = behind_segments(state, in_segments, in_journal.records);
-        let in_memory = pending.through(Sequence(u64::MAX));
-        last = in_memory.map_or(last, |newest| last.latest(newest));
+        let in_journal = in_journal.records_beyond(in_segments, ours);
+        let pending = still_waiting(in_journal, state, &mut last);
         let on_disk = pending.front().map_or(last, |first| first.before());
         let journal_records = pending.count() as u64;
         let readers = state
@@ -247,47 +253,6 @@ fn readings_of(payload: &[u8]) -> u64 {
     postcard::from_bytes::<crate::message::Uplink>(payload).map_or(0, |uplink| uplink.readings())
 }
 
-/// Takes over the newest state there is, and says whether any is known. A journal of another spool is emptied.
-fn adopt<F>(
-    cursor: &mut CursorFile<F>,
-    found: CursorFound,
-    survey: &Survey,
-    in_journal: &mut journal::Found,
-) -> bool {
-    let mut known = match found {
-        CursorFound::Whole | CursorFound::OneSlot => true,
-        CursorFound::Fresh | CursorFound::Lost => false,
-    };
-    if let Some((generation, state)) = survey.cursor.clone() {
-        known |= cursor.adopt(generation, state);
-    }
-    let identity = cursor.state.identity;
-    match in_journal.cursor.take() {
-        Some((generation, state)) if known && state.identity == identity => {
-            cursor.adopt(generation, state);
-        }
-        Some(_) | None => in_journal.records.clear(),
-    }
-    known
-}
-
-/// What the journal has of the records that wait. Segments are written in order: what comes before their end is in them.
-fn behind_segments(
-    state: &Cursor,
-    in_segments: Sequence,
-    records: Vec<(Position, Vec<u8>)>,
-) -> Pending {
-    let mut pending = Pending::default();
-    for (position, payload) in records {
-        let sequence = position.sequence;
-        let waits = sequence > in_segments && state.unsettled.index_of(sequence).is_some();
-        if waits && sequence.0 <= state.reserved_sequence {
-            pending.push(position, readings_of(&payload), &payload);
-        }
-    }
-    pending
-}
-
 fn recover_journal<S: Storage>(
     storage: Option<S>,
     limits: Limits,
@@ -297,6 +262,39 @@ fn recover_journal<S: Storage>(
     };
     let (journal, found) = Journal::recover(storage, journal::bytes_max(limits.memory_bytes));
     (Some(journal), found)
+}
+
+/// Whether a journal is this spool's own; its cursor is taken over if it is newer.
+fn belongs<F>(
+    mut found: journal::Found,
+    cursor: &mut CursorFile<F>,
+    known: bool,
+) -> (journal::Found, bool) {
+    let Some((generation, state)) = found.cursor.take() else {
+        return (found, false);
+    };
+    let ours = known && state.identity == cursor.state.identity;
+    if ours {
+        cursor.adopt(generation, state);
+    }
+    (found, ours)
+}
+
+/// What of a journal is not settled, and `last` moved behind it.
+fn still_waiting(
+    records: Vec<(Position, Vec<u8>)>,
+    state: &Cursor,
+    last: &mut Position,
+) -> Pending {
+    let mut pending = Pending::default();
+    for (position, payload) in records {
+        let waits = state.unsettled.index_of(position.sequence).is_some();
+        if waits && position.sequence.0 <= state.reserved_sequence {
+            pending.push(position, readings_of(&payload), &payload);
+            *last = last.latest(position);
+        }
+    }
+    pending
 }
 
 /// Sequences above this were never given out.

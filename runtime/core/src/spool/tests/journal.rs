@@ -142,6 +142,33 @@ fn a_journal_that_fails_is_done_without() {
 }
 
 #[test]
+fn what_was_committed_stays_so_when_the_journal_was_not_turned() {
+    for seed in 0..16 {
+        let disks = Disks::new(seed);
+        let (mut spool, _) = disks.open(limits());
+        for id in 0..500 {
+            append(&mut spool, telemetry(id, 1)).unwrap();
+        }
+        // All of them are synced, over several segments, and the process ends before the journal is turned.
+        let gone = StorageError::Fault(5);
+        disks.journal.fail(Operation::Names, 1, gone);
+        spool.commit().unwrap();
+        assert!(disks.segments() >= 3 && spool.status().synced == Sequence(500));
+        drop(spool);
+        let (mut spool, recovery) = disks.open(limits());
+        assert_eq!(recovery.records, 500);
+        spool.checkpoint(true).unwrap();
+        append(&mut spool, telemetry(500, 1)).unwrap();
+        drop(spool);
+        disks.storage.cut_power();
+        disks.journal.wipe();
+        let (mut spool, recovery) = disks.open(limits());
+        assert_eq!(recovery.damaged_segments, 0);
+        assert_eq!(uplinks(&mut spool), telemetries(0..500), "seed {seed}");
+    }
+}
+
+#[test]
 fn what_a_full_journal_cannot_hold_is_written_at_once() {
     let roomy = Limits::new(1 << 20, 64 << 20, 4096).unwrap();
     let roomy = roomy.in_memory(400_000);

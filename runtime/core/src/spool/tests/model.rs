@@ -11,7 +11,7 @@ use super::{telemetry, text};
 use crate::message::{Sequence, Uplink, Value};
 
 const STEPS: u64 = 300;
-/// `MOORLINE_MODEL_SEEDS` runs more, `MOORLINE_MODEL_SEED` one of them.
+/// Built with `MOORLINE_MODEL_SEEDS` in the environment it runs so many, with `MOORLINE_MODEL_SEED` one of them.
 const SEEDS: u64 = 100;
 const CAPACITY: u64 = 1 << 24;
 const BYTES_MAX: u64 = 96 * 1024;
@@ -418,21 +418,12 @@ impl Model {
         let still_waits = self.spool.cursor.state.unsettled.clone();
         let found = self.read_everything();
         let sequences: BTreeSet<_> = found.iter().map(|record| record.sequence).collect();
-        // What was acknowledged is not promised any more, but with power its acknowledgement may be forgotten, too.
-        for (sequence, id) in self.accepted.iter() {
-            let promised = waited.index_of(*sequence).is_some()
+        let waits = |sequence: &Sequence| {
+            waited.index_of(*sequence).is_some()
                 && (still_waits.index_of(*sequence).is_some() || !evicted)
                 && *sequence <= promised
-                && !self.lost.contains(sequence);
-            let found = sequences.contains(sequence);
-            assert!(
-                found || !promised,
-                "{sequence:?} (id {id}) was promised and is gone, how {how}"
-            );
-            if !found {
-                self.lost.insert(*sequence);
-            }
-        }
+        };
+        self.look_for(&sequences, waits, how);
         if !marked {
             // A sync failed and not even that could be written down: what the page cache says now may be all there is.
             let unproven = self.accepted.range(before.synced.next()..);
@@ -443,6 +434,25 @@ impl Model {
         }
         // What was cut off at the end is not part of the spool any more; what is missing in the middle is a hole.
         self.accepted.retain(|sequence, _| *sequence <= status.last);
+    }
+
+    /// What was acknowledged is not promised any more, but with power its acknowledgement may be forgotten, too.
+    fn look_for(
+        &mut self,
+        found: &BTreeSet<Sequence>,
+        waits: impl Fn(&Sequence) -> bool,
+        how: u64,
+    ) {
+        for (sequence, id) in &self.accepted {
+            let promised = waits(sequence) && !self.lost.contains(sequence);
+            assert!(
+                found.contains(sequence) || !promised,
+                "{sequence:?} (id {id}) was promised and is gone, how {how}"
+            );
+            if !found.contains(sequence) {
+                self.lost.insert(*sequence);
+            }
+        }
     }
 
     /// Reads each lane to its end, and then again from its start, as a link does after a new session.
@@ -551,9 +561,9 @@ fn run(seed: u64, weather: Weather) {
     reason = "how many seeds are run may be said from outside"
 )]
 fn run_all(seeds: std::ops::Range<u64>, weather: Weather) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let only: Option<u64> = number("MOORLINE_MODEL_SEED");
-    let extended: Option<u64> = number("MOORLINE_MODEL_SEEDS");
+    let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
+    let only: Option<u64> = number(option_env!("MOORLINE_MODEL_SEED"));
+    let extended: Option<u64> = number(option_env!("MOORLINE_MODEL_SEEDS"));
     let seeds = 0..extended.unwrap_or(seeds.end);
     for seed in seeds.filter(|seed| only.is_none_or(|only| only == *seed)) {
         let outcome = std::panic::catch_unwind(|| run(seed, weather));
