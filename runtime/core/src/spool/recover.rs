@@ -143,13 +143,18 @@ impl<S: Storage> Spool<S> {
             fault: None,
             kept_full: false,
         };
-        if survey.writable {
-            spool.continue_newest(on_disk)?;
-        }
-        spool.turn_journal();
+        spool.resume(survey.writable, on_disk)?;
         let mut recovery = spool.recovery(found, survey.torn, survey.quarantined);
         recovery.journal_records = journal_records;
         Ok((spool, recovery))
+    }
+
+    fn resume(&mut self, writable: bool, on_disk: Position) -> Result<(), StorageError> {
+        if writable {
+            self.continue_newest(on_disk)?;
+        }
+        self.turn_journal();
+        Ok(())
     }
 
     fn recovery(

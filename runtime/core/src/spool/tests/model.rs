@@ -556,10 +556,6 @@ fn run(seed: u64, weather: Weather) {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how many seeds are run may be said from outside"
-)]
 fn run_all(seeds: std::ops::Range<u64>, weather: Weather) {
     let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
     let only: Option<u64> = number(option_env!("MOORLINE_MODEL_SEED"));
