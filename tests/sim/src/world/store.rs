@@ -7,6 +7,7 @@ use moorline_core::spool::range::Ranges;
 use moorline_core::spool::sim_storage::SimStorage;
 use moorline_core::spool::{Lane, ReadError, Record, Refused, Spool, Status, Totals};
 use moorline_core::thingsboard::Encoder;
+use moorline_core::thingsboard::limits::Opened;
 use moorline_core::time::Instant;
 
 use super::{Event, World};
@@ -327,7 +328,10 @@ impl Host {
                     self.spool.status().last
                 };
             }
-            let publishes: Vec<_> = feeder.announced.announcements().collect();
+            let publishes: Vec<_> = feeder
+                .announced
+                .announcements(&mut Opened::default())
+                .collect();
             feeder.ready = (order.running && !publishes.is_empty()).then(|| Batch {
                 generation: order.generation,
                 publishes,
