@@ -24,7 +24,7 @@ use moorline_core::spool::record::{self, FrameRead};
 use moorline_core::spool::segment::{Header, HeaderRead};
 use moorline_core::spool::sim_storage::SimStorage;
 use moorline_core::spool::storage::Storage;
-use moorline_core::spool::{Limits, Spool};
+use moorline_core::spool::{Lane, Limits, Spool};
 use moorline_core::thingsboard::{self, limits};
 use moorline_core::time::Instant;
 
@@ -391,7 +391,7 @@ fn drain(spool: &mut Spool<SimStorage>) -> u64 {
     let (mut after, mut count) = (Sequence(0), 0);
     loop {
         let mut records = Vec::new();
-        let read = spool.read(after, 64 * 1024, 64, &mut records);
+        let read = spool.read(Lane::Live, after, 64 * 1024, 64, &mut records);
         assert!(read.is_ok(), "the disk reads");
         if records.is_empty() {
             return count;

@@ -7,9 +7,9 @@ use moorline_core::link::classify::{Classifier, Refusals};
 use moorline_core::link::window::{Token, Window};
 use moorline_core::link::{self, Link};
 use moorline_core::message::Sequence;
-use moorline_core::spool::Spool;
 use moorline_core::spool::sim_storage::SimStorage;
-use moorline_core::thingsboard::{Announced, LeftOut, Publish};
+use moorline_core::spool::{Lane, Spool};
+use moorline_core::thingsboard::{Announced, Publish};
 use moorline_core::time::Instant;
 
 use crate::liveness::Facts;
@@ -37,13 +37,16 @@ pub(crate) enum Work {
     Session(Box<Session>),
 }
 
-/// What the driver wants of the feeder; only the latest counts.
+/// What the driver wants of the feeder; only the latest counts. It speaks of turns: the order in which the feeder hands
+/// records over, whatever lanes they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
     pub(crate) generation: u64,
+    /// The turn after which sending starts.
     pub(crate) after: Sequence,
     pub(crate) packet_bytes_max: usize,
     pub(crate) running: bool,
+    /// Turns through this one are acknowledged.
     pub(crate) acked: Sequence,
 }
 
@@ -51,14 +54,30 @@ pub(crate) struct Order {
 pub(crate) struct Batch {
     pub(crate) generation: u64,
     pub(crate) publishes: Vec<Publish>,
-    pub(crate) left_out: Vec<LeftOut>,
+    /// Records that no packet can carry, by sequence.
+    pub(crate) left_out: Vec<Sequence>,
+}
+
+/// A record that was handed over in this session and is not acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    pub(crate) turn: Sequence,
+    pub(crate) sequence: Sequence,
 }
 
 /// Reads ahead of the driver and follows its orders a little later.
 #[derive(Debug)]
 pub(crate) struct Feeder {
     pub(crate) following: Order,
-    pub(crate) position: Sequence,
+    pub(crate) next_turn: Sequence,
+    pub(crate) handed: VecDeque<Handed>,
+    /// Lanes in which nothing readable is left, and the newest record when that was found.
+    pub(crate) dry: BTreeMap<Lane, Sequence>,
+    /// What waited when the session began and what came since are sent side by side: everything through this record, and
+    /// everything after it, is in order.
+    pub(crate) divided_at: Sequence,
+    /// The last records came from before `divided_at`.
+    pub(crate) from_backlog: bool,
     pub(crate) ready: Option<Batch>,
     pub(crate) announced: Announced,
     pub(crate) scheduled: bool,
@@ -80,6 +99,8 @@ pub(crate) struct Host {
     pub(crate) stopping: bool,
     pub(crate) frozen_until: Instant,
     pub(crate) commit_at: Option<Instant>,
+    /// The newest record when a commit window was last closed.
+    pub(crate) mark: Sequence,
     pub(crate) cursor_sync_at: Instant,
     pub(crate) prepare_at: Option<Instant>,
     /// A sync failed and no commit succeeded since: only what was synced before is proven.
@@ -121,13 +142,13 @@ impl Host {
         inflight_bytes_max: usize,
         seed: u64,
     ) -> Self {
-        let acked = spool.status().acked;
+        let nothing = Sequence(0);
         let order = Order {
             generation: 0,
-            after: acked,
+            after: nothing,
             packet_bytes_max: 0,
             running: false,
-            acked,
+            acked: nothing,
         };
         Self {
             life,
@@ -135,13 +156,17 @@ impl Host {
             link: Link::new(settings, seed),
             classifier: Classifier::default(),
             refusals: Refusals::default(),
-            window: Window::new(inflight_max, inflight_bytes_max, acked),
+            window: Window::new(inflight_max, inflight_bytes_max, nothing),
             work: Work::Idle,
             queue: VecDeque::new(),
             order,
             feeder: Feeder {
                 following: order,
-                position: acked,
+                next_turn: Sequence(1),
+                handed: VecDeque::new(),
+                dry: BTreeMap::new(),
+                divided_at: nothing,
+                from_backlog: false,
                 ready: None,
                 announced: Announced::default(),
                 scheduled: false,
@@ -150,6 +175,7 @@ impl Host {
             stopping: false,
             frozen_until: now,
             commit_at: None,
+            mark: nothing,
             cursor_sync_at: now + CURSOR_SYNC,
             prepare_at: None,
             unproven: false,

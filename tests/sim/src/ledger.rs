@@ -1,8 +1,9 @@
 //! What was promised, and what the broker got: the oracle for messages.
 //!
 //! Every item (a reading, an attribute, an RPC reply) carries a number of its own that rises per device. Telemetry,
-//! attributes and replies of one device must be delivered in that order, each at least once; a device's announcement is
-//! repeated by the gateway after each reconnect, so only its arrival is promised.
+//! attributes and replies of one device must be delivered in that order, each at least once; where a session sends what
+//! waited beside what comes, each of the two in that order. A device's announcement is repeated by the gateway after each
+//! reconnect, so only its arrival is promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +21,8 @@ pub struct Item {
 #[derive(Debug, Default)]
 struct Device {
     offered: BTreeSet<u64>,
-    /// Accepted, not delivered, and not given up in a way that was counted.
-    owed: BTreeSet<u64>,
+    /// Accepted, not delivered, and not given up in a way that was counted; and the record of each.
+    owed: BTreeMap<u64, u64>,
     /// Owed without a promise of order.
     owed_unordered: BTreeSet<u64>,
 }
@@ -37,6 +38,10 @@ struct Accepted {
 pub struct Ledger {
     devices: Vec<Device>,
     accepted: BTreeMap<u64, Accepted>,
+    /// Records through this one may be overtaken by those after it.
+    divided_at: u64,
+    /// Records and readings given up, each of them counted.
+    evicted: (u64, u64),
     /// Items the broker got, each time counted.
     pub delivered: u64,
     /// Those among them it had already.
@@ -72,15 +77,28 @@ impl Ledger {
         }
         for item in &items {
             let device = &mut self.devices[item.device];
-            let owed = if item.ordered {
-                &mut device.owed
+            if item.ordered {
+                device.owed.insert(item.number, sequence);
             } else {
-                &mut device.owed_unordered
-            };
-            owed.insert(item.number);
+                device.owed_unordered.insert(item.number);
+            }
         }
         self.accepted.insert(sequence, Accepted { items, readings });
         Ok(())
+    }
+
+    /// They were given up before they became a record: they must not arrive.
+    pub fn drop_at_once(&mut self, items: &[Item], readings: u64) {
+        for item in items {
+            self.devices[item.device].offered.remove(&item.number);
+        }
+        self.evicted.0 += 1;
+        self.evicted.1 += readings;
+    }
+
+    /// A session begins that sends records through this one beside those after it.
+    pub fn divide(&mut self, through: u64) {
+        self.divided_at = through;
     }
 
     /// The broker has it.
@@ -95,15 +113,16 @@ impl Ledger {
             return Err(format!("item {number} of device {device} is invented"));
         }
         self.delivered += 1;
-        if let Some(first) = state.owed.first()
-            && state.owed.contains(&number)
+        let backlog = |record: &u64| *record <= self.divided_at;
+        if let Some(own) = state.owed.get(&number).map(backlog)
+            && let Some((first, _)) = state.owed.iter().find(|(_, r)| backlog(r) == own)
             && *first < number
         {
             return Err(format!(
                 "item {number} of device {device} overtakes {first}"
             ));
         }
-        if !state.owed.remove(&number) && !state.owed_unordered.remove(&number) {
+        if state.owed.remove(&number).is_none() && !state.owed_unordered.remove(&number) {
             self.repeated += 1;
         }
         Ok(())
@@ -122,14 +141,24 @@ impl Ledger {
         self.release(sequence, sequence);
     }
 
-    /// Records after `acked` through `through` were evicted. How many records and readings that is.
-    pub fn evict(&mut self, acked: u64, through: u64) -> (u64, u64) {
-        self.release(acked + 1, through)
+    /// Of the records after `acked`, those for which `gone` holds were given up. How many records and readings that is.
+    pub fn evict(&mut self, acked: u64, gone: impl Fn(u64) -> bool) -> (u64, u64) {
+        let gone = self.accepted.range(acked + 1..).filter(|(s, _)| gone(**s));
+        let gone: Vec<u64> = gone.map(|(sequence, _)| *sequence).collect();
+        let (mut records, mut readings) = (0, 0);
+        for sequence in gone {
+            let released = self.release(sequence, sequence);
+            records += released.0;
+            readings += released.1;
+        }
+        self.evicted.0 += records;
+        self.evicted.1 += readings;
+        (records, readings)
     }
 
-    /// Power went: what came after `synced` was never promised to survive that.
-    pub fn lose_power(&mut self, synced: u64) {
-        self.release(synced + 1, u64::MAX);
+    /// The process ended, with or without the power: what came after `kept` was never promised to survive that.
+    pub fn lose_after(&mut self, kept: u64) {
+        self.release(kept + 1, u64::MAX);
     }
 
     fn release(&mut self, first: u64, last: u64) -> (u64, u64) {
@@ -149,6 +178,12 @@ impl Ledger {
         (records, readings)
     }
 
+    /// Records given up so far, and readings in them.
+    #[must_use]
+    pub fn evicted(&self) -> (u64, u64) {
+        self.evicted
+    }
+
     /// Records accepted so far, and readings in them.
     #[must_use]
     pub fn accepted(&self) -> (u64, u64) {
@@ -161,7 +196,7 @@ impl Ledger {
     pub fn owed(&self) -> Vec<(usize, u64)> {
         let all = self.devices.iter().enumerate();
         all.flat_map(|(index, device)| {
-            let numbers = device.owed.iter().chain(&device.owed_unordered);
+            let numbers = device.owed.keys().chain(&device.owed_unordered);
             numbers.map(move |number| (index, *number))
         })
         .collect()
@@ -205,7 +240,30 @@ mod tests {
         ledger.deliver(0, 1).unwrap();
         assert_eq!((ledger.delivered, ledger.repeated), (3, 1));
         assert_eq!(ledger.owed(), [(0, 3)]);
-        assert_eq!(ledger.evict(2, 3), (1, 1));
+        assert_eq!(ledger.evict(2, |sequence| sequence != 4), (1, 1));
         assert!(ledger.owed().is_empty());
+        assert_eq!(ledger.evicted(), (1, 1));
+    }
+
+    #[test]
+    fn what_comes_may_overtake_what_waited_and_nothing_else() {
+        let mut ledger = ledger();
+        ledger.divide(1);
+        assert!(ledger.deliver(0, 3).unwrap_err().contains("overtakes 2"));
+        ledger.deliver(0, 2).unwrap();
+        ledger.deliver(0, 1).unwrap();
+        ledger.deliver(0, 3).unwrap();
+        let mut ledger = self::ledger();
+        ledger.divide(2);
+        assert!(ledger.deliver(0, 2).unwrap_err().contains("overtakes 1"));
+    }
+
+    #[test]
+    fn what_was_dropped_at_once_must_not_arrive() {
+        let mut ledger = Ledger::new(1);
+        ledger.offer(&[item(1)]);
+        ledger.drop_at_once(&[item(1)], 1);
+        assert!(ledger.deliver(0, 1).unwrap_err().contains("invented"));
+        assert_eq!(ledger.evicted(), (1, 1));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moorline_core::link::{Settings, Versions};
-use moorline_core::spool::Limits;
+use moorline_core::spool::{Full, Limits};
 
 use crate::dice::Dice;
 use crate::liveness;
@@ -13,6 +13,10 @@ use crate::liveness;
 pub(crate) struct Terms {
     pub(crate) link: Settings,
     pub(crate) limits: Limits,
+    /// There is a storage that outlives the process but not the power, and commits leave it a window.
+    pub(crate) journal: bool,
+    /// A session that begins with a backlog sends it beside what comes.
+    pub(crate) side_by_side: bool,
     pub(crate) liveness: liveness::Limits,
     pub(crate) inflight_max: u16,
     pub(crate) inflight_bytes_max: usize,
@@ -34,7 +38,17 @@ pub(crate) fn terms(dice: &mut Dice) -> Terms {
         fail_back_after: None,
     };
     let bytes_max = dice.pick(&[96, 256, 1024]) * 1024;
-    let limits = Limits::new(16 * 1024, bytes_max, 4096).expect("the limits are sane");
+    let memory_bytes = dice.pick(&[4_000, 20_000, 8 << 20]);
+    let full = dice.pick(&[
+        Full::DropOldest,
+        Full::DropOldest,
+        Full::DropOldest,
+        Full::DropNewest,
+    ]);
+    let limits = Limits::new(16 * 1024, bytes_max, 4096)
+        .expect("the limits are sane")
+        .in_memory(memory_bytes)
+        .when_full(full);
     let liveness = liveness::Limits {
         connect: seconds(10),
         connack: seconds(10),
@@ -48,6 +62,8 @@ pub(crate) fn terms(dice: &mut Dice) -> Terms {
     Terms {
         link,
         limits,
+        journal: dice.chance(50),
+        side_by_side: dice.chance(50),
         liveness,
         inflight_max: dice.pick(&[1, 2, 16, 100]),
         inflight_bytes_max: dice.pick(&[1, 4096, usize::MAX]),

@@ -18,7 +18,6 @@ use moorline_core::link::policy::{Decision, PolicyFault};
 use moorline_core::spool::sim_storage::SimStorage;
 use moorline_core::time::Instant;
 
-use crate::Outcome;
 use crate::broker::Broker;
 use crate::dice::Dice;
 use crate::excuses::Excuses;
@@ -27,6 +26,8 @@ use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::policy::{POLICIES, Policy};
 use crate::terms::{Terms, terms};
+use crate::{DiskWork, Outcome};
+use store::Figures;
 
 /// After the faults this is how long it may take until everything is delivered: the longest pace there is, and the
 /// time to send.
@@ -74,6 +75,10 @@ pub(crate) struct World {
     pub(crate) latency: Dice,
     pub(crate) plan: Dice,
     pub(crate) disk: SimStorage,
+    /// Outlives the process but not the power.
+    pub(crate) journal: Option<SimStorage>,
+    /// How the spool was left by an orderly end.
+    pub(crate) closed: Option<Figures>,
     pub(crate) host: Option<Host>,
     pub(crate) lives: u64,
     pub(crate) unclean: bool,
@@ -85,6 +90,8 @@ pub(crate) struct World {
     pub(crate) excuses: Excuses,
     pub(crate) takeovers_due: u64,
     pub(crate) healed: bool,
+    /// Records and readings given up before they got a place.
+    pub(crate) dropped: (u64, u64),
     /// Records refused or lost with power make the counters of evictions inexact.
     pub(crate) inexact: bool,
     pub(crate) trace: Vec<String>,
@@ -124,6 +131,8 @@ impl World {
             plan,
             dice,
             disk: SimStorage::new(seed, 1 << 24),
+            journal: terms.journal.then(|| SimStorage::new(!seed, 1 << 24)),
+            closed: None,
             host: None,
             lives: 0,
             unclean: false,
@@ -132,6 +141,7 @@ impl World {
             excuses: Excuses::default(),
             takeovers_due: 0,
             healed: false,
+            dropped: (0, 0),
             inexact: false,
             trace: Vec::new(),
             coverage: BTreeMap::new(),
@@ -181,6 +191,41 @@ impl World {
             virtual_s: self.now.since_start().as_secs(),
             trace: self.trace,
             coverage: self.coverage,
+        }
+    }
+
+    /// Without faults, over a line that answers within the commit window.
+    pub(crate) fn keep_up(mut self) -> (DiskWork, DiskWork, u64) {
+        self.terms.journal = true;
+        self.terms.limits = self.terms.limits.in_memory(1 << 20);
+        self.terms.inflight_max = 100;
+        self.terms.inflight_bytes_max = usize::MAX;
+        self.terms.packet_bytes_max = 65_536;
+        self.journal = Some(SimStorage::new(!self.seed, 1 << 24));
+        (self.broker.v5, self.broker.v311) = (true, true);
+        self.broker.receive_maximum = 100;
+        self.broker.packet_bytes_max = 65_536;
+        self.network = Network::new((1, 20));
+        self.boot();
+        self.start_producing();
+        self.run_until(Instant::ZERO + Duration::from_secs(60), |_| false);
+        let (before, delivered) = (self.disk_work(), self.ledger.delivered);
+        self.run_until(Instant::ZERO + Duration::from_secs(660), |_| false);
+        let (after, delivered) = (self.disk_work(), self.ledger.delivered - delivered);
+        self.stop_producing();
+        let settled_until = self.now + Duration::from_secs(60);
+        if !self.run_until(settled_until, Self::converged) {
+            self.fail("it does not converge");
+        }
+        self.check_at_the_end();
+        (before, after, delivered)
+    }
+
+    fn disk_work(&self) -> DiskWork {
+        DiskWork {
+            writes: self.disk.writes(),
+            syncs: self.disk.syncs(),
+            files: self.disk.files().len(),
         }
     }
 

@@ -35,7 +35,8 @@ parked ClientId|parked Option|parked Proxy|parked DuplicateClientId|parked Versi
 decided Policy|decided Host|decided Fallback(Absent)|decided Fallback(Trapped)|decided Fallback(Stalled)|
 next Retry|next Stopped|Certain|Inferred|up 5.0|up 3.1.1|
 cursor Fresh|cursor Whole|cursor OneSlot|evicted|oversize|refused by the broker|acknowledgement of nothing|
-append refused: no space left|commit failed: input/output error (os error 5)|checkpoint failed|prepare failed|
+borne in memory: no space left|dropped at once|journal failed|a journal's records found|sent side by side|
+commit failed: input/output error (os error 5)|checkpoint failed|prepare failed|
 stopped in good order|operator unparks|downlink understood|downlink dropped|
 fault Kill|fault PowerLoss|fault Freeze|fault Restart|fault Disk|fault NetworkFlaps|fault BlackHole|fault InterfaceDown|fault Takeover";
 
@@ -123,4 +124,13 @@ fn the_same_seed_gives_the_same_trace_and_it_is_the_known_one() {
         known == trace,
         "the behaviour has changed, first here:\n{differs:#?}\nif that is right: MOORLINE_BLESS=1"
     );
+}
+
+#[test]
+fn what_a_link_that_keeps_up_delivers_never_meets_the_disk() {
+    for seed in 0..20 {
+        let (before, after, delivered) = moorline_sim::run_quietly(seed);
+        assert!(delivered > 500, "seed {seed}: {delivered}");
+        assert_eq!(before, after, "seed {seed}: {delivered} delivered");
+    }
 }

@@ -92,7 +92,8 @@ impl<S: Storage> Spool<S> {
             let written = self.write_out(self.last.sequence);
             self.fault = written.err().filter(|_| !self.kept_full);
         }
-        if self.given_up() != given_up && !self.note_cursor_in_journal() {
+        let counted = self.limits.keep == Keep::InMemory || self.given_up() == given_up;
+        if !counted && !self.note_cursor_in_journal() {
             match self.cursor.write(&mut self.storage) {
                 // Written with the next checkpoint.
                 Ok(()) | Err(_) => {}

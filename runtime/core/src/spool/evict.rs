@@ -78,6 +78,7 @@ impl Evictions {
         storage.write_at(&mut file, 0, &bytes)?;
         storage.sync(&mut file)?;
         storage.rename(TABLE_NEW, TABLE)?;
+        storage.sync_names()?;
         self.written = true;
         Ok(())
     }

@@ -53,22 +53,16 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The records, if they reach as far as those in segments: of a journal that was given up later ones are in segments
-    /// only, and all before them, too.
+    /// The records after those in segments. Segments are written in order: what comes before their end is in them, if it
+    /// still waits, and a journal that was given up, or not turned after the last commit, ends before it.
     pub(super) fn records_beyond(
-        self,
+        mut self,
         in_segments: Sequence,
         ours: bool,
     ) -> Vec<(Position, Vec<u8>)> {
-        let reaches = self
-            .records
-            .last()
-            .is_some_and(|(last, _)| last.sequence >= in_segments);
-        if ours && reaches {
-            self.records
-        } else {
-            Vec::new()
-        }
+        self.records
+            .retain(|(position, _)| ours && position.sequence > in_segments);
+        self.records
     }
 }
 

@@ -1,24 +1,34 @@
 //! Store-and-forward: what was accepted is kept until the platform acknowledged it, or counted as evicted.
 //!
-//! # On disk, version 1 (little endian)
+//! # On disk, version 2 (little endian)
 //!
 //! ```text
-//! directory:   cursor                     see `cursor`
+//! directory:   cursor                     what is settled and counted, see `cursor`
+//!              evicted                    what was given up, by device, see `evict`
 //!              0000000000000007.segment   named by its epoch; in order of epochs they are the spool
 //!              0000000000000003.spare     zero-filled or used up, becomes the next segment by renaming
 //!              0000000000000004.filling   a spare being zero-filled; thrown away at start
 //!              0000000000000002.quarantine  held damage; the last two are kept for a look
+//!              cursor.new, evicted.new    being written; they become the file without `.new` by renaming
+//!              *.letter, *.replay         refused by the platform for good, see `dead_letter`
 //!
-//! segment:     0 ─ header ─ 52 ─ zero ─ 4096 ─ frame ─ frame ─ … ─ frame ─ zero word ─ old bytes ─ capacity
+//! journal's    window.a, window.b         what is in memory only, see `journal`; on a storage that outlives the process
+//! directory:                              but not the power
+//!
+//! segment:     0 ─ header ─ 60 ─ zero ─ 4096 ─ frame ─ frame ─ … ─ frame ─ zero word ─ old bytes ─ capacity
 //!
 //! header:      magic u32 "MLSG" | version u32 | epoch u64 | capacity u64
 //!              start: sequence u64, records u64, readings u64   through the last record before this segment
+//!              begun u64   milliseconds since 1970, by a clock that may not have been set
 //!              crc32c u32 over all before it
 //!
 //! frame:       payload length u24 | kind u8 | crc32c u32
 //! (8-aligned)  sequence u64
 //!              records u32 | readings u32   of this segment, through this frame
-//!              payload (kind 1: `Uplink` in postcard 1) | zero to a multiple of 8
+//!              payload | zero to a multiple of 8
+//!
+//! kind 1:      a record: `Uplink` in postcard 1
+//! kind 2:      the cursor as it was before the next record: the bytes of a slot; sequence and counts of the record before
 //!
 //! crc32c over: epoch u64, length and kind, sequence, records, readings, payload
 //! ```
@@ -26,21 +36,27 @@
 //! Segments are zero-filled before use and recycled by renaming, so that a commit writes data and no file system
 //! metadata. The epoch in the checksum, a number never used twice, is what makes the old bytes of a recycled file
 //! invalid. All counts are cumulative: from the headers alone a start knows what each sealed segment holds, and from
-//! the next good frame a reader knows how much it could not read.
+//! the next good frame a reader knows how much it could not read. What was settled before it was written is missing in
+//! between; the ranges of the cursor tell it from damage.
 //!
 //! # Promises
 //!
 //! * A sequence is given out once, in order, across restarts and power cuts: numbers are reserved in the cursor before
 //!   they are used. After a crash the rest of the reservation is skipped, so sequences may jump; they never go back.
-//! * `acked ≤ appended` and `synced ≤ appended`. What is acknowledged before its commit is not synced at all: the
-//!   platform has it, and the medium is spared.
-//! * Accepted means written: it survives the end of the process. Committed means synced: it survives a power cut.
+//! * What waits is one or more ranges of sequences (see `range`), each read and acknowledged in order, beside the others.
+//! * Accepted means in memory and in the journal, or without one in a segment: it survives the end of the process
+//!   ([`Status::kept`]). Committed means in a segment and synced: it survives a power cut ([`Status::synced`]).
+//! * With a journal, what is settled before its commit is never written to the medium: the platform has it.
+//! * A medium that fails or is full refuses no record while there are numbers for it. What comes waits in memory and in
+//!   the journal, within [`Limits::in_memory`]; beyond that the spool gives up what [`Full`] says, and counts it. A journal
+//!   that fails is done without until the next start.
 //! * A start always works on whatever it finds. What is unreadable at the end of the newest segment was being written
-//!   when power went (torn); unreadable anywhere else is damage: skipped, counted, and the segment put aside.
-//! * Eviction takes whole segments, the oldest first; each evicted reading is counted, and the count is synced before
-//!   the segment is reused.
-//! * After a failed sync nothing more is written to that segment. Its uncommitted records are copied to a new one.
-//! * A record whose append was refused by the storage may still be found after a crash: it is delivered then.
+//!   when power went (torn); unreadable anywhere else is damage: skipped, counted, and the segment put aside. What the
+//!   journal has counts from the end of the segments on.
+//! * A full spool gives up whole segments, the oldest first, or what comes. Each reading given up is counted, and where a
+//!   segment goes, the count is synced before it is reused; by device they are counted as far as a crash lets them be.
+//! * After a failed sync nothing more is written to that segment. Its uncommitted records are written to a new one.
+//! * A record that was refused because no number could be reserved is nowhere, and is not delivered.
 
 mod append;
 pub mod cursor;
@@ -395,7 +411,7 @@ impl<S: Storage> Spool<S> {
         // A recycled segment whose old name comes back after a power cut must still count as settled.
         if !settled.is_empty() || (durable && self.would_repeat()) {
             self.cursor.sync(&mut self.storage)?;
-        } else if !self.note_cursor_in_journal() {
+        } else if (durable || self.limits.keep == Keep::OnDisk) && !self.note_cursor_in_journal() {
             self.cursor.write(&mut self.storage)?;
         }
         for index in settled.into_iter().rev() {

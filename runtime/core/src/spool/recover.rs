@@ -143,24 +143,14 @@ impl<S: Storage> Spool<S> {
             fault: None,
             kept_full: false,
         };
-        spool.resume(in_segments, survey.writable, on_disk)?;
+        spool.resume(survey.writable, on_disk)?;
         let mut recovery = spool.recovery(found, survey.torn, survey.quarantined);
         recovery.journal_records = journal_records;
         Ok((spool, recovery))
     }
 
-    fn resume(
-        &mut self,
-        in_segments: Sequence,
-        writable: bool,
-        on_disk: Position,
-    ) -> Result<(), StorageError> {
-        if in_segments > on_disk.sequence {
-            // What the journal has was perhaps written, but not synced: it is written again, to a segment of its own.
-            if let Some(newest) = self.segments.back_mut() {
-                newest.end = on_disk;
-            }
-        } else if writable {
+    fn resume(&mut self, writable: bool, on_disk: Position) -> Result<(), StorageError> {
+        if writable {
             self.continue_newest(on_disk)?;
         }
         self.turn_journal();

@@ -112,7 +112,8 @@ impl World {
         let status = host.spool.status();
         let sane = status.acked <= status.last
             && status.synced <= status.last
-            && host.window.cursor() <= status.last;
+            && status.synced <= status.kept.max(status.acked)
+            && host.window.cursor() < host.feeder.next_turn;
         if !sane {
             self.fail(&format!("{status:?}, window {:?}", host.window));
         }
@@ -132,8 +133,14 @@ impl World {
             self.fail("no gateway at the end");
         };
         let accepted = self.ledger.accepted();
-        if !self.inexact && accepted != (status.appended.records, status.appended.readings) {
-            self.fail(&format!("{accepted:?} accepted, {status:?}"));
+        let evicted = self.ledger.evicted();
+        let dropped = self.dropped;
+        let offered = (accepted.0 + dropped.0, accepted.1 + dropped.1);
+        if !self.inexact && offered != (status.appended.records, status.appended.readings) {
+            self.fail(&format!("{offered:?} accepted, {status:?}"));
+        }
+        if !self.inexact && evicted != (status.evicted.records, status.evicted.readings) {
+            self.fail(&format!("{evicted:?} given up, {status:?}"));
         }
         if !self.inexact && status.damaged.records > 0 {
             self.fail(&format!("damage on a good disk: {status:?}"));

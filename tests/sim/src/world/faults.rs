@@ -8,6 +8,7 @@ use moorline_core::spool::sim_storage::Operation;
 use moorline_core::spool::storage::StorageError;
 use moorline_core::time::Instant;
 
+use super::store::Figures;
 use super::{Event, World};
 use crate::network::DialFault;
 use crate::plan::{self, DiskFault, Fault};
@@ -135,6 +136,9 @@ impl World {
             DiskFault::Full => {
                 let used: u64 = self.disk.files().iter().map(|file| file.bytes).sum();
                 self.disk.set_capacity(used);
+                if let Some(journal) = self.journal.as_ref().filter(|_| self.plan.chance(30)) {
+                    journal.set_capacity(0);
+                }
             }
             DiskFault::Writes(times) => self.disk.fail(Operation::Write, times, io),
             DiskFault::Syncs(times) => {
@@ -155,6 +159,9 @@ impl World {
     pub(super) fn disk_heals(&mut self) {
         self.disk.heal();
         self.disk.set_capacity(ROOMY);
+        if let Some(journal) = &self.journal {
+            journal.set_capacity(ROOMY);
+        }
     }
 
     /// kill -9: the process is gone, the page cache stays, the kernel closes the connection.
@@ -162,7 +169,14 @@ impl World {
         let Some(host) = self.host.take() else {
             return;
         };
-        self.forget_unproven(host.unproven, host.spool.status().synced.0);
+        let status = host.spool.status();
+        self.forget_unproven(host.unproven, status.synced.0);
+        if status.kept < status.last {
+            // Not even a journal has it: that is said, so it is not promised.
+            self.inexact = true;
+            self.ledger.lose_after(status.kept.0);
+            self.cover("killed with records in memory only");
+        }
         self.unclean = true;
         let latency = self.one_way();
         let open: Vec<u64> = self.network.connections.keys().copied().collect();
@@ -185,7 +199,10 @@ impl World {
         self.unclean = true;
         self.inexact = true;
         self.disk.cut_power();
-        self.ledger.lose_power(synced);
+        if let Some(journal) = &self.journal {
+            journal.wipe();
+        }
+        self.ledger.lose_after(synced);
         let open: Vec<u64> = self.network.connections.keys().copied().collect();
         for connection in open {
             self.network.close_client(connection);
@@ -197,7 +214,7 @@ impl World {
     fn forget_unproven(&mut self, unproven: bool, synced: u64) {
         if unproven {
             self.inexact = true;
-            self.ledger.lose_power(synced);
+            self.ledger.lose_after(synced);
         }
     }
 
@@ -235,6 +252,7 @@ impl World {
             return;
         };
         let (unproven, synced) = (host.unproven, host.spool.status().synced.0);
+        self.closed = Some(Figures::of(&host.spool));
         let closed = host.spool.close();
         if let Err(error) = closed {
             self.cover(format!("close failed: {error}"));

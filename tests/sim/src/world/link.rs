@@ -6,6 +6,7 @@ use moorline_core::link::cause::{Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Observation, Observed};
 use moorline_core::link::policy::{Decision, Network, PolicyFault, Question};
 use moorline_core::link::{DecidedBy, Facts, Input, Next, Output, Record, State};
+use moorline_core::spool::Totals;
 use moorline_core::time::Instant;
 
 use super::{Event, World};
@@ -27,6 +28,9 @@ impl World {
             self.seed ^ self.lives,
         );
         self.host = Some(host);
+        if let Some(before) = self.closed.take() {
+            self.follow_eviction(&before, Totals::default());
+        }
         self.note("host", format!("life {} begins", self.lives));
         if std::mem::take(&mut self.unclean) {
             self.tell_restart();

@@ -369,7 +369,7 @@ impl Model {
     /// The process ends, with or without a word, and with or without power.
     fn crash(&mut self) {
         let before = self.spool.status();
-        let before_ranges = self.spool.cursor.state.unsettled.clone();
+        let waited = self.spool.cursor.state.unsettled.clone();
         let mut marked = self.spool.cursor.poison_is_marked();
         let how = self.random(5);
         let storage = self.storage.clone();
@@ -419,7 +419,7 @@ impl Model {
         let found = self.read_everything();
         let sequences: BTreeSet<_> = found.iter().map(|record| record.sequence).collect();
         let waits = |sequence: &Sequence| {
-            before_ranges.index_of(*sequence).is_some()
+            waited.index_of(*sequence).is_some()
                 && (still_waits.index_of(*sequence).is_some() || !evicted)
                 && *sequence <= promised
         };
