@@ -12,6 +12,7 @@ mod bad_input;
 mod bad_plugins;
 mod broker;
 mod brokers;
+mod campaign;
 mod dead_letters;
 mod doctor;
 mod duel;
