@@ -21,6 +21,7 @@ mod fleet;
 mod journal;
 mod modbus;
 mod netns;
+mod outage;
 mod policies;
 mod starvation;
 mod stress;
