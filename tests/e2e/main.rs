@@ -18,6 +18,7 @@ mod doctor;
 mod duel;
 mod faults;
 mod fleet;
+mod full_disk;
 mod journal;
 mod modbus;
 mod netns;
