@@ -38,7 +38,9 @@ fn written(kind: Kind, records: usize, payload_bytes: usize) -> Outcome<u64> {
     let mut number = 0;
     let mut keep = |bytes: usize, records: usize| -> Outcome<()> {
         for _ in 0..bytes / (records * RECORD_BYTES) {
-            store.put(&batch(records, number))?;
+            let batch = batch(records, number);
+            store.offer(&batch);
+            store.put(&batch)?;
             store.tend()?;
             number += 1;
         }
@@ -68,7 +70,9 @@ impl Volume {
         run(Command::new("mkfs.ext4")
             .args(["-q", "-E", lazy])
             .arg(&image))?;
-        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
+        let device = run(Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&image))?;
         let device = device.trim().to_owned();
         run(Command::new("mount").arg(&device).arg(&mount))?;
         Ok(Self {

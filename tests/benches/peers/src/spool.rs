@@ -21,6 +21,7 @@ const AROUND_BYTES: usize = 5;
 
 pub struct Spool {
     log: Log<Disk>,
+    offered: Vec<Uplink>,
     commits: u64,
     after: Sequence,
 }
@@ -50,6 +51,7 @@ impl Spool {
         while log.prepare()? {}
         Ok(Self {
             log,
+            offered: Vec::new(),
             commits: 0,
             after: Sequence(0),
         })
@@ -57,10 +59,13 @@ impl Spool {
 }
 
 impl Store for Spool {
+    fn offer(&mut self, batch: &[Vec<u8>]) {
+        self.offered = batch.iter().map(|record| uplink(record)).collect();
+    }
+
     fn put(&mut self, batch: &[Vec<u8>]) -> Outcome<()> {
         let mut outcomes = Vec::with_capacity(batch.len());
-        self.log
-            .append(batch.iter().map(|record| uplink(record)), &mut outcomes);
+        self.log.append(self.offered.drain(..), &mut outcomes);
         for outcome in outcomes {
             outcome?;
         }
