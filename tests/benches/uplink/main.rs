@@ -19,7 +19,7 @@ use moorline_tests::mosquitto;
 use parties::{INFLIGHT, MESSAGES, READINGS_PER_BATCH, bare_client, batch, cpu, gateway, message};
 
 const ROUNDS: usize = 7;
-/// rumqttd does not turn Nagle's algorithm off: a round takes many seconds.
+/// In the tests' build rumqttd is slow.
 const ROUNDS_RUMQTTD: usize = 3;
 
 #[tokio::main]

@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 pub(crate) const MESSAGES: u64 = 20_000;
 pub(crate) const READINGS_PER_BATCH: u64 = 32;
 pub(crate) const INFLIGHT: u16 = 100;
+/// rumqttd as the tests configure it closes on larger ones.
+const PACKET_BYTES_MAX: usize = 16 * 1024;
 /// Instances that emit side by side; each waits for the spool's answer before it emits again.
 const CONNECTORS: u64 = 8;
 const TEXT_BYTES: usize = 64;
@@ -93,6 +95,7 @@ pub(crate) async fn gateway(
         state.to_owned(),
     );
     settings.inflight_max = INFLIGHT;
+    settings.packet_bytes_max = PACKET_BYTES_MAX;
     let (policy, _nobody) = PolicyHandle::channel();
     let (downlink, _downlinks) = mpsc::channel(1);
     let network = moorline::network::unwatched();
