@@ -128,9 +128,17 @@ fn first_word_like_a_version(command: &mut Command) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// rumqttd's binary.
+/// rumqttd's binary; where somebody has built it for speed, that one.
 fn rumqttd() -> PathBuf {
-    shelf().join("rumqttd/debug/rumqttd-for-tests")
+    let built = |profile: &str| {
+        shelf()
+            .join("rumqttd")
+            .join(profile)
+            .join("rumqttd-for-tests")
+    };
+    Some(built("release"))
+        .filter(|binary| binary.is_file())
+        .unwrap_or_else(|| built("debug"))
 }
 
 /// The version of a crate in a lock file of the repository.

@@ -63,10 +63,23 @@ impl Configuration {
     /// Adds a simulated connector that says at `witness` what was accepted.
     #[must_use]
     pub fn simulated(self, name: &str, component: &Path, witness: Option<SocketAddr>) -> Self {
+        self.simulated_at(name, component, witness, DEVICES, READINGS_PER_S)
+    }
+
+    /// Like [`Configuration::simulated`], with so many devices and so many readings a second of all of them together.
+    #[must_use]
+    pub fn simulated_at(
+        self,
+        name: &str,
+        component: &Path,
+        witness: Option<SocketAddr>,
+        devices: u32,
+        readings_per_s: u32,
+    ) -> Self {
         let mut lines = format!(
             "\n[[connector]]\nname = \"{name}\"\ncomponent = {component:?}\ncall_deadline_ms = 500\n\
              memory_bytes_max = 16777216\n[connector.config]\n\
-             devices = {DEVICES}\nreadings_per_second = {READINGS_PER_S}\ndevice_prefix = \"{name}-\"\nkey = \"seq\"\n"
+             devices = {devices}\nreadings_per_second = {readings_per_s}\ndevice_prefix = \"{name}-\"\nkey = \"seq\"\n"
         );
         if let Some(witness) = witness {
             // Writing into a string cannot fail.

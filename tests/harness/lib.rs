@@ -13,11 +13,14 @@
 pub mod brokers;
 pub mod configuration;
 pub mod device;
+pub mod dice;
 pub mod netns;
 pub mod platform;
 pub mod plugins;
+pub mod punctuality;
 pub mod rig;
 pub mod subscriber;
+pub mod volume;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -123,9 +123,21 @@ impl Rig {
     ///
     /// # Panics
     /// When the gateway does not drain and end well.
-    pub async fn settle(&self, mut running: Running) -> (History, Balance) {
+    pub async fn settle(&self, running: Running) -> (History, Balance) {
+        self.settle_within(running, DRAINED).await
+    }
+
+    /// Like [`Rig::settle`], with so much time for what waits in the spool.
+    ///
+    /// # Panics
+    /// When the gateway does not drain and end well.
+    pub async fn settle_within(
+        &self,
+        mut running: Running,
+        drained: Duration,
+    ) -> (History, Balance) {
         running
-            .wait("the spool is nearly empty", DRAINED, |now| {
+            .wait("the spool is nearly empty", drained, |now| {
                 now.now.spool.depth_readings < 5_000
             })
             .await;

@@ -32,7 +32,7 @@ fn the_smallest_file_resolves_to_the_documented_defaults() {
 }
 
 /// Keys of the shipped example whose value is an example.
-const WITHOUT_DEFAULT: [&str; 8] = [
+const WITHOUT_DEFAULT: [&str; 11] = [
     "metrics_file",
     "batch_readings_max",
     "bind_address",

@@ -1,68 +1,42 @@
-//! Spool, link and Mosquitto, end to end at QoS 1, against the bare client without any store in the same run.
-//!
-//! Rounds alternate, so that both meet the same machine; the ratio is that of the medians.
-
-#![expect(clippy::print_stdout, reason = "the table is the result")]
+//! The two parties of the uplink benches: the client crate alone, and spool and link as the gateway runs them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use moorline::clock::Clock;
-use moorline::demo::broker::Broker;
 use moorline::link::{self, LinkSettings};
 use moorline::policy_handle::PolicyHandle;
 use moorline::spool::{self, AppendRefused, Appender, SpoolSettings};
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
-use moorline_tests::mosquitto;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{AsyncClient, Event, MqttOptions, PublishOptions};
 
-const ROUNDS: usize = 5;
-const MESSAGES: u64 = 20_000;
-const READINGS_PER_BATCH: u64 = 32;
-const INFLIGHT: u16 = 100;
+pub(crate) const MESSAGES: u64 = 20_000;
+pub(crate) const READINGS_PER_BATCH: u64 = 32;
+pub(crate) const INFLIGHT: u16 = 100;
+/// rumqttd as the tests configure it closes on larger ones.
+const PACKET_BYTES_MAX: usize = 16 * 1024;
 /// Instances that emit side by side; each waits for the spool's answer before it emits again.
 const CONNECTORS: u64 = 8;
 const TEXT_BYTES: usize = 64;
 
-#[tokio::main]
-async fn main() {
-    let Some(kind) = mosquitto() else { return };
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    // As it comes: the tests' broker puts every change on disk, to survive its own kill -9.
-    let broker = Broker::start_with(kind, &directory.path().join("broker"), "persistence false")
-        .await
-        .expect("Mosquitto");
-    let (mut bare, mut moorline, mut readings) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        bare.push(bare_client(broker.address()).await);
-        let state = directory.path().join(format!("messages-{round}"));
-        moorline.push(gateway(broker.address(), &state, message).await);
-        let state = directory.path().join(format!("readings-{round}"));
-        let batches = gateway(broker.address(), &state, batch).await;
-        readings.push(batches * READINGS_PER_BATCH as f64);
-    }
-    let (bare, moorline, readings) = (median(bare), median(moorline), median(readings));
-    println!(
-        "QoS 1 to Mosquitto, {MESSAGES} messages a round, median of {ROUNDS} rounds, {INFLIGHT} in flight"
-    );
-    println!("bare client, no store            {bare:>10.0} messages/s");
-    println!(
-        "spool and link                   {moorline:>10.0} messages/s   ratio {:.2}",
-        moorline / bare
-    );
-    println!("spool and link, batches of {READINGS_PER_BATCH}     {readings:>10.0} readings/s");
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+/// CPU time of this process so far, all threads, in hundredths of a second as the kernel counts them.
+pub(crate) fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_name, fields)| fields);
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(10 * ticks)
 }
 
 /// Messages per second of the client crate alone.
-async fn bare_client(broker: SocketAddr) -> f64 {
+pub(crate) async fn bare_client(broker: SocketAddr) -> f64 {
     let mut options = MqttOptions::new("bare", (broker.ip().to_string(), broker.port()));
     options
         .set_keep_alive(30)
@@ -98,7 +72,11 @@ async fn bare_client(broker: SocketAddr) -> f64 {
 }
 
 /// Appends per second until all are acknowledged, through a fresh spool and link.
-async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) -> Uplink) -> f64 {
+pub(crate) async fn gateway(
+    broker: SocketAddr,
+    state: &std::path::Path,
+    uplink: fn(u64) -> Uplink,
+) -> f64 {
     let settings = SpoolSettings::new(state.join("spool"));
     let (spool, appender, outlet, _) = spool::open(settings, Clock::start()).expect("a spool");
     let mut spooled = outlet.status();
@@ -109,6 +87,7 @@ async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) ->
         state.to_owned(),
     );
     settings.inflight_max = INFLIGHT;
+    settings.packet_bytes_max = PACKET_BYTES_MAX;
     let (policy, _nobody) = PolicyHandle::channel();
     let (door, _arrivals) = link::door();
     let network = moorline::network::unwatched();
@@ -162,7 +141,7 @@ fn device() -> DeviceName {
 }
 
 /// Takes a publish of its own.
-fn message(number: u64) -> Uplink {
+pub(crate) fn message(number: u64) -> Uplink {
     let values = vec![
         (
             Key::try_new("n").expect("a key"),
@@ -180,7 +159,7 @@ fn message(number: u64) -> Uplink {
 }
 
 /// Shares a publish with its neighbours.
-fn batch(number: u64) -> Uplink {
+pub(crate) fn batch(number: u64) -> Uplink {
     let reading = |index: u64| Reading {
         key: Key::try_new(&format!("key-{index}")).expect("a key"),
         value: Value::Double(index as f64),
