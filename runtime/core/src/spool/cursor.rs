@@ -25,8 +25,8 @@ use crate::message::Sequence;
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 108;
 
-const CURSOR_NAME: &str = "cursor";
-const SLOT_STRIDE: usize = 4096;
+pub(super) const CURSOR_NAME: &str = "cursor";
+pub(super) const SLOT_STRIDE: usize = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"MLCU");
 const VERSION: u32 = 1;
 

@@ -45,6 +45,8 @@
 mod append;
 pub mod cursor;
 pub mod dead_letter;
+pub mod inspect;
+mod purge;
 mod read;
 pub mod record;
 mod recover;
