@@ -23,3 +23,4 @@ pub mod spool;
 pub mod swap;
 pub mod thingsboard;
 pub mod time;
+pub mod wear;
