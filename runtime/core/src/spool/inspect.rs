@@ -18,6 +18,9 @@ pub const SEGMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// A search for the next good frame gives up after so many times the segment's bytes, as the spool's own reader does.
 const SEARCH_BUDGET_SEGMENTS: usize = 4;
 
+/// No start skips more sequences. A search believes in nothing farther, or every payload would look like a frame's header.
+const JUMP_MAX: u64 = 1 << 33;
+
 /// What the directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Contents {
@@ -310,11 +313,12 @@ impl<'a> Walk<'a> {
     /// The offset of the next good frame after the damage at `offset`.
     fn search(&mut self) -> Option<usize> {
         let work_max = self.bytes.len().saturating_mul(SEARCH_BUDGET_SEGMENTS);
+        let far = Sequence(self.after.sequence.0.saturating_add(JUMP_MAX));
         let mut offset = self.offset + FRAME_ALIGNMENT;
         while offset + FRAME_HEADER <= self.bytes.len() && self.work < work_max {
             let here = self.bytes.get(offset..).unwrap_or_default();
-            let plausible =
-                record::claimed_sequence(here).is_some_and(|claimed| self.fits(claimed));
+            let plausible = record::claimed_sequence(here)
+                .is_some_and(|claimed| self.fits(claimed) && claimed <= far);
             if plausible && let Some(wanted) = record::wanted(here) {
                 self.work += wanted.min(here.len());
                 if let FrameRead::Frame(_) = self.decode(offset) {
@@ -576,5 +580,40 @@ mod tests {
         spool.close().unwrap();
         let contents = survey(&mut storage).unwrap();
         assert_eq!(contents.cursor.unwrap().evicted, expected);
+    }
+
+    #[test]
+    fn no_payload_leads_the_search_astray() {
+        const LARGE: u64 = 256 * 1024;
+        let mut storage = SimStorage::new(1, 1 << 30);
+        let limits = Limits::new(LARGE, 8 * LARGE, 4 * 1024).unwrap();
+        let (mut spool, _) = Spool::open(storage.clone(), limits).unwrap();
+        let words = |seed: u64| -> String {
+            let noise = (0..400_u64).map(|n| (seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            noise.map(|word| format!("{word:x}")).collect()
+        };
+        let mut outcomes = Vec::new();
+        let letters = (0..30).map(|seed| Uplink::Letter {
+            topic: "t".to_owned(),
+            payload: words(seed),
+            readings: 1,
+        });
+        spool.append(letters, &mut outcomes);
+        let contents = survey(&mut storage).unwrap();
+        let segment = contents.segments[0];
+        let HeaderRead::Whole(header) = segment.header else {
+            panic!("{segment:?}")
+        };
+        let mut bytes = load(&mut storage, &segment).unwrap().unwrap();
+        bytes[100_000] ^= 0x40;
+        let found: Vec<_> = Walk::new(header, segment.end, &bytes).collect();
+        let damaged = found
+            .iter()
+            .filter(|found| matches!(found, Found::Damage(_)));
+        assert_eq!(damaged.count(), 1);
+        let records = found
+            .iter()
+            .filter(|found| matches!(found, Found::Record { .. }));
+        assert_eq!(records.count(), 29);
     }
 }
