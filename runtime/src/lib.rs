@@ -22,3 +22,4 @@ pub mod shutdown;
 pub mod spool;
 pub mod status;
 mod stress;
+mod wear;

@@ -332,6 +332,7 @@ pub(crate) struct File {
     pub(crate) policy: Option<Policy>,
     #[serde(default)]
     pub(crate) spool: Spool,
+    pub(crate) wear: Option<Wear>,
     #[serde(default)]
     pub(crate) connector: Vec<Connector>,
 }
@@ -429,6 +430,14 @@ pub(crate) struct Spool {
     pub(crate) commit_bytes: Option<Within<1024, 16_777_216>>,
     #[serde(default)]
     pub(crate) durability: Durability,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wear {
+    pub(crate) bytes_per_day_max: Option<Spanned<Within<1_048_576, 1_125_899_906_842_624>>>,
+    pub(crate) endurance_gb: Option<Within<1, 100_000_000>>,
+    pub(crate) life_years: Option<Spanned<Within<1, 100>>>,
 }
 
 #[derive(Debug, Deserialize)]

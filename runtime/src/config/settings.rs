@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use moorline_core::link::canary;
 use moorline_core::swap;
+use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
@@ -43,6 +44,10 @@ const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
 const COMMIT_BYTES: usize = 256 * 1024;
+/// As data sheets count it.
+const GIGABYTE: u64 = 1_000_000_000;
+/// How long a medium is to live, where only its endurance is given.
+const LIFE_YEARS: u64 = 10;
 
 /// Everything the gateway is told, resolved.
 #[derive(Clone, Debug)]
@@ -63,6 +68,8 @@ pub struct Settings {
     pub policy: Option<PolicySettings>,
     /// The spool.
     pub spool: SpoolSettings,
+    /// What may be written to the medium of the state directory; none = anything.
+    pub wear: Option<Budget>,
     /// The connectors.
     pub connectors: Vec<ConnectorSettings>,
     /// How swaps are paced.
@@ -103,6 +110,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         configuration: serde_json::Value::Object(policy.config),
     });
     let spool = spool(&raw.spool, &state_dir);
+    let wear = raw.wear.and_then(|wear| resolver.wear(wear));
     let connectors = resolver.connectors(raw.connector);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
@@ -117,6 +125,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         report_disconnects,
         policy,
         spool,
+        wear,
         connectors,
         swap,
         warnings: resolver.warnings,
@@ -164,6 +173,29 @@ fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
 }
 
 impl Resolver<'_> {
+    fn wear(&mut self, raw: raw::Wear) -> Option<Budget> {
+        if let (Some(daily), Some(_endurance)) = (&raw.bytes_per_day_max, &raw.endurance_gb) {
+            self.find(
+                daily.span(),
+                "goes without wear.endurance_gb: either says what a day may come to",
+            );
+        }
+        if let (Some(years), None) = (&raw.life_years, &raw.endurance_gb) {
+            self.find(
+                years.span(),
+                "needs wear.endurance_gb, the bytes that the medium endures by its data sheet",
+            );
+        }
+        let endurance = raw.endurance_gb.map(|endurance| Budget::Endurance {
+            bytes: endurance.0.saturating_mul(GIGABYTE),
+            years: raw.life_years.map_or(LIFE_YEARS, |years| years.get_ref().0) as f64,
+        });
+        let daily = raw
+            .bytes_per_day_max
+            .map(|bytes| Budget::BytesPerDay(bytes.get_ref().0));
+        endurance.or(daily)
+    }
+
     fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.findings.push(self.source.at(span, message));
     }

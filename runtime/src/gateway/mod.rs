@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline_core::spool::cursor::CursorFound;
+use moorline_core::wear::Budget;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -29,9 +30,10 @@ use crate::journal;
 use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSetupError};
 use crate::network;
 use crate::plugins::{self, PluginSettings, Plugins, StartError};
-use crate::shutdown::{self, Asked, Signals};
+use crate::shutdown::{self, Asked, Shutdown, Signals};
 use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
 use crate::status::{self, Sources, Tracker};
+use crate::wear::{Watcher, WearStatus};
 
 use reload::Reload;
 
@@ -152,21 +154,21 @@ impl Gateway {
         ));
         tasks.spawn(tell_plugins(link.status(), link_up));
         tasks.spawn(tell_network(link.status(), towards));
-        tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
             link: link.status(),
             spool: spool.status(),
             plugins: plugins.status(),
             network,
+            wear: follow_wear(&mut tasks, &state_dir, settings.wear, clock, &stop_writing),
         };
-        let tracker = Tracker::new(clock);
+        tasks.spawn(journal::keep(state_dir, link.status()));
         tasks.spawn(status::run(
             status::Files {
                 status: settings.status_file,
                 metrics: settings.metrics_file,
             },
             sources,
-            tracker,
+            Tracker::new(clock),
             stop_writing,
         ));
         Ok(Self {
@@ -216,6 +218,19 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Counts what is written to the medium under the state directory, until the status is no longer written.
+fn follow_wear(
+    tasks: &mut JoinSet<()>,
+    state_dir: &Path,
+    budget: Option<Budget>,
+    clock: Clock,
+    stop: &Shutdown,
+) -> watch::Receiver<WearStatus> {
+    let (watcher, wear) = Watcher::new(state_dir, budget, clock);
+    tasks.spawn(watcher.run(stop.clone()));
+    wear
 }
 
 /// The state directory is for the gateway's user alone: it holds plugin state and what was measured.

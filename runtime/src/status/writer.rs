@@ -14,6 +14,7 @@ use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
 use crate::shutdown::Shutdown;
 use crate::spool::SpoolStatus;
+use crate::wear::WearStatus;
 
 /// The least time between two writes, and so the most a change waits.
 const WRITE_EVERY_MIN: Duration = Duration::from_millis(100);
@@ -38,6 +39,7 @@ pub(crate) struct Sources {
     pub(crate) spool: watch::Receiver<SpoolStatus>,
     pub(crate) plugins: watch::Receiver<PluginsStatus>,
     pub(crate) network: watch::Receiver<Seen>,
+    pub(crate) wear: watch::Receiver<WearStatus>,
 }
 
 /// Writes until told to stop, and once more then.
@@ -72,7 +74,8 @@ pub(crate) async fn run(
                 let plugins = sources.plugins.borrow_and_update();
                 let network = sources.network.borrow_and_update();
                 let spool = sources.spool.borrow_and_update();
-                tracker.snapshot(&link, &spool, &plugins, &network)
+                let wear = sources.wear.borrow_and_update();
+                tracker.snapshot(&link, &spool, &plugins, &network, &wear)
             };
             written = Some(Instant::now());
             let measures =
