@@ -8,6 +8,7 @@
     reason = "tests: a panic is the report, and some measure"
 )]
 
+mod audit;
 mod bad_input;
 mod bad_plugins;
 mod broker;
