@@ -22,6 +22,7 @@ mod journal;
 mod modbus;
 mod netns;
 mod policies;
+mod spool_tools;
 mod starvation;
 mod stress;
 mod swaps;

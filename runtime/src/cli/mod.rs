@@ -21,6 +21,7 @@ mod plugin;
 mod policy;
 mod reload;
 mod run;
+mod spool;
 mod stress;
 
 /// An edge gateway: one MQTT link that no plugin, reload or swap drops; device connectors are WebAssembly components.
@@ -132,9 +133,9 @@ enum Command {
     /// Build and inspect plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Look into the spool.
+    /// Look into the spool, carry readings out of it by hand, or give up what waits there.
     #[command(subcommand)]
-    Spool(SpoolCommand),
+    Spool(spool::SpoolCommand),
     /// Break the way to your own broker in every way there is, at a given load, and report what became of it.
     ///
     /// Uses the link, the policy and the disk as `moorline run` would, with test readings of devices named
@@ -167,16 +168,6 @@ enum PluginCommand {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum SpoolCommand {
-    /// What the platform refused for good, no packet can carry, or the broker ended sessions over.
-    #[command(
-        subcommand,
-        after_help = "Examples:\n  moorline spool dead-letter ls --config gateway.toml\n  moorline spool dead-letter show 3 --config gateway.toml\n  moorline spool dead-letter replay --all --config gateway.toml"
-    )]
-    DeadLetter(dead_letter::DeadLetterCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -220,7 +211,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
-        Command::Spool(SpoolCommand::DeadLetter(command)) => dead_letter::dead_letter(&command),
+        Command::Spool(command) => spool::spool(command),
         Command::Stress(options) => stress::stress(&options),
         Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
         Command::DemoPart(part) => run::demo_part(part),

@@ -91,6 +91,7 @@ pub async fn run(file: &Path, settings: Settings) -> Result<(), GatewayError> {
                 Asked::Reload => {
                     reload.apply(&gateway.link).await;
                     gateway.spool.replay().await;
+                    gateway.spool.purge().await;
                 }
             },
             () = gateway.link_ended() => break Err(GatewayError::LinkEnded),

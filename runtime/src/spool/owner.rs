@@ -6,11 +6,12 @@ use std::time::Duration;
 use moorline_core::message::{Sequence, Uplink};
 use moorline_core::spool::dead_letter::{Letter, Replayed};
 use moorline_core::spool::storage::StorageError;
-use moorline_core::spool::{self as core_spool, Refused};
+use moorline_core::spool::{self as core_spool, Refused, Totals};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 
 use super::disk::Disk;
+use super::purge;
 use super::{AppendRefused, Durability, ReadError, Record, SpoolSettings, SpoolStatus};
 
 /// A commit is made when so many records wait for it.
@@ -51,6 +52,8 @@ pub(super) enum Ask {
 pub(super) enum Order {
     /// Send the letters again that are marked for it.
     Replay,
+    /// Give up what waits, if somebody asked for that with a file.
+    Purge,
     /// Answered when the directory is free again.
     Close(CloseReply),
 }
@@ -118,6 +121,7 @@ impl Owner {
                 biased;
                 Some(order) = orders.recv() => match order {
                     Order::Replay => self.replay(),
+                    Order::Purge => self.purge(),
                     Order::Close(reply) => break Some(reply),
                 },
                 () = commit.elapsed() => {
@@ -255,6 +259,25 @@ impl Owner {
         }
     }
 
+    /// Gives up what waits, if somebody asked.
+    fn purge(&mut self) {
+        if !purge::taken_up(&self.settings.directory) {
+            return;
+        }
+        let purged = self.spool.purge();
+        match purged {
+            Ok(Totals { records, readings }) => {
+                tracing::warn!(
+                    records,
+                    readings,
+                    "an operator gave up what waited; it is counted as evicted"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "nothing was given up"),
+        }
+        purge::reply(&self.settings.directory, &purged.into());
+    }
+
     /// Whether a commit should not wait for its time.
     fn due(&self) -> bool {
         let (bytes, records) = self.spool.uncommitted();
@@ -316,7 +339,7 @@ async fn asked_to_close(mut orders: mpsc::Receiver<Order>) -> Option<CloseReply>
     orders.close();
     loop {
         match orders.recv().await? {
-            Order::Replay => {}
+            Order::Replay | Order::Purge => {}
             Order::Close(reply) => return Some(reply),
         }
     }
