@@ -11,6 +11,7 @@ pub mod fault_proxy;
 mod file_watch;
 mod fleet;
 pub mod gateway;
+pub mod inbox;
 pub mod journal;
 pub mod link;
 mod log_gate;

@@ -11,7 +11,7 @@ use moorline::spool::disk::Disk;
 use moorline_core::message::{
     DeviceName, DeviceReadings, Key, Quality, Reading, Sequence, Uplink, Value,
 };
-use moorline_core::spool::{Limits, Spool};
+use moorline_core::spool::{Lane, Limits, Spool};
 use moorline_core::time::TimestampMs;
 
 const SEGMENT: u64 = 256 * 1024;
@@ -55,14 +55,16 @@ fn uplink(number: u64) -> Uplink {
 fn stopped(directory: &Path, acked: usize) -> PathBuf {
     let state = directory.join("state");
     let limits = Limits::new(SEGMENT, 16 * SEGMENT, 4096).unwrap();
-    let disk = Disk::open(&state.join("spool")).unwrap();
+    let disk = Disk::open(&state.join("spool/telemetry")).unwrap();
     let (mut spool, _) = Spool::open(disk, limits).unwrap();
     let mut outcomes = Vec::new();
     spool.append((0..RECORDS).map(uplink), &mut outcomes);
     assert!(outcomes.iter().all(Result::is_ok));
+    // What is settled before its commit would be written nowhere.
+    spool.commit().unwrap();
     let mut records = Vec::new();
     spool
-        .read(Sequence(0), usize::MAX, acked, &mut records)
+        .read(Lane::Live, Sequence(0), usize::MAX, acked, &mut records)
         .unwrap();
     if let Some(last) = records.last() {
         spool.ack(last.sequence);
@@ -77,7 +79,7 @@ fn stopped(directory: &Path, acked: usize) -> PathBuf {
 }
 
 fn segments(config: &Path) -> Vec<PathBuf> {
-    let directory = config.with_file_name("state").join("spool");
+    let directory = config.with_file_name("state").join("spool/telemetry");
     let mut segments: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -201,7 +203,7 @@ fn a_purge_asks_counts_and_respects_the_lock() {
     let unasked = spool(&["purge"], &config);
     assert_eq!(unasked.status.code(), Some(64), "{unasked:?}");
     {
-        let _owner = Disk::open(&config.with_file_name("state").join("spool")).unwrap();
+        let _owner = Disk::open(&config.with_file_name("state").join("spool/telemetry")).unwrap();
         let locked = spool(&["purge", "--yes"], &config);
         assert_eq!(locked.status.code(), Some(71), "{locked:?}");
         // Looking needs no lock.

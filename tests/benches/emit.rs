@@ -1,14 +1,17 @@
 //! What one `emit` costs a guest: the call, the conversion at the boundary, and the spool's acceptance. Measured by the
-//! guest's own clock in the real plugin host over a real spool that nobody drains.
+//! guest's own clock in the real plugin host over a real spool that nobody drains. And what report strategies add or spare.
 
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
 use std::time::Duration;
 
 use moorline::clock::Clock;
-use moorline::plugins::{self, ConnectorSettings, DeliveryRefused, Limits, PluginSettings};
-use moorline::spool::{self, Durability, SpoolSettings};
+use moorline::plugins::{
+    self, ConnectorSettings, DeliveryRefused, Limits, Platform, PluginSettings,
+};
+use moorline::spool::{self, SpoolSettings};
 use moorline_core::message::{DeviceName, Downlink, Sequence, Uplink};
+use moorline_core::report::{Deadband, Pattern, Rule, Rules, Strategy};
 use moorline_core::swap;
 use moorline_tests::plugins::Guest;
 use tokio::sync::watch;
@@ -21,23 +24,44 @@ const READ_RECORDS: usize = 4_096;
 
 #[tokio::main]
 async fn main() {
+    println!("one emit, median of {ROUNDS} rounds of {CALLS} calls, by the guest's clock");
+    let change = Strategy::OnChange(Deadband::default());
+    let elsewhere = Rule {
+        device: Pattern::new("another device"),
+        key: Pattern::Any,
+        strategy: change,
+    };
+    for (name, rules) in [
+        ("no strategy", Rules::default()),
+        (
+            "a strategy for another device",
+            Rules::new(vec![elsewhere], Strategy::OnReceived),
+        ),
+        (
+            "on change, and nothing changes",
+            Rules::new(Vec::new(), change),
+        ),
+    ] {
+        println!("{name}:");
+        measure(rules).await;
+    }
+}
+
+async fn measure(report: Rules) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let component = directory.path().join("burst.wasm");
     std::fs::write(&component, Guest::BURST.bytes()).expect("a file");
-    let settings = SpoolSettings {
-        directory: directory.path().join("spool"),
-        segment_bytes: 8 << 20,
-        bytes_max: 1 << 30,
-        commit_interval: Duration::from_millis(50),
-        commit_bytes: 256 << 10,
-        sync: Durability::Batched,
-    };
-    let (spool, appender, mut outlet, _) = spool::open(settings).expect("a spool");
+    let mut settings = SpoolSettings::new(directory.path().join("spool"));
+    if let Some(telemetry) = settings.telemetry_mut() {
+        telemetry.bytes_max = 1 << 30;
+    }
+    let (spool, appender, mut outlet, _) = spool::open(settings, Clock::start()).expect("a spool");
     let connector = ConnectorSettings {
         name: "burst".into(),
         component,
         configuration: serde_json::json!({}),
         connections: Vec::new(),
+        report,
         limits: Limits::default(),
     };
     let settings = PluginSettings {
@@ -48,10 +72,11 @@ async fn main() {
         swap: swap::Settings::default(),
     };
     let (_up, link_up) = watch::channel(true);
-    let plugins = plugins::start(settings, appender, link_up, Clock::start())
+    let (_gap, gaps) = watch::channel(0);
+    let platform = Platform { link_up, gaps };
+    let plugins = plugins::start(settings, appender, platform, Clock::start())
         .await
         .expect("a host");
-    println!("one emit, median of {ROUNDS} rounds of {CALLS} calls, by the guest's clock");
     let mut spooled = outlet.status();
     let mut after = Sequence(0);
     for batch in BATCHES {
@@ -59,12 +84,12 @@ async fn main() {
         for round in 0..ROUNDS {
             ask(&plugins, batch, round as u64).await;
             let [taken, refused, took_us] = loop {
-                let records = outlet
-                    .read(after, READ_BYTES, READ_RECORDS)
+                let (records, _) = outlet
+                    .read(READ_BYTES, READ_RECORDS)
                     .await
                     .expect("a spool");
                 match records.last() {
-                    Some(last) => after = last.sequence,
+                    Some(last) => after = last.turn,
                     None => {
                         spooled.changed().await.expect("a spool");
                         continue;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use moorline::clock::Clock;
 use moorline::spool::{self, Durability, SpoolSettings};
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
@@ -32,15 +33,12 @@ fn uplink(readings: u64) -> Uplink {
     }])
 }
 
-fn settings(directory: &std::path::Path, sync: Durability) -> SpoolSettings {
-    SpoolSettings {
-        directory: directory.to_owned(),
-        segment_bytes: 8 << 20,
-        bytes_max: 256 << 20,
-        commit_interval: Duration::from_millis(50),
-        commit_bytes: 256 << 10,
-        sync,
+fn settings(directory: &std::path::Path, durability: Durability) -> SpoolSettings {
+    let mut settings = SpoolSettings::new(directory.to_owned());
+    for setup in &mut settings.streams {
+        setup.durability = durability;
     }
+    settings
 }
 
 fn append(bencher: Bencher<'_, '_>, batch: u64, sync: Durability) {
@@ -49,8 +47,8 @@ fn append(bencher: Bencher<'_, '_>, batch: u64, sync: Durability) {
         .build()
         .expect("a runtime");
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let (spool, appender, mut outlet, _) =
-        spool::open(settings(directory.path(), sync)).expect("a spool");
+    let (spool, appender, _outlet, _) =
+        spool::open(settings(directory.path(), sync), Clock::start()).expect("a spool");
     let uplink = uplink(batch);
     bencher.counter(ItemsCount::new(batch)).bench_local(|| {
         runtime.block_on(async {
@@ -64,8 +62,6 @@ fn append(bencher: Bencher<'_, '_>, batch: u64, sync: Durability) {
         })
     });
     runtime.block_on(async {
-        let last = outlet.status().borrow().last;
-        outlet.ack(last, 0).await;
         spool.close().await.expect("a clean end");
     });
 }

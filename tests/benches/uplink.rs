@@ -11,14 +11,13 @@ use moorline::clock::Clock;
 use moorline::demo::broker::Broker;
 use moorline::link::{self, LinkSettings};
 use moorline::policy_handle::PolicyHandle;
-use moorline::spool::{self, AppendRefused, Appender, Durability, SpoolSettings};
+use moorline::spool::{self, AppendRefused, Appender, SpoolSettings};
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
 use moorline_tests::mosquitto;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{AsyncClient, Event, MqttOptions, PublishOptions};
-use tokio::sync::mpsc;
 
 const ROUNDS: usize = 5;
 const MESSAGES: u64 = 20_000;
@@ -100,15 +99,8 @@ async fn bare_client(broker: SocketAddr) -> f64 {
 
 /// Appends per second until all are acknowledged, through a fresh spool and link.
 async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) -> Uplink) -> f64 {
-    let settings = SpoolSettings {
-        directory: state.join("spool"),
-        segment_bytes: 8 << 20,
-        bytes_max: 256 << 20,
-        commit_interval: Duration::from_millis(50),
-        commit_bytes: 256 << 10,
-        sync: Durability::Batched,
-    };
-    let (spool, appender, outlet, _) = spool::open(settings).expect("a spool");
+    let settings = SpoolSettings::new(state.join("spool"));
+    let (spool, appender, outlet, _) = spool::open(settings, Clock::start()).expect("a spool");
     let mut spooled = outlet.status();
     let mut settings = LinkSettings::new(
         broker.ip().to_string(),
@@ -118,10 +110,10 @@ async fn gateway(broker: SocketAddr, state: &std::path::Path, uplink: fn(u64) ->
     );
     settings.inflight_max = INFLIGHT;
     let (policy, _nobody) = PolicyHandle::channel();
-    let (downlink, _downlinks) = mpsc::channel(1);
+    let (door, _arrivals) = link::door();
     let network = moorline::network::unwatched();
     let link =
-        link::spawn(settings, outlet, policy, downlink, network, Clock::start()).expect("a link");
+        link::spawn(settings, outlet, policy, door, network, Clock::start()).expect("a link");
     let mut status = link.status();
     status
         .wait_for(link::LinkStatus::is_up)

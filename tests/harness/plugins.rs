@@ -34,6 +34,10 @@ impl Guest {
     pub const CONNECTOR_HANG: Self = Self::connector("timer:hang");
     /// A connector that takes all memory.
     pub const CONNECTOR_MEMORY: Self = Self::connector("timer:eat");
+    /// A connector that is told shared attributes and says them as readings.
+    pub const CONNECTOR_ECHO: Self = Self::connector("attributes:echo");
+    /// A connector that never comes back from what the platform tells it.
+    pub const CONNECTOR_LOST: Self = Self::connector("attributes:hang rpc:hang");
     /// A policy that traps.
     pub const POLICY_TRAP: Self = Self::policy("decide:trap");
     /// A policy that never answers.

@@ -5,7 +5,7 @@
 //! contains no networking, no files, no threads and never reads a clock: time is an argument.
 //!
 //! ```text
-//!  reading:     instance ─► message::Uplink ─► spool ─► thingsboard (encode) ─► link::window ─► broker
+//!  reading:     instance ─► report ─► message::Uplink ─► spool ─► thingsboard (encode) ─► link::window ─► broker
 //!  downlink:    broker ─► thingsboard (decode) ─► message::Downlink ─► route ─► instance
 //!  disconnect:  driver ─► link::cause::Disconnect ─► link ─► Consult(Question) ─► policy ─► Decision ─► clamp ─► wait
 //!  swap:        watch ─► swap ─► compile, check, warm ─► cut over ─► drain
@@ -14,10 +14,14 @@
 pub mod doctor;
 pub mod fleet;
 pub mod host;
+pub mod identity;
+pub mod inbox;
+
 pub mod link;
 pub mod message;
 pub mod mqtt_frame;
 pub mod network;
+pub mod report;
 pub mod route;
 pub mod spool;
 pub mod swap;

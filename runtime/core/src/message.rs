@@ -219,7 +219,7 @@ impl Uplink {
 }
 
 /// A message from the platform.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Downlink {
     /// A request to a device.
     Rpc {
@@ -252,6 +252,28 @@ impl Downlink {
         }
     }
 }
+
+/// How surely a publish arrives, in the words of the standard (MQTT 5.0 section 4.3).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Qos {
+    /// QoS 0: written to the socket once.
+    AtMostOnce,
+    /// QoS 1: until the broker acknowledges it.
+    #[default]
+    AtLeastOnce,
+    /// QoS 2: until the broker completes it; within one session the broker takes it once.
+    ExactlyOnce,
+}
+
+/// One of the gateway's streams, by its place in the configuration.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct StreamId(pub u8);
 
 /// The place of a message in the spool. Strictly increasing, never reused, starts at 1.
 #[derive(

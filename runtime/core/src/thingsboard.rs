@@ -20,14 +20,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::message::{DeviceName, Downlink, Key, NameError, Sequence, Uplink, Value};
+use crate::identity::{Identity, Mark};
+use crate::message::{DeviceName, Downlink, Key, NameError, Qos, Sequence, Uplink, Value};
 use crate::time::TimestampMs;
 
 mod telemetry;
 #[cfg(test)]
 mod tests;
 
-pub use telemetry::Encoder;
+pub use telemetry::{Encoder, Place, Run};
 
 const CONNECT: &str = "v1/gateway/connect";
 const DISCONNECT: &str = "v1/gateway/disconnect";
@@ -77,6 +78,23 @@ pub struct Publish {
     pub range: Option<SequenceRange>,
     /// How many readings it carries.
     pub readings: u32,
+    /// How surely it must arrive.
+    pub qos: Qos,
+    /// What it is called; nothing for an announcement made after a reconnect.
+    pub identity: Option<Identity>,
+}
+
+impl Publish {
+    /// Where it begins and the last turn that is whole in it, for [`Grouping`](crate::identity::Grouping).
+    #[must_use]
+    pub fn bounds(&self) -> Option<(Mark, Option<Sequence>)> {
+        let (range, identity) = (self.range?, self.identity?);
+        let begins = Mark {
+            sequence: range.first,
+            reading: identity.first.reading,
+        };
+        Some((begins, identity.through.is_none().then_some(range.last)))
+    }
 }
 
 /// A message, or a part of one, that is not sent.
@@ -154,6 +172,8 @@ impl Announced {
             payload: connect_payload(device, profile),
             range: None,
             readings: 0,
+            qos: Qos::AtLeastOnce,
+            identity: None,
         })
     }
 }

@@ -65,7 +65,16 @@ pub fn rounded_ms(duration: Duration) -> f64 {
 
 /// Milliseconds since the Unix epoch.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct TimestampMs(pub u64);

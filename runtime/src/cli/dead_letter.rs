@@ -67,7 +67,7 @@ pub(super) fn dead_letter(command: &DeadLetterCommand) -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
-    let directory = &settings.spool.directory;
+    let directory = &settings.spool.letters_directory();
     let done = match command {
         DeadLetterCommand::Ls { format, .. } => list(directory, *format),
         DeadLetterCommand::Show(choice) => choice.each(directory, show),

@@ -297,6 +297,17 @@ impl Page {
         if let Some(up) = last {
             words += &place(up);
         }
+        match link.session_kept {
+            Some(true) => words += "; the broker kept our session",
+            Some(false) => words += "; the broker did not keep our session",
+            None => {}
+        }
+        if link.duplicates_possible > 0 {
+            words += &format!(
+                "; {} publishes may have arrived twice",
+                link.duplicates_possible
+            );
+        }
         if let Some(answer_ms) = link.answer_ms {
             words += &format!("; answers take {answer_ms:.1} ms");
         }

@@ -7,7 +7,9 @@ use std::path::Path;
 mod diagnostic;
 mod place;
 mod raw;
+mod report;
 mod settings;
+mod streams;
 #[cfg(test)]
 mod tests;
 

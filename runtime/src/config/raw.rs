@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
+use super::report;
 use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
@@ -313,12 +314,30 @@ impl TryFrom<String> for Device {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Durability {
-    #[default]
+    Memory,
     Batched,
     Sync,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Full {
+    DropOldest,
+    DropNewest,
+    ThinOut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum AfterOutage {
+    #[serde(rename = "live-first")]
+    Live,
+    #[serde(rename = "newest-first")]
+    Newest,
+    #[serde(rename = "backlog-first")]
+    Backlog,
 }
 
 /// Free-form configuration of a guest, handed over as a JSON object.
@@ -333,6 +352,11 @@ pub(crate) struct File {
     #[serde(default)]
     pub(crate) spool: Spool,
     pub(crate) wear: Option<Wear>,
+    pub(super) report: Option<report::Report>,
+    #[serde(default)]
+    pub(crate) stream: Vec<Stream>,
+    #[serde(default)]
+    pub(crate) downlink: Downlink,
     #[serde(default)]
     pub(crate) connector: Vec<Connector>,
 }
@@ -363,6 +387,8 @@ pub(crate) struct Link {
     pub(crate) password: Option<Spanned<SecretSource>>,
     #[serde(default)]
     pub(crate) mqtt_version: Version,
+    pub(crate) session_expiry_s: Option<Within<0, 4_294_967_294>>,
+    pub(crate) message_identity: Option<Spanned<bool>>,
     pub(crate) keep_alive_s: Option<Within<5, 3600>>,
     pub(crate) keep_alive_min_s: Option<Within<5, 3600>>,
     pub(crate) dns_timeout_ms: Option<Within<100, 120_000>>,
@@ -428,8 +454,46 @@ pub(crate) struct Spool {
     pub(crate) segment_bytes: Option<Within<262_144, 134_217_728>>,
     pub(crate) commit_interval_ms: Option<Within<1, 10_000>>,
     pub(crate) commit_bytes: Option<Within<1024, 16_777_216>>,
+    pub(crate) commit_records: Option<Within<1, 1_000_000>>,
+    pub(crate) memory_bytes_max: Option<Within<65_536, 1_073_741_824>>,
+    pub(crate) free_bytes_min: Option<Within<0, 1_099_511_627_776>>,
+    pub(crate) window_dir: Option<PathBuf>,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) full: Option<Full>,
+    pub(crate) age_max_h: Option<Within<1, 87_600>>,
+    pub(crate) after_outage: Option<AfterOutage>,
+    pub(crate) backlog_share_percent: Option<Within<0, 99>>,
+    pub(crate) backlog_readings_per_s: Option<Within<1, 10_000_000>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stream {
+    pub(crate) name: Spanned<Name>,
+    pub(crate) priority: Option<Within<0, 99>>,
+    pub(crate) qos: Option<Spanned<Within<0, 2>>>,
+    pub(crate) bytes_max: Option<Within<1_048_576, 1_099_511_627_776>>,
+    pub(crate) segment_bytes: Option<Within<262_144, 134_217_728>>,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) full: Option<Full>,
+    pub(crate) age_max_h: Option<Within<1, 87_600>>,
+    pub(crate) after_outage: Option<AfterOutage>,
+    pub(crate) backlog_share_percent: Option<Within<0, 99>>,
+    pub(crate) backlog_readings_per_s: Option<Within<1, 10_000_000>>,
     #[serde(default)]
-    pub(crate) durability: Durability,
+    pub(crate) connectors: Vec<String>,
+    #[serde(default)]
+    pub(crate) devices: Vec<String>,
+    #[serde(default)]
+    pub(crate) keys: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Downlink {
+    pub(crate) rpc_expiry_s: Option<Within<1, 86_400>>,
+    pub(crate) messages_max: Option<Within<1, 65_536>>,
+    pub(crate) bytes_max: Option<Within<524_288, 268_435_456>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -447,6 +511,7 @@ pub(crate) struct Connector {
     pub(crate) component: Spanned<PathBuf>,
     pub(crate) memory_bytes_max: Option<Within<1_048_576, 1_073_741_824>>,
     pub(crate) call_deadline_ms: Option<Within<10, 60_000>>,
+    pub(super) report: Option<report::ConnectorReport>,
     #[serde(default)]
     pub(crate) config: GuestConfiguration,
     #[serde(default)]

@@ -6,18 +6,23 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moorline_core::inbox;
 use moorline_core::link::canary;
+use moorline_core::report::Strategy;
 use moorline_core::swap;
 use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
 use super::raw;
+use super::streams;
 use crate::bounded_file;
 use crate::clock::Clock;
+use crate::inbox::InboxSettings;
 use crate::link::{
     self, Bind, CanarySettings, CertificateEnd, ClientIdentity, Credentials, EndpointSettings,
-    LinkSettings, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings, Versions,
+    LinkSettings, MessageIdentity, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings,
+    Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -40,10 +45,12 @@ const NETWORK_INTERFACES: &str = "/sys/class/net";
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The largest secret that is read; MQTT carries 65 535 bytes, MQTT 5.0 section 1.5.
 const SECRET_BYTES_MAX: u64 = 128 * 1024;
-const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
-const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
-const COMMIT_BYTES: usize = 256 * 1024;
+const INBOX_MESSAGES_MAX: usize = 1024;
+const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Nobody on the platform waits longer for an answer.
+const RPC_EXPIRY: Duration = Duration::from_secs(30);
+/// The stream that messages come from.
+const STREAM: &str = "spool";
 /// As data sheets count it.
 const GIGABYTE: u64 = 1_000_000_000;
 /// How long a medium is to live, where only its endurance is given.
@@ -70,6 +77,8 @@ pub struct Settings {
     pub spool: SpoolSettings,
     /// What may be written to the medium of the state directory; none = anything.
     pub wear: Option<Budget>,
+    /// What keeps messages from the platform.
+    pub inbox: InboxSettings,
     /// The connectors.
     pub connectors: Vec<ConnectorSettings>,
     /// How swaps are paced.
@@ -79,9 +88,9 @@ pub struct Settings {
 }
 
 /// Collects findings while resolving goes on with placeholders, so that one run reports all of them.
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     source: &'a Source<'a>,
-    base: &'a Path,
+    pub(super) base: &'a Path,
     findings: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }
@@ -103,15 +112,20 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     let link_span = raw.link.span();
     let raw_link = raw.link.into_inner();
     let report_disconnects = raw_link.report_disconnects.unwrap_or(true);
-    let link = resolver.link(raw_link, link_span, &raw.gateway.name.0, &state_dir);
+    let mut link = resolver.link(raw_link, link_span, &raw.gateway.name.0, &state_dir);
     let policy = raw.policy.map(|policy| PolicySettings {
         component: resolver.existing(&policy.component),
         deadline: milliseconds(policy.deadline_ms, link.pace.policy_deadline),
         configuration: serde_json::Value::Object(policy.config),
     });
-    let spool = spool(&raw.spool, &state_dir);
     let wear = raw.wear.and_then(|wear| resolver.wear(wear));
-    let connectors = resolver.connectors(raw.connector);
+    let spool = resolver.spool(&raw.spool, &raw.stream, &state_dir, &link);
+    if let Some(identity) = &mut link.message_identity {
+        identity.streams = streams::names(&spool);
+    }
+    let inbox = inbox(&raw.downlink, &spool, &state_dir);
+    let report = resolver.gateway_report(raw.report);
+    let connectors = resolver.connectors(raw.connector, report);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
     }
@@ -126,13 +140,14 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         policy,
         spool,
         wear,
+        inbox,
         connectors,
         swap,
         warnings: resolver.warnings,
     })
 }
 
-fn milliseconds<const MIN: u64, const MAX: u64>(
+pub(super) fn milliseconds<const MIN: u64, const MAX: u64>(
     raw: Option<raw::Within<MIN, MAX>>,
     default: Duration,
 ) -> Duration {
@@ -154,21 +169,24 @@ const fn versions(raw: raw::Version) -> Versions {
     }
 }
 
-fn size(bytes: u64) -> usize {
+pub(super) fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn spool(raw: &raw::Spool, state_dir: &Path) -> SpoolSettings {
-    SpoolSettings {
-        directory: state_dir.join("spool"),
-        bytes_max: raw.bytes_max.map_or(SPOOL_BYTES_MAX, |bytes| bytes.0),
-        segment_bytes: raw.segment_bytes.map_or(SEGMENT_BYTES, |bytes| bytes.0),
-        commit_interval: milliseconds(raw.commit_interval_ms, COMMIT_INTERVAL),
-        commit_bytes: raw.commit_bytes.map_or(COMMIT_BYTES, |bytes| size(bytes.0)),
-        sync: match raw.durability {
-            raw::Durability::Batched => Durability::Batched,
-            raw::Durability::Sync => Durability::Sync,
+/// Messages from the platform are as safe as readings.
+fn inbox(raw: &raw::Downlink, spool: &SpoolSettings, state_dir: &Path) -> InboxSettings {
+    InboxSettings {
+        directory: state_dir.join("inbox"),
+        limits: inbox::Limits {
+            messages_max: raw.messages_max.map_or(INBOX_MESSAGES_MAX, |n| size(n.0)),
+            bytes_max: raw.bytes_max.map_or(INBOX_BYTES_MAX, |bytes| size(bytes.0)),
+            rpc_expiry: seconds(raw.rpc_expiry_s, RPC_EXPIRY),
         },
+        sync: spool
+            .streams
+            .iter()
+            .any(|setup| setup.durability == Durability::Sync),
+        commit_interval: spool.commit_interval,
     }
 }
 
@@ -196,7 +214,7 @@ impl Resolver<'_> {
         endurance.or(daily)
     }
 
-    fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.findings.push(self.source.at(span, message));
     }
 
@@ -295,6 +313,14 @@ impl Resolver<'_> {
             password: raw.password.map(|source| self.secret(&source)),
         };
         link.versions = versions(raw.mqtt_version);
+        link.session_expiry = seconds(raw.session_expiry_s, link.session_expiry);
+        if let Some(named) = raw.message_identity.filter(|named| *named.get_ref()) {
+            link.message_identity = Some(MessageIdentity {
+                gateway: gateway.to_owned(),
+                streams: vec![STREAM.to_owned()],
+            });
+            self.check_identity(&link, named.span());
+        }
         link.metered = raw.metered.unwrap_or(link.metered);
         link.keep_alive = seconds(raw.keep_alive_s, link.keep_alive);
         link.keep_alive_min = seconds(raw.keep_alive_min_s, link.keep_alive_min);
@@ -331,6 +357,20 @@ impl Resolver<'_> {
             self.find(span, format!("TLS cannot be set up: {error}"));
         }
         link
+    }
+
+    fn check_identity(&mut self, link: &LinkSettings, span: Range<usize>) {
+        let of = |endpoint: &EndpointSettings| endpoint.versions.unwrap_or(link.versions);
+        if link
+            .endpoints
+            .iter()
+            .any(|endpoint| of(endpoint) == Versions::V311)
+        {
+            self.warn(
+                span,
+                "mqtt_version is \"3.1.1\", which cannot say what a publish carries: there message_identity does nothing",
+            );
+        }
     }
 
     fn canary(&mut self, raw: Spanned<raw::Canary>) -> CanarySettings {
@@ -591,7 +631,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn connectors(&mut self, raw: Vec<raw::Connector>) -> Vec<ConnectorSettings> {
+    fn connectors(&mut self, raw: Vec<raw::Connector>, report: Strategy) -> Vec<ConnectorSettings> {
         let mut names = BTreeSet::new();
         let mut connectors = Vec::with_capacity(raw.len());
         for connector in raw {
@@ -613,6 +653,7 @@ impl Resolver<'_> {
                 component,
                 configuration: serde_json::Value::Object(connector.config),
                 connections: self.connections(connector.connection),
+                report: self.report(connector.report, report),
                 limits,
                 name,
             });

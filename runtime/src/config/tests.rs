@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+use moorline_core::message::Qos;
+use moorline_core::report::{Deadband, Strategy};
+
 use super::*;
 use crate::link::{EndpointSettings, Versions};
 
@@ -406,4 +409,137 @@ fn no_secret_larger_than_a_packet_and_no_endless_file_is_taken() {
         found[0].contains("link.password: secret file /dev/zero cannot be read: it is a pipe, a socket or a device"),
         "{found:?}"
     );
+}
+
+#[test]
+fn a_kept_session_and_named_publishes_are_asked_for_by_key() {
+    let settings = parse(Path::new("gateway.toml"), MINIMAL).unwrap();
+    assert!(settings.link.clean_start() && settings.link.message_identity.is_none());
+    assert_eq!(settings.inbox.limits.rpc_expiry, Duration::from_secs(30));
+    assert_eq!(settings.link.check_qos(Qos::ExactlyOnce), Ok(()));
+    let text = format!(
+        "{MINIMAL}session_expiry_s = 600\nmessage_identity = true\nmqtt_version = \"3.1.1\"\n\
+         [downlink]\nrpc_expiry_s = 5\n"
+    );
+    let settings = parse(Path::new("gateway.toml"), &text).unwrap();
+    assert_eq!(settings.link.session_expiry, Duration::from_secs(600));
+    assert!(!settings.link.clean_start());
+    assert_eq!(settings.inbox.limits.rpc_expiry, Duration::from_secs(5));
+    let named = settings.link.message_identity.as_ref();
+    assert_eq!(named.map(|named| named.gateway.as_str()), Some("line-7"));
+    let [warning] = &settings.warnings[..] else {
+        panic!("{:?}", settings.warnings)
+    };
+    assert!(
+        warning
+            .to_string()
+            .contains("there message_identity does nothing")
+    );
+    assert_eq!(settings.link.check_qos(Qos::AtLeastOnce), Ok(()));
+    let refused = settings.link.check_qos(Qos::ExactlyOnce).unwrap_err();
+    assert!(
+        refused.to_string().contains("link.session_expiry_s"),
+        "{refused}"
+    );
+}
+
+const CONNECTOR: &str = "[[connector]]\nname = \"a\"\ncomponent = \"a.wasm\"\n";
+
+#[test]
+fn the_most_specific_report_strategy_holds() {
+    let text = format!(
+        "{MINIMAL}[report]\nstrategy = \"on-change-or-period\"\ndeadband = 1\nperiod_ms = 60_000\n\
+         {CONNECTOR}[[connector]]\nname = \"b\"\ncomponent = \"b.wasm\"\n\
+         [connector.report]\nstrategy = \"on-received\"\n\
+         [[connector.report.rule]]\nkey = \"temp*\"\nstrategy = \"on-change\"\ndeadband = 0.5\ndeadband_percent = 2\n\
+         [[connector.report.rule]]\ndevice = \"press-1\"\nstrategy = \"on-period\"\nperiod_ms = 1000\n"
+    );
+    let settings = parse(Path::new("dir/gateway.toml"), &text).unwrap();
+    let [a, b] = &settings.connectors[..] else {
+        panic!("{settings:?}");
+    };
+    let deadband = |absolute, percent| Deadband { absolute, percent };
+    let minute = Duration::from_secs(60);
+    for (connector, device, key, strategy) in [
+        (
+            a,
+            "press-1",
+            "temp",
+            Strategy::OnChangeOrPeriod(deadband(1.0, 0.0), minute),
+        ),
+        (b, "press-2", "speed", Strategy::OnReceived),
+        (
+            b,
+            "press-1",
+            "speed",
+            Strategy::OnPeriod(Duration::from_secs(1)),
+        ),
+        (b, "press-1", "temp", Strategy::OnChange(deadband(0.5, 2.0))),
+    ] {
+        assert_eq!(
+            connector.report.strategy(device, key),
+            strategy,
+            "{device} {key}"
+        );
+    }
+    let without = parse(
+        Path::new("dir/gateway.toml"),
+        &format!("{MINIMAL}{CONNECTOR}"),
+    )
+    .unwrap();
+    assert!(without.connectors[0].report.pass_everything());
+}
+
+#[test]
+fn a_report_strategy_that_contradicts_itself_is_named_with_its_line() {
+    for (lines, words) in [
+        (
+            "strategy = \"on-chance\"\n",
+            "12:12: connector.report.strategy: unknown variant `on-chance`, expected one of `on-received`, `on-change`",
+        ),
+        (
+            "strategy = \"on-period\"\n",
+            "12:12: connector.report.strategy: needs period_ms",
+        ),
+        (
+            "strategy = \"on-change\"\nperiod_ms = 1000\n",
+            "13:13: connector.report.period_ms: a period goes with \"on-period\"",
+        ),
+        (
+            "strategy = \"on-received\"\ndeadband_percent = 1\n",
+            "13:20: connector.report.deadband_percent: a deadband goes with",
+        ),
+        (
+            "deadband = 1\n",
+            "12:12: connector.report.deadband: goes with a strategy",
+        ),
+        (
+            "strategy = \"on-change\"\ndeadband = -1\n",
+            "13:12: connector.report.deadband: -1 is no deadband",
+        ),
+        (
+            "strategy = \"on-change\"\ndeadband = nan\n",
+            "13:12: connector.report.deadband: NaN is no deadband",
+        ),
+        (
+            "strategy = \"on-change\"\ndeadband_percent = 101\n",
+            "deadband_percent: 101 is out of range: it must be between 0 and 100",
+        ),
+        (
+            "[[connector.report.rule]]\nstrategy = \"on-change\"\n",
+            "13:12: connector.report.rule.strategy: this rule is about every device and key",
+        ),
+        (
+            "[[connector.report.rule]]\nkey = \"\"\nstrategy = \"on-change\"\n",
+            "13:7: connector.report.rule.key: no device and no key is called so: it is empty",
+        ),
+        (
+            "[[connector.report.rule]]\nkey = \"k\"\nstrategy = \"on-change\"\n[[connector.report.rule]]\nkey = \"k\"\nstrategy = \"on-received\"\n",
+            "16:7: connector.report.rule.key: there is a rule for device \"*\" and key \"k\" already",
+        ),
+    ] {
+        let found = findings(&format!("{MINIMAL}{CONNECTOR}[connector.report]\n{lines}"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(words), "{found:?} has not {words:?}");
+    }
 }

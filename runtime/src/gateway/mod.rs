@@ -4,12 +4,13 @@
 //!  plugins ──appender──► spool ──outlet──► link ──► broker
 //!     ▲                    ▲                │
 //!     │                    └── replies ── downlinks ◄── RPC, attributes
-//!     └───────── deliveries ────────────────┘
+//!     └─── deliveries ◄── inbox ◄───────────┘
 //!
-//!  stop: plugins (say goodbye) → spool (drain, while the link is up) → link (DISCONNECT) → spool (close)
+//!  stop: plugins (say goodbye) → spool (drain, while the link is up) → link (DISCONNECT) → inbox → spool (close)
 //! ```
 
 mod downlinks;
+mod platform;
 mod reload;
 mod report;
 
@@ -20,12 +21,13 @@ use std::time::Duration;
 use moorline_core::spool::cursor::CursorFound;
 use moorline_core::wear::Budget;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::inbox;
 use crate::journal;
 use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSetupError};
 use crate::network;
@@ -37,8 +39,6 @@ use crate::wear::{Watcher, WearStatus};
 
 use reload::Reload;
 
-/// Downlinks between the link and the plugins.
-const DOWNLINKS: usize = 1024;
 /// For guests to say goodbye.
 const PLUGINS_GRACE: Duration = Duration::from_secs(5);
 /// For the spool to be delivered while the link is up. What is left waits on disk for the next start.
@@ -115,14 +115,13 @@ impl Gateway {
         let state_dir = settings.state_dir.clone();
         prepare(&state_dir)
             .map_err(|error| GatewayError::StateDirectory(state_dir.clone(), error))?;
-        let (spool, appender, outlet, recovery) = spool::open(settings.spool)?;
+        let (spool, appender, outlet, recoveries) = spool::open(settings.spool, clock)?;
         report(
             &settings.name,
             &state_dir,
-            &recovery,
+            &recoveries,
             &spool.status().borrow(),
         );
-        let (link_up, link_is_up) = watch::channel(false);
         let plugin_settings = PluginSettings {
             cache_directory: state_dir.join("compiled"),
             state_directory: state_dir.join("plugins"),
@@ -130,15 +129,16 @@ impl Gateway {
             policy: settings.policy,
             swap: settings.swap,
         };
-        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
-        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        let (platform, teller) = platform::channel();
+        let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
+        let (door, arrivals) = link::door();
         let (towards, broker) = watch::channel(first_guess(&settings.link));
         let network = network::spawn(broker, clock);
         let link = link::spawn(
             settings.link,
             outlet,
             plugins.policy(),
-            downlink,
+            door,
             network.clone(),
             clock,
         )?;
@@ -147,17 +147,14 @@ impl Gateway {
         if settings.report_disconnects {
             tasks.spawn(report::run(link.status(), appender.clone()));
         }
-        tasks.spawn(downlinks::pump(
-            downlinks,
-            plugins.deliveries(),
-            appender,
-            clock,
-        ));
-        tasks.spawn(tell_plugins(link.status(), link_up));
+        let inbox = inbox::open(settings.inbox, arrivals, clock).await;
+        let inbox = downlinks::attend(&mut tasks, inbox, plugins.deliveries(), appender, clock);
+        tasks.spawn(teller.run(link.status(), spool.status()));
         tasks.spawn(tell_network(link.status(), towards));
         let sources = Sources {
             link: link.status(),
             spool: spool.status(),
+            inbox,
             plugins: plugins.status(),
             network,
             wear: follow_wear(&mut tasks, &state_dir, settings.wear, clock, &stop_writing),
@@ -243,7 +240,7 @@ fn prepare(state_dir: &Path) -> std::io::Result<()> {
         .create(state_dir)
 }
 
-fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus) {
+fn report(name: &str, state_dir: &Path, recoveries: &[Recovery], spool: &SpoolStatus) {
     info!(
         gateway = name,
         version = env!("CARGO_PKG_VERSION"),
@@ -251,32 +248,27 @@ fn report(name: &str, state_dir: &Path, recovery: &Recovery, spool: &SpoolStatus
         waiting_readings = spool.depth_readings,
         "starting"
     );
-    let damage = spool.damaged_readings > 0
-        || spool.quarantined_segments > 0
-        || recovery.damaged_segments > 0
-        || matches!(recovery.cursor, CursorFound::OneSlot | CursorFound::Lost);
-    if damage {
-        warn!(
-            damaged_readings = spool.damaged_readings,
-            damaged_segments = recovery.damaged_segments,
-            quarantined_segments = spool.quarantined_segments,
-            cursor = ?recovery.cursor,
-            "the spool was damaged while the gateway was away; what cannot be read is skipped and counted, \
-             and what is not known to be acknowledged is sent again"
-        );
-    }
-    if recovery.torn_tail {
-        warn!("the spool's last record was cut, as by a power loss; everything before it is there");
-    }
-}
-
-/// Tells the plugins when the link comes and goes.
-async fn tell_plugins(mut link: watch::Receiver<LinkStatus>, up: watch::Sender<bool>) {
-    loop {
-        let is_up = link.borrow_and_update().is_up();
-        up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
-        if link.changed().await.is_err() {
-            return;
+    for (recovery, stream) in recoveries.iter().zip(spool.streams.iter()) {
+        let damage = stream.spool.damaged.readings > 0
+            || stream.spool.quarantined_segments > 0
+            || recovery.damaged_segments > 0
+            || matches!(recovery.cursor, CursorFound::OneSlot | CursorFound::Lost);
+        if damage {
+            warn!(
+                stream = &*stream.name,
+                damaged_readings = stream.spool.damaged.readings,
+                damaged_segments = recovery.damaged_segments,
+                quarantined_segments = stream.spool.quarantined_segments,
+                cursor = ?recovery.cursor,
+                "the spool was damaged while the gateway was away; what cannot be read is skipped and counted, \
+                 and what is not known to be acknowledged is sent again"
+            );
+        }
+        if recovery.torn_tail {
+            warn!(
+                stream = &*stream.name,
+                "the spool's last record was cut, as by a power loss; everything before it is there"
+            );
         }
     }
 }

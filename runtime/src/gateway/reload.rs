@@ -85,7 +85,10 @@ impl Reload {
             (old.policy != new.policy, "[policy]"),
             (old.spool != new.spool, "[spool]"),
             (old.wear != new.wear, "[wear]"),
-            (old.connectors != new.connectors, "[[connector]]"),
+            (
+                old.connectors != new.connectors,
+                "[[connector]] or [report]",
+            ),
         ]
         .into_iter()
         .filter_map(|(changed, section)| changed.then_some(section))

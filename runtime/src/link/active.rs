@@ -15,7 +15,7 @@ use moorline_core::link::classify::{
 };
 use moorline_core::link::pace::Pace;
 use moorline_core::link::window::{Token, Window};
-use moorline_core::message::Sequence;
+use moorline_core::message::{Qos, Sequence};
 use moorline_core::mqtt_frame::Connack;
 use moorline_core::thingsboard::{Publish, SUBSCRIPTIONS};
 use moorline_core::time::Instant;
@@ -27,7 +27,7 @@ use super::feeder::Batch;
 use super::kernel::{self, Unsent};
 use super::liveness::{self, Facts, Verdict};
 use super::observe;
-use super::session::{Session, SessionEvent};
+use super::session::{AckDue, Message, Received, Session, SessionEvent};
 use super::settings::{LinkSettings, LivenessLimits};
 use super::status::Liveness;
 use super::wire::Wire;
@@ -56,6 +56,7 @@ pub(super) struct Refusal {
 pub(super) struct Sent {
     pub(super) topic: &'static str,
     pub(super) payload: Bytes,
+    pub(super) qos: Qos,
 }
 
 /// What one step brought.
@@ -70,8 +71,8 @@ pub(super) struct Progress {
     pub(super) cursor: Option<Sequence>,
     /// Refused for good.
     pub(super) refused: Vec<Refusal>,
-    /// Messages from the broker: topic, payload, and whether the broker kept it from before.
-    pub(super) received: Vec<(Bytes, Bytes, bool)>,
+    /// Messages from the broker.
+    pub(super) received: Vec<Received>,
     /// Something was learnt of how the peer answers.
     pub(super) answered: bool,
     /// A batch for the driver to look at, before its publishes are taken in.
@@ -108,6 +109,10 @@ pub(super) struct Active {
     closing: Option<(Intent, Instant)>,
     /// The last acknowledgement of a publish.
     acked_at: Option<Instant>,
+    /// The first publish of QoS 0 since the peer was last heard: nothing will acknowledge it.
+    told_at: Option<Instant>,
+    /// The most the broker takes.
+    qos_max: Qos,
     refusals: Refusals,
     /// When a publish was last refused.
     refused_at: Option<Instant>,
@@ -155,6 +160,8 @@ impl Active {
             taking_in: true,
             closing: None,
             acked_at: None,
+            told_at: None,
+            qos_max: Qos::ExactlyOnce,
             excused_at: None,
             answer_time: AnswerTime::default(),
             canary,
@@ -204,6 +211,11 @@ impl Active {
         if self.up_at.is_some() && self.wire.pingreq_at().is_none() {
             self.wire.ask_probe();
         }
+    }
+
+    /// Acknowledges a message of the broker's.
+    pub(super) fn acknowledge(&mut self, due: AckDue) {
+        self.session.acknowledge(due);
     }
 
     /// Sends DISCONNECT, if there is a session to end; either way the next steps end it.
@@ -275,7 +287,7 @@ impl Active {
 
     /// Sends what window and pace admit; until when the pace admits nothing more.
     fn send(&mut self, window: &mut Window<Sent>, pace: &mut Pace) -> Option<Instant> {
-        while window.has_room() && !self.queue.is_empty() {
+        while window.has_room() && self.session.has_room() && !self.queue.is_empty() {
             let now = self.clock.now();
             if let Some(ready_at) = pace.ready_at(now) {
                 return Some(ready_at);
@@ -286,14 +298,21 @@ impl Active {
             let sent = Sent {
                 topic: publish.topic,
                 payload: Bytes::from(publish.payload),
+                qos: publish.qos.min(self.qos_max),
             };
-            let (bytes, payload) = (sent.payload.len(), sent.payload.clone());
+            let bytes = sent.payload.len();
+            let message = Message {
+                topic: sent.topic,
+                payload: sent.payload.clone(),
+                qos: sent.qos,
+                identity: publish.identity,
+            };
             let Some(token) = window.admit(publish.range, publish.readings, bytes, sent, now)
             else {
                 break;
             };
             pace.sent(now);
-            if let Err(error) = self.session.publish(token.0, publish.topic, payload) {
+            if let Err(error) = self.session.publish(token.0, message) {
                 // The window never exceeds the session's room, so the session is over; its end is on the way.
                 debug!(%error, "a publish found no session");
                 break;
@@ -324,6 +343,7 @@ impl Active {
             blocked_at: self.wire.blocked_at(),
             oldest_publish_at: window.oldest_sent_at(),
             acked_at: self.acked_at,
+            told_at: self.told_at,
             received_at: self.wire.received_at(),
             probing: self.wire.probe_wanted(),
             excused_at: self.excused_at,
@@ -425,15 +445,21 @@ impl Active {
             SessionEvent::Acked { token, code } => {
                 self.take_ack(Token(token), code, window, progress)
             }
-            SessionEvent::Received {
-                topic,
-                payload,
-                retained,
-            } => {
-                if self.is_canary(&topic) {
-                    progress.answered |= self.hear_canary(&payload);
+            SessionEvent::Taken { token } => {
+                let now = self.clock.now();
+                self.acked_at = Some(now);
+                if let Some(sent_at) = window.sent_at(Token(token)) {
+                    self.answer_time.measured(now.saturating_since(sent_at));
+                }
+            }
+            SessionEvent::Received(received) => {
+                if self.is_canary(&received.topic) {
+                    progress.answered |= self.hear_canary(&received.payload);
+                    if let Some(due) = received.due {
+                        self.session.acknowledge(due);
+                    }
                 } else {
-                    progress.received.push((topic, payload, retained));
+                    progress.received.push(received);
                 }
             }
             SessionEvent::SubscribedOwn { granted } => self.begin_canary(granted),
@@ -494,6 +520,11 @@ impl Active {
         let offered = connack.properties.receive_maximum.unwrap_or(u16::MAX);
         self.inflight_max = self.settings.inflight_max.min(offered);
         window.resize(if self.careful { 1 } else { self.inflight_max });
+        self.qos_max = match connack.properties.qos_max {
+            Some(0) => Qos::AtMostOnce,
+            Some(1) => Qos::AtLeastOnce,
+            Some(_) | None => Qos::ExactlyOnce,
+        };
         if let Err(error) = self.session.subscribe(&SUBSCRIPTIONS) {
             warn!(%error, "the subscriptions could not be asked for");
         }
@@ -515,7 +546,9 @@ impl Active {
         if code >= REFUSED {
             self.refused_at = Some(self.clock.now());
         }
-        let topic = window.carried(token).map_or("", |sent| sent.topic);
+        let carried = window.carried(token);
+        let topic = carried.map_or("", |sent| sent.topic);
+        let qos = carried.map_or(Qos::AtLeastOnce, |sent| sent.qos);
         let verdict = self.refusals.judge(puback_verdict(code), topic);
         if verdict == PubackVerdict::Deferred {
             // Not acknowledged in the window: the next session sends it again.
@@ -525,10 +558,7 @@ impl Active {
         let Some(acknowledged) = window.acknowledge(token) else {
             return;
         };
-        let now = self.clock.now();
-        self.acked_at = Some(now);
-        self.answer_time
-            .measured(now.saturating_since(acknowledged.sent_at));
+        self.learn(qos, acknowledged.sent_at);
         progress.cursor = acknowledged.cursor.or(progress.cursor);
         match verdict {
             PubackVerdict::Delivered => {
@@ -542,6 +572,27 @@ impl Active {
                 sent: acknowledged.carried,
             }),
             PubackVerdict::Deferred => {}
+        }
+    }
+
+    /// What the end of a publish says about the peer: of QoS 0 nothing, of QoS 2 that it is not stuck.
+    fn learn(&mut self, qos: Qos, sent_at: Instant) {
+        let now = self.clock.now();
+        match qos {
+            Qos::AtMostOnce => {
+                let answered = self
+                    .told_at
+                    .is_none_or(|told| self.wire.received_at() > Some(told));
+                if answered {
+                    self.told_at = Some(sent_at);
+                }
+            }
+            Qos::AtLeastOnce => {
+                self.acked_at = Some(now);
+                self.answer_time.measured(now.saturating_since(sent_at));
+            }
+            // Its PUBREC was measured.
+            Qos::ExactlyOnce => self.acked_at = Some(now),
         }
     }
 

@@ -24,8 +24,8 @@ mod tcp;
 mod websocket;
 
 use proxy::Proxy;
-use stream::Carrier;
-pub(super) use stream::Stream;
+
+pub(super) use stream::{Carrier, Stream};
 use tcp::Tcp;
 use websocket::Upgrade;
 pub(super) use websocket::{WebSocketEnd, ended as websocket_ended};

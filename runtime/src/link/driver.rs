@@ -2,7 +2,7 @@
 //!
 //! One input, one drain. What an input means is decided in `moorline_core::link`; here it is only carried out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use moorline_core::host::HostWatch;
+use moorline_core::identity;
 use moorline_core::link::canary::Canary;
 use moorline_core::link::cause::{Cause, Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
@@ -28,6 +28,7 @@ use moorline_core::network::Seen;
 use moorline_core::spool::dead_letter::{Letter, Reason};
 use moorline_core::thingsboard::{self, DecodeError, LeftOut, WhyLeftOut};
 use moorline_core::time::{Instant, rounded_ms};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -35,7 +36,9 @@ use super::active::{Active, Beginning, Progress, Refusal, Sent};
 use super::boot_marker::BootMarker;
 use super::certificate::CertificateEnd;
 use super::dialer::{DialError, DialFailure, Dialers, Dialled, PhaseTimes};
+use super::door::{Arrival, Door, Receipt};
 use super::feeder::{Batch, Order};
+use super::session::Received;
 use super::settings::LinkSettings;
 use super::status::{LinkStatus, UpRecord};
 use super::{LinkCommand, Reconfiguration, observe};
@@ -56,6 +59,9 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 const WORDS_MAX: usize = 128;
 /// Below this not even our SUBSCRIBE fits: the session is about to end, and no reading may be given up for it.
 const PACKET_BYTES_MIN: usize = 128;
+/// Messages from the broker that wait for room in the inbox. A broker that speaks MQTT 5.0 sends no more than its Receive
+/// Maximum unacknowledged.
+const HELD_MAX: usize = 1024;
 
 /// What the driver is doing about the broker.
 enum Work {
@@ -78,7 +84,7 @@ enum Happened {
 pub(super) struct Ends {
     pub(super) commands: mpsc::Receiver<LinkCommand>,
     pub(super) status: watch::Sender<LinkStatus>,
-    pub(super) downlink: mpsc::Sender<Downlink>,
+    pub(super) door: Door,
     pub(super) orders: watch::Sender<Order>,
     pub(super) batches: mpsc::Receiver<Batch>,
     pub(super) letters: mpsc::Sender<Letter>,
@@ -102,6 +108,10 @@ pub(super) struct Driver {
     canary: Option<Canary>,
     window: Window<Sent>,
     work: Work,
+    /// Sessions begun, whatever became of them: a receipt is for one of them.
+    begun: u64,
+    /// Messages from the broker that found no room. They outlast their session: the broker may not send them again.
+    held: VecDeque<Arrival>,
     knocking: Option<Knocking>,
     consulting: Option<Consulting>,
     /// A stop was asked for.
@@ -153,6 +163,8 @@ impl Driver {
             policy,
             ends,
             work: Work::Idle,
+            begun: 0,
+            held: VecDeque::new(),
             knocking: None,
             consulting: None,
             stopping: false,
@@ -196,6 +208,8 @@ impl Driver {
                 self.consulting = None;
                 self.input(Input::Decided(advice));
             }
+            Some(receipt) = self.ends.door.receipts.recv() => self.acknowledge(receipt),
+            true = has_room(&self.ends.door.arrivals), if !self.held.is_empty() => self.hand_in_held(),
             Ok(()) = self.ends.network.changed() => self.network_changed(),
             () = sleep_until(self.clock, deadline) => self.time(),
         }
@@ -408,6 +422,7 @@ impl Driver {
                     careful: self.poison.careful_through().is_some(),
                     canary: self.canary.clone(),
                 };
+                self.begun += 1;
                 let active = Active::open(dialled, beginning, self.clock);
                 self.work = Work::Session(Box::new(active));
             }
@@ -440,8 +455,8 @@ impl Driver {
         if let Some(cursor) = progress.cursor {
             self.settled(cursor);
         }
-        for (topic, payload, retained) in progress.received {
-            self.received(&topic, &payload, retained);
+        for received in progress.received {
+            self.received(received);
         }
         if let Some(batch) = progress.batch {
             self.batch(batch);
@@ -461,13 +476,19 @@ impl Driver {
         let packet_bytes_max = offered.map_or(self.settings.packet_bytes_max, |bytes| {
             bytes.min(self.settings.packet_bytes_max)
         });
+        let named =
+            self.settings.message_identity.is_some() && self.link.version() == MqttVersion::V5;
+        let packet_bytes_max = if named {
+            packet_bytes_max.saturating_sub(identity::PROPERTIES_BYTES_MAX)
+        } else {
+            packet_bytes_max
+        };
         let after = self.window.cursor();
         info!(
             version = %self.link.version(),
-            session_present = connack.session_present,
+            session = session_words(&self.settings, connack.session_present),
             receive_maximum = connack.properties.receive_maximum,
             packet_bytes_max,
-            resume_after = after.0,
             "the link is up"
         );
         self.warn_of_end();
@@ -476,10 +497,11 @@ impl Driver {
         let (careful_through, guilty) = (self.poison.careful_through(), self.poison.guilty());
         self.order(|order| {
             order.generation += 1;
-            order.after = after;
+            order.acked = after;
             order.careful_through = careful_through;
             order.guilty = guilty.map(|guilty| guilty.sequence);
             order.packet_bytes_max = packet_bytes_max;
+            order.keep_grouping = named;
             order.running = packet_bytes_max >= PACKET_BYTES_MIN;
         });
     }
@@ -510,6 +532,7 @@ impl Driver {
             certificate_end: self.certificate_end,
             version: self.link.version(),
             session_present,
+            session_wanted: !self.settings.clean_start(),
             down: self.clock.now().saturating_since(since),
             attempts: counters.attempts - attempts_before,
         };
@@ -620,20 +643,25 @@ impl Driver {
         self.order(|order| order.set_aside_readings += u64::from(readings));
     }
 
-    fn received(&mut self, topic: &Bytes, payload: &Bytes, retained: bool) {
-        let topic = String::from_utf8_lossy(topic);
-        let dropped = match thingsboard::decode(&topic, payload) {
+    fn received(&mut self, received: Received) {
+        let topic = String::from_utf8_lossy(&received.topic);
+        let session = self.begun;
+        let receipt = received.due.map(|due| Receipt { session, due });
+        let dropped = match thingsboard::decode(&topic, &received.payload) {
             Err(DecodeError::Echo) => None,
             // It would be carried out again at each reconnect.
-            Ok(Downlink::Rpc { .. }) if retained => {
+            Ok(Downlink::Rpc { .. }) if received.retained => {
                 Some("an RPC is for now, and the broker kept this one".into())
             }
-            Ok(downlink) => self
-                .ends
-                .downlink
-                .try_send(downlink)
-                .err()
-                .map(|full| full.to_string()),
+            Ok(downlink) if self.held.len() < HELD_MAX => {
+                let redelivered = received.redelivered;
+                return self.hand_in(Arrival {
+                    downlink,
+                    redelivered,
+                    receipt,
+                });
+            }
+            Ok(_downlink) => Some("too many wait for room in the inbox".to_owned()),
             Err(error) => Some(error.to_string()),
         };
         if let Some(why) = dropped {
@@ -643,6 +671,40 @@ impl Driver {
                 warn!(topic, why, more, "a message from the platform is dropped");
             }
             self.count(|status| status.downlinks_dropped += 1);
+        }
+        if let Some(receipt) = receipt {
+            self.acknowledge(receipt);
+        }
+    }
+
+    /// Into the inbox, behind what waits for room there. It is acknowledged when the inbox says so.
+    fn hand_in(&mut self, arrival: Arrival) {
+        if self.held.is_empty() {
+            match self.ends.door.arrivals.try_send(arrival) {
+                Ok(()) => {}
+                Err(TrySendError::Full(arrival) | TrySendError::Closed(arrival)) => {
+                    self.held.push_back(arrival);
+                }
+            }
+        } else {
+            self.held.push_back(arrival);
+        }
+    }
+
+    fn hand_in_held(&mut self) {
+        while let Ok(room) = self.ends.door.arrivals.try_reserve() {
+            let Some(arrival) = self.held.pop_front() else {
+                return;
+            };
+            room.send(arrival);
+        }
+    }
+
+    fn acknowledge(&mut self, receipt: Receipt) {
+        if let Work::Session(active) = &mut self.work
+            && receipt.session == self.begun
+        {
+            active.acknowledge(receipt.due);
         }
     }
 
@@ -668,6 +730,9 @@ impl Driver {
         if disconnect.cause.remedy() == Remedy::YieldToTakeover {
             disconnect.evidence.client_id = Some(self.settings.client_id.clone());
         }
+        // What is left out has been counted, and must be known again by its turn, too.
+        let met = newest.max(self.left_out_counted.last().copied());
+        self.order(|order| order.sent = order.sent.max(met.unwrap_or_default()));
         self.look_for_poison(newest);
         self.slow_down(disconnect.cause);
         if let Some(shorter) = self.keep_alive.ended(&disconnect) {
@@ -774,6 +839,15 @@ impl Driver {
     }
 }
 
+/// What became of what the broker knew of us.
+const fn session_words(settings: &LinkSettings, present: bool) -> &'static str {
+    match (settings.clean_start(), present) {
+        (true, _) => "new, as asked",
+        (false, true) => "the broker kept it",
+        (false, false) => "the broker did not keep it",
+    }
+}
+
 fn keep_alive(settings: &LinkSettings) -> KeepAlive {
     KeepAlive::new(settings.keep_alive, settings.keep_alive_min)
 }
@@ -800,6 +874,11 @@ async fn happens(
             Happened::Progress(Box::new(active.step(window, pace, batches, host).await))
         }
     }
+}
+
+/// False when nobody takes anything any more.
+async fn has_room(arrivals: &mpsc::Sender<Arrival>) -> bool {
+    arrivals.reserve().await.is_ok()
 }
 
 /// What was asked, once it is answered.

@@ -6,14 +6,15 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use moorline_core::message::Sequence;
+use moorline_core::identity::Grouping;
+use moorline_core::message::{Qos, Sequence};
 use moorline_core::spool::dead_letter::Letter;
-use moorline_core::thingsboard::{Announced, Encoder, LeftOut, Publish};
+use moorline_core::thingsboard::{Announced, Encoder, LeftOut, Place, Publish, Run};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::spool::{Outlet, ReadError, SpoolStatus};
+use crate::spool::{Handed, Outlet, ReadError, SpoolStatus};
 
 /// Batches that wait encoded while the window is full.
 pub(super) const BATCHES: usize = 2;
@@ -28,10 +29,10 @@ const READ_RETRY: Duration = Duration::from_secs(1);
 /// What the driver wants; only the latest counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
-    /// Names the session; a new one starts again after `after`.
+    /// Names the session.
     pub(super) generation: u64,
-    /// Everything through this one is delivered: where a new session starts.
-    pub(super) after: Sequence,
+    /// Everything through this turn may have been sent before this session: it is sent again as it was.
+    pub(super) sent: Sequence,
     /// The smaller of our limit and the broker's.
     pub(super) packet_bytes_max: usize,
     /// Whether there is a session to feed.
@@ -44,6 +45,8 @@ pub(super) struct Order {
     pub(super) careful_through: Option<Sequence>,
     /// This one is set aside.
     pub(super) guilty: Option<Sequence>,
+    /// Publishes have names: what is sent again is grouped as before.
+    pub(super) keep_grouping: bool,
 }
 
 /// Publishes in the order in which they must go.
@@ -57,6 +60,7 @@ pub(super) struct Batch {
 /// Ends when the driver or the spool is gone.
 pub(super) async fn feed(
     outlet: Outlet,
+    qos: Vec<Qos>,
     mut orders: watch::Receiver<Order>,
     batches: mpsc::Sender<Batch>,
     letters: mpsc::Receiver<Letter>,
@@ -65,11 +69,14 @@ pub(super) async fn feed(
     let order = *orders.borrow_and_update();
     let mut feeder = Feeder {
         outlet,
+        qos,
         letters,
         order,
-        position: order.after,
+        begun: false,
+        position: order.acked,
         ready: None,
         announced: Announced::default(),
+        grouping: Grouping::default(),
         acked: order.acked,
         set_aside_readings: order.set_aside_readings,
     };
@@ -81,7 +88,7 @@ pub(super) async fn feed(
             pausing = true;
         }
         let retry = match feeder.read_ahead(&mut spool).await {
-            Ok(()) => None,
+            Ok(wait) => wait,
             Err(ReadError::Closed) => return,
             Err(ReadError::Storage(error)) => {
                 warn!(%error, "the spool cannot be read; the link waits and tries again");
@@ -105,7 +112,7 @@ pub(super) async fn feed(
                 let Ok(permit) = permit else { return };
                 permit.send(feeder.ready.take().unwrap_or_default());
             }
-            changed = spool.changed(), if feeder.ready.is_none() && retry.is_none() => {
+            changed = spool.changed(), if feeder.ready.is_none() => {
                 if changed.is_err() {
                     return;
                 }
@@ -117,12 +124,18 @@ pub(super) async fn feed(
 
 struct Feeder {
     outlet: Outlet,
+    /// Of each stream.
+    qos: Vec<Qos>,
     letters: mpsc::Receiver<Letter>,
     order: Order,
-    /// Everything through this one was read for this session.
+    /// The spool knows of this session.
+    begun: bool,
+    /// Everything through this turn was read for this session.
     position: Sequence,
     ready: Option<Batch>,
     announced: Announced,
+    /// What shares a publish and is not acknowledged.
+    grouping: Grouping,
     /// What the spool was told is acknowledged.
     acked: Sequence,
     /// What the spool was told is set aside.
@@ -150,7 +163,8 @@ impl Feeder {
 
     fn follow(&mut self, order: Order) {
         if order.generation != self.order.generation {
-            self.position = order.after;
+            self.begun = false;
+            self.position = order.acked;
             // Devices the platform knew on the session before: without this, RPC to a quiet device stops.
             let publishes: Vec<_> = self.announced.announcements().collect();
             self.ready = (order.running && !publishes.is_empty()).then(|| Batch {
@@ -159,45 +173,75 @@ impl Feeder {
                 left_out: Vec::new(),
             });
         }
+        self.grouping.settled(order.acked);
         self.order = order;
     }
 
+    /// Reads what is next; how long to wait where that has its pace.
     async fn read_ahead(
         &mut self,
         spool: &mut watch::Receiver<SpoolStatus>,
-    ) -> Result<(), ReadError> {
-        let last = spool.borrow_and_update().last;
-        if !self.order.running || self.ready.is_some() || self.position >= last {
-            return Ok(());
+    ) -> Result<Option<Duration>, ReadError> {
+        let more = spool.borrow_and_update().more;
+        if !self.order.running || self.ready.is_some() {
+            return Ok(None);
+        }
+        if !self.begun {
+            // What the last session had acknowledged must not be handed out again.
+            self.acknowledge().await;
+            self.outlet.begin(self.order.sent).await;
+            self.begun = true;
+        } else if !more {
+            return Ok(None);
         }
         let careful = self.order.careful_through;
         let records_max = match careful {
             Some(through) if self.position < through => 1,
             Some(_) | None => READ_RECORDS_MAX,
         };
-        let records = self
-            .outlet
-            .read(self.position, READ_BYTES_MAX, records_max)
-            .await?;
-        let Some(newest) = records.last().map(|record| record.sequence) else {
-            return Ok(());
+        let (handed, wait) = self.outlet.read(READ_BYTES_MAX, records_max).await?;
+        let Some(newest) = handed.last().map(|handed| handed.turn) else {
+            return Ok(wait);
         };
         let mut encoder = Encoder::new(self.order.packet_bytes_max);
-        for record in &records {
-            self.announced.observe(&record.uplink);
-            if self.order.guilty == Some(record.sequence) {
-                encoder.set_aside(record.sequence, &record.uplink);
+        encoder.keep_grouping(self.grouping.after(self.position));
+        for handed in &handed {
+            self.announced.observe(&handed.uplink);
+            encoder.begin(self.run_of(handed));
+            let place = Place {
+                turn: handed.turn,
+                sequence: handed.sequence,
+            };
+            if self.order.guilty == Some(handed.turn) {
+                encoder.set_aside(place, &handed.uplink);
             } else {
-                encoder.push(record.sequence, &record.uplink);
+                encoder.push(place, &handed.uplink);
             }
         }
         let encoded = encoder.finish();
+        if self.order.keep_grouping {
+            for (begins, ends) in encoded.publishes.iter().filter_map(Publish::bounds) {
+                self.grouping.note(begins, ends);
+            }
+        }
         self.position = newest;
         self.ready = Some(Batch {
             generation: self.order.generation,
             publishes: encoded.publishes,
             left_out: encoded.left_out,
         });
-        Ok(())
+        Ok(None)
+    }
+
+    fn run_of(&self, handed: &Handed) -> Run {
+        Run {
+            qos: self
+                .qos
+                .get(usize::from(handed.stream.0))
+                .copied()
+                .unwrap_or_default(),
+            historical: handed.historical,
+            stream: handed.stream,
+        }
     }
 }

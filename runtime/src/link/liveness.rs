@@ -20,6 +20,8 @@ pub(super) struct Facts {
     pub(super) oldest_publish_at: Option<Instant>,
     /// When the last acknowledgement of a publish came.
     pub(super) acked_at: Option<Instant>,
+    /// A publish of QoS 0, which nothing acknowledges.
+    pub(super) told_at: Option<Instant>,
     /// The last byte from the peer.
     pub(super) received_at: Option<Instant>,
     /// A PINGREQ of ours is asked for and not yet sent.
@@ -108,13 +110,15 @@ fn later(owed: Option<Instant>, life: Option<Instant>) -> Option<Instant> {
 
 /// A publish waits, the peer is silent, and no PINGREQ is under way: the next word is ours. Without this a peer that
 /// vanished under load is found only by the acknowledgement's much longer deadline, because the client crate pings an
-/// idle connection only.
+/// idle connection only; and under a load of QoS 0 by no deadline at all.
 fn probe_at(limits: &LivenessLimits, facts: &Facts) -> Option<Instant> {
     if facts.pingreq_at.is_some() || facts.blocked_at.is_some() || facts.probing {
         return None;
     }
-    let waiting_since = facts.oldest_publish_at?.max(facts.received_at?);
-    Some(waiting_since + limits.probe_after)
+    let heard_at = facts.received_at?;
+    let told_at = facts.told_at.filter(|told| *told >= heard_at);
+    let published_at = facts.oldest_publish_at.into_iter().chain(told_at).min()?;
+    Some(published_at.max(heard_at) + limits.probe_after)
 }
 
 #[cfg(test)]
@@ -137,6 +141,22 @@ mod tests {
 
     fn judge_at(seconds: u64, facts: &Facts) -> Verdict {
         judge(&LIMITS, CONNACK, facts, at(seconds))
+    }
+
+    #[test]
+    fn a_peer_that_need_not_acknowledge_is_asked_too() {
+        let facts = Facts {
+            received_at: Some(at(1)),
+            told_at: Some(at(2)),
+            ..Facts::default()
+        };
+        assert_eq!(judge_at(5, &facts), Verdict::Alive(Some(at(6))));
+        assert_eq!(judge_at(6, &facts), Verdict::Probe);
+        let heard = Facts {
+            received_at: Some(at(3)),
+            ..facts
+        };
+        assert_eq!(judge_at(60, &heard), Verdict::Alive(None));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod active;
 mod boot_marker;
 mod certificate;
 mod dialer;
+mod door;
 mod driver;
 mod feeder;
 mod kernel;
@@ -33,7 +34,7 @@ mod tests;
 
 use std::time::Duration;
 
-use moorline_core::message::{Downlink, Sequence};
+use moorline_core::message::Sequence;
 use moorline_core::network::Seen;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -48,10 +49,11 @@ use feeder::{BATCHES, Order};
 
 pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
+pub use door::{Arrival, Arrivals, Door, Receipt, door};
 pub use settings::{
-    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, LinkSettings,
-    LivenessLimits, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings,
-    Versions,
+    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, KeptSession, LinkSettings,
+    LivenessLimits, MessageIdentity, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings,
+    Secret, TlsSettings, Versions,
 };
 pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
 pub use status::{DisconnectRecord, LinkStatus, Liveness, UpRecord};
@@ -153,33 +155,41 @@ pub fn spawn(
     settings: LinkSettings,
     outlet: Outlet,
     policy: PolicyHandle,
-    downlink: mpsc::Sender<Downlink>,
+    door: Door,
     network: watch::Receiver<Seen>,
     clock: Clock,
 ) -> Result<LinkHandle, TlsSetupError> {
     let dialers = Dialers::new(&settings)?;
     let spool = outlet.status();
-    let acked: Sequence = spool.borrow().acked;
+    let acked = Sequence(0);
     let first_order = Order {
         generation: 0,
-        after: acked,
+        sent: acked,
         packet_bytes_max: settings.packet_bytes_max,
         running: false,
         acked,
         set_aside_readings: 0,
         careful_through: None,
         guilty: None,
+        keep_grouping: false,
     };
     let (orders, order_feed) = watch::channel(first_order);
     let (batch_feed, batches) = mpsc::channel(BATCHES);
     let (commands, command_feed) = mpsc::channel(COMMANDS);
     let (status_feed, status) = watch::channel(LinkStatus::new(&settings.client_id));
     let (letters, letter_feed) = mpsc::channel(LETTERS);
-    tokio::spawn(feeder::feed(outlet, order_feed, batch_feed, letter_feed));
+    let qos = outlet.qos().to_vec();
+    tokio::spawn(feeder::feed(
+        outlet,
+        qos,
+        order_feed,
+        batch_feed,
+        letter_feed,
+    ));
     let ends = Ends {
         commands: command_feed,
         status: status_feed,
-        downlink,
+        door,
         orders,
         batches,
         letters,

@@ -9,6 +9,7 @@
 //!  driver ◄──next()─── pump (translates) ◄──┘
 //! ```
 
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -16,13 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use moorline_core::identity::Identity;
 use moorline_core::link::cause::MqttVersion;
+use moorline_core::message::Qos;
 use moorline_core::mqtt_frame::Connack;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::dialer::Stream;
-use super::settings::LinkSettings;
+use super::settings::{LinkSettings, MessageIdentity};
 use super::tap::Tap;
 use super::wire::Wire;
 
@@ -33,6 +36,8 @@ mod v5;
 const EVENTS: usize = 256;
 /// Requests that are not in the window: SUBSCRIBE, DISCONNECT and a canary.
 const CONTROL_REQUESTS: usize = 8;
+/// Messages of the server's that may be unacknowledged by us: its Receive Maximum, where MQTT 5.0 is spoken.
+const RECEIVE_MAX: u16 = 64;
 /// The crate writes up to this many publishes with one system call.
 const WRITE_BATCH: usize = 64;
 /// The crates want an address; the stream they get is open already.
@@ -49,20 +54,58 @@ pub(super) type Token = u64;
 pub(super) enum SessionEvent {
     /// The server accepted us.
     Up(Connack),
-    /// The server acknowledged a publish, with this reason code; 0x80 and above refuse it.
+    /// The server acknowledged a publish, with this reason code; 0x80 and above refuse it. One of QoS 0 was written.
     Acked { token: Token, code: u8 },
-    /// The server sent a message; `retained`: one that it kept from before we asked.
-    Received {
-        topic: Bytes,
-        payload: Bytes,
-        retained: bool,
-    },
+    /// The server has a publish of QoS 2, and has not yet forgotten its identifier.
+    Taken { token: Token },
+    /// The server sent a message.
+    Received(Received),
     /// The server answered [`Session::subscribe`]; how many of the topics it refused.
     Subscribed { refused: usize },
     /// The server answered [`Session::subscribe_own`].
     SubscribedOwn { granted: bool },
     /// It is over. The reason is in the `Wire`, unless the crate gave up by itself.
     Ended(GaveUp),
+}
+
+/// A message of the server's.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) topic: Bytes,
+    pub(super) payload: Bytes,
+    /// It is one that the server kept from before we asked.
+    pub(super) retained: bool,
+    /// The server may have sent it before.
+    pub(super) redelivered: bool,
+    /// What to acknowledge it with; of QoS 0 nothing.
+    pub(super) due: Option<AckDue>,
+}
+
+/// An acknowledgement that the server waits for on this session; [`Session::acknowledge`] gives it, once.
+#[derive(Debug)]
+pub(super) struct AckDue {
+    id: u16,
+    /// The first of QoS 2's two, PUBREC.
+    received: bool,
+}
+
+#[cfg(test)]
+impl AckDue {
+    pub(super) const fn numbered(id: u16) -> Self {
+        Self {
+            id,
+            received: false,
+        }
+    }
+}
+
+/// What to publish.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) topic: &'static str,
+    pub(super) payload: Bytes,
+    pub(super) qos: Qos,
+    pub(super) identity: Option<Identity>,
 }
 
 /// What the crate says about the end.
@@ -98,7 +141,11 @@ enum Client {
 /// One connection's session.
 pub(super) struct Session {
     client: Client,
-    tokens: mpsc::Sender<Token>,
+    /// Of all publishes in their order; the link's own have no token.
+    tokens: mpsc::Sender<Option<Token>>,
+    /// Acknowledgements the crate had no room for.
+    acknowledgements: VecDeque<AckDue>,
+    message_identity: Option<MessageIdentity>,
     events: mpsc::Receiver<SessionEvent>,
     // Kept and polled, never recreated: the crate's own `poll` loses state when it is cancelled under back-pressure.
     pump: Pin<Box<dyn Future<Output = GaveUp> + Send>>,
@@ -107,7 +154,9 @@ pub(super) struct Session {
 
 /// The pump's ends of the session's channels.
 struct PumpEnds {
-    tokens: mpsc::Receiver<Token>,
+    tokens: mpsc::Receiver<Option<Token>>,
+    /// Publishes of QoS 1 and 2 by their packet identifier.
+    unacked: HashMap<u16, Token>,
     events: mpsc::Sender<SessionEvent>,
     wire: Arc<Wire>,
     /// The packet identifier of the first SUBSCRIBE: the platform's topics, before our own.
@@ -115,6 +164,30 @@ struct PumpEnds {
 }
 
 impl PumpEnds {
+    /// The crate has written a publish.
+    fn written(&mut self, id: u16) -> Option<SessionEvent> {
+        let token = self.tokens.try_recv().ok()??;
+        if id == 0 {
+            // Into a socket that has failed: it goes again.
+            let lost = self.wire.is_over();
+            return (!lost).then_some(SessionEvent::Acked { token, code: 0 });
+        }
+        self.unacked.insert(id, token);
+        None
+    }
+
+    /// PUBACK, PUBCOMP, or a PUBREC that refuses.
+    fn acked(&mut self, id: u16, code: u8) -> Option<SessionEvent> {
+        let token = self.unacked.remove(&id)?;
+        Some(SessionEvent::Acked { token, code })
+    }
+
+    /// PUBREC.
+    fn taken(&mut self, id: u16) -> Option<SessionEvent> {
+        let token = *self.unacked.get(&id)?;
+        Some(SessionEvent::Taken { token })
+    }
+
     fn subscribed(&self, id: u16, refused: usize) -> SessionEvent {
         if self.subscribe_id == Some(id) {
             SessionEvent::Subscribed { refused }
@@ -135,10 +208,11 @@ impl Session {
         keep_alive: Duration,
         wire: Arc<Wire>,
     ) -> Self {
-        let (tokens_tx, tokens) = mpsc::channel(usize::from(settings.inflight_max));
+        let (tokens_tx, tokens) = mpsc::channel(request_capacity(settings));
         let (events_tx, events) = mpsc::channel(EVENTS);
         let ends = PumpEnds {
             tokens,
+            unacked: HashMap::new(),
             events: events_tx,
             wire: Arc::clone(&wire),
             subscribe_id: None,
@@ -158,6 +232,8 @@ impl Session {
         Self {
             client,
             tokens: tokens_tx,
+            acknowledgements: VecDeque::new(),
+            message_identity: settings.message_identity.clone(),
             events,
             pump,
             over: None,
@@ -167,6 +243,7 @@ impl Session {
     /// What happens next. Nothing moves on the session while nobody waits here. May be cancelled.
     pub(super) async fn next(&mut self) -> SessionEvent {
         loop {
+            self.send_acknowledgements();
             if let Some(gave_up) = &self.over {
                 // What came before the end is told before it.
                 return match self.events.try_recv() {
@@ -187,18 +264,40 @@ impl Session {
         self.events.try_recv().ok()
     }
 
-    /// Queues a QoS 1 publish.
-    pub(super) fn publish(
-        &mut self,
-        token: Token,
-        topic: &'static str,
-        payload: Bytes,
-    ) -> Result<(), SessionFull> {
+    /// Whether another publish can be queued. It is full while the crate cannot write; there is room again before
+    /// [`Session::next`] says anything of what was queued last.
+    pub(super) fn has_room(&self) -> bool {
+        self.tokens.capacity() > 0
+    }
+
+    /// Queues a publish.
+    pub(super) fn publish(&mut self, token: Token, message: Message) -> Result<(), SessionFull> {
         // The token goes first: the pump takes it when the crate reports the publish as written, and both are in order.
-        self.tokens.try_send(token).map_err(|_full| SessionFull)?;
+        self.tokens
+            .try_send(Some(token))
+            .map_err(|_full| SessionFull)?;
         match &self.client {
-            Client::V4(client) => v4::publish(client, topic, payload),
-            Client::V5(client) => v5::publish(client, topic, payload),
+            Client::V4(client) => v4::publish(client, message),
+            Client::V5(client) => v5::publish(client, message, self.message_identity.as_ref()),
+        }
+    }
+
+    /// Acknowledges a message of the server's. It goes with the next steps of the session.
+    pub(super) fn acknowledge(&mut self, due: AckDue) {
+        self.acknowledgements.push_back(due);
+        self.send_acknowledgements();
+    }
+
+    fn send_acknowledgements(&mut self) {
+        while let Some(due) = self.acknowledgements.front() {
+            let sent = match &self.client {
+                Client::V4(client) => v4::acknowledge(client, due),
+                Client::V5(client) => v5::acknowledge(client, due),
+            };
+            if sent.is_err() {
+                return;
+            }
+            self.acknowledgements.pop_front();
         }
     }
 
@@ -220,6 +319,7 @@ impl Session {
 
     /// Queues a QoS 0 publish beside the window.
     pub(super) fn publish_own(&mut self, topic: &str, payload: String) -> Result<(), SessionFull> {
+        self.tokens.try_send(None).map_err(|_full| SessionFull)?;
         match &self.client {
             Client::V4(client) => v4::publish_own(client, topic, payload),
             Client::V5(client) => v5::publish_own(client, topic, payload),
@@ -254,7 +354,8 @@ impl HandOver {
     }
 }
 
-/// A request channel that holds a full window and the control requests beside it.
+/// A request channel that holds a full window and the control requests beside it. The crate has one for publishes and one
+/// for everything else; each publish has its token for longer than its place in the channel.
 fn request_capacity(settings: &LinkSettings) -> usize {
-    usize::from(settings.inflight_max) + CONTROL_REQUESTS
+    usize::from(settings.inflight_max.max(RECEIVE_MAX)) + CONTROL_REQUESTS
 }

@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moorline_core::identity::Identity;
 use moorline_core::link;
 pub use moorline_core::link::Versions;
 use moorline_core::link::canary;
 use moorline_core::link::endpoints::{Endpoint, ServerReference};
 use moorline_core::link::proxy::authority;
+use moorline_core::message::Qos;
 
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -175,6 +177,32 @@ pub struct CanarySettings {
     pub timing: canary::Settings,
 }
 
+/// Publishes say by MQTT 5.0 user properties what they carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageIdentity {
+    /// The gateway's name.
+    pub gateway: String,
+    /// The streams' names, in the order of their ids; one that is missing has its number for a name.
+    pub streams: Vec<String>,
+}
+
+impl MessageIdentity {
+    /// The user properties of a publish.
+    pub(super) fn properties(&self, identity: &Identity) -> Vec<(String, String)> {
+        let number = identity.stream.0;
+        let stream = match self.streams.get(usize::from(number)) {
+            Some(name) => name.clone(),
+            None => number.to_string(),
+        };
+        let id = format!("{}/{stream}/{identity}", self.gateway);
+        let mut properties = vec![("moorline-id".to_owned(), id)];
+        if identity.historical {
+            properties.push(("moorline-historical".to_owned(), "true".to_owned()));
+        }
+        properties
+    }
+}
+
 /// Between which bounds reconnects are paced, whatever a policy says.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -262,6 +290,14 @@ impl EndpointSettings {
     }
 }
 
+/// A stream of QoS 2 and a session that the broker keeps do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "qos = 2 needs link.session_expiry_s = 0: on a session that the broker keeps, it could take a new message for a \
+     repetition and drop it; use qos = 1, or give the kept session up"
+)]
+pub struct KeptSession;
+
 /// Everything the link is told.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -300,12 +336,13 @@ pub struct LinkSettings {
     pub inflight_bytes_max: usize,
     /// Most bytes of one publish; the broker's Maximum Packet Size may lower it.
     pub packet_bytes_max: usize,
-    /// How long the broker keeps our session after a disconnect (MQTT 5.0); zero = it forgets at once.
+    /// How long the broker keeps our session after a disconnect: what we are subscribed to and what came for us meanwhile.
+    /// Zero = it forgets at once. With 3.1.1 anything else has no end.
     pub session_expiry: Duration,
+    /// Whether and how publishes say what they carry; only MQTT 5.0 can.
+    pub message_identity: Option<MessageIdentity>,
     /// Whether bytes cost money. A policy may spare them.
     pub metered: bool,
-    /// Whether each session starts without the state of the one before.
-    pub clean_start: bool,
     /// Where the marker of an unclean stop is kept.
     pub state_directory: PathBuf,
 }
@@ -353,10 +390,28 @@ impl LinkSettings {
             inflight_bytes_max: 512 * 1024,
             packet_bytes_max: 64 * 1024,
             session_expiry: Duration::ZERO,
+            message_identity: None,
             metered: false,
-            clean_start: true,
             state_directory,
         }
+    }
+
+    /// Whether each session starts without the state of the one before.
+    #[must_use]
+    pub const fn clean_start(&self) -> bool {
+        self.session_expiry.is_zero()
+    }
+
+    /// Whether messages of this QoS can be promised with these settings.
+    ///
+    /// # Errors
+    /// For QoS 2 on a session that the broker keeps: this side forgets what was in flight, and a packet identifier used anew
+    /// would make the broker drop another message as a repetition.
+    pub fn check_qos(&self, qos: Qos) -> Result<(), KeptSession> {
+        if qos == Qos::ExactlyOnce && !self.clean_start() {
+            return Err(KeptSession);
+        }
+        Ok(())
     }
 
     /// What the core must know of them.

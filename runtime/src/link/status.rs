@@ -66,8 +66,10 @@ pub struct UpRecord {
     pub certificate_end: Option<CertificateEnd>,
     /// The version spoken.
     pub version: MqttVersion,
-    /// Whether the broker still knew us.
+    /// Whether the broker says that it still knew us.
     pub session_present: bool,
+    /// Whether it was asked to.
+    pub session_wanted: bool,
     /// Since the session before ended, or since the start of the process.
     pub down: Duration,
     /// Attempts since then, this one included.

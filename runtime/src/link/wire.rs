@@ -117,6 +117,11 @@ impl Wire {
         }
     }
 
+    /// Whether nothing that is written reaches the peer any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.get().is_some() || self.write_error.get().is_some()
+    }
+
     /// Asks the tap to send a PINGREQ of our own at the next frame boundary.
     pub(super) fn ask_probe(&self) {
         self.probe.store(true, Ordering::Relaxed);

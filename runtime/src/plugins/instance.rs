@@ -17,7 +17,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::message::Downlink;
 use moorline_core::swap::{Build, Failure, Generation};
 use moorline_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +31,7 @@ use super::settings::Limits;
 use super::status::{InstanceState, InstanceStatus};
 use super::streams::{Happened, StreamEvent};
 use crate::clock::Clock;
+use crate::inbox::Delivery;
 
 /// Downlinks waiting for an instance; one more is refused as busy.
 pub(crate) const DOWNLINKS_QUEUED: usize = 32;
@@ -84,7 +84,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) resident: Box<Resident>,
     pub(crate) controls: mpsc::Receiver<Control>,
-    pub(crate) downlinks: mpsc::Receiver<Downlink>,
+    pub(crate) downlinks: mpsc::Receiver<Delivery>,
     pub(crate) streams: mpsc::Receiver<StreamEvent>,
     pub(crate) link_up: watch::Receiver<bool>,
     pub(crate) status: watch::Sender<InstanceStatus>,
@@ -137,7 +137,7 @@ struct Instance {
 
 enum Woken {
     Control(Option<Control>),
-    Downlink(Downlink),
+    Downlink(Delivery),
     Stream(StreamEvent),
     Link(bool),
     Timer,

@@ -42,13 +42,14 @@ use std::time::Duration;
 use moorline_core::message::Downlink;
 use moorline_core::swap::{Failure, Swap};
 use thiserror::Error;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot, watch as channel_watch};
 use tokio::task::JoinSet;
 
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
 pub use rehearsal::{Contradiction, Rehearsal};
-pub use routes::DeliveryRefused;
+pub use routes::{DeliveryRefused, Undelivered};
 pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
     StreamTargetError,
@@ -61,11 +62,12 @@ pub(crate) use world::COMPONENT_BYTES_MAX;
 
 use crate::clock::Clock;
 use crate::file_watch;
+use crate::inbox::Delivery;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
 use cache::Cache;
 use engine::Engines;
-use host::{KeyValues, PendingRpcs, Resident, log};
+use host::{KeyValues, PendingRpcs, Reporting, Resident, log};
 use instance::{CONTROLS_QUEUED, DOWNLINKS_QUEUED, Parts, Trouble};
 use routes::{Claims, InstanceId, Mailbox, Request};
 use streams::Streams;
@@ -89,6 +91,15 @@ pub enum StartError {
     PolicyThread(#[source] std::io::Error),
 }
 
+/// What the plugin host is told of the platform.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// Whether the link is up.
+    pub link_up: channel_watch::Receiver<bool>,
+    /// Counts up when something that was accepted will never arrive. What was reported is reported again then.
+    pub gaps: channel_watch::Receiver<u64>,
+}
+
 /// The running plugin host.
 #[derive(Debug)]
 pub struct Plugins {
@@ -107,7 +118,7 @@ pub struct Plugins {
 pub async fn start(
     settings: PluginSettings,
     appender: Appender,
-    link_up: channel_watch::Receiver<bool>,
+    platform: Platform,
     clock: Clock,
 ) -> Result<Plugins, StartError> {
     let state_directory = settings.state_directory.clone();
@@ -124,7 +135,7 @@ pub async fn start(
     let mut building = Building {
         settings: &settings,
         appender,
-        link_up,
+        platform,
         clock,
         requests: requests.clone(),
         troubles,
@@ -189,7 +200,8 @@ impl Plugins {
     /// # Errors
     /// When no instance owns it or its instance has too much to do. An RPC is then still to be answered by the caller.
     pub async fn deliver(&self, downlink: Downlink) -> Result<(), DeliveryRefused> {
-        self.deliveries().deliver(downlink).await
+        let delivered = self.deliveries().deliver(downlink.into()).await;
+        delivered.map_err(|back| back.refused)
     }
 
     /// What the plugins do.
@@ -223,18 +235,21 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Hands a downlink to the instance that owns the device.
+    /// Hands a downlink to the instance that owns the device, which says by its ticket what became of it.
     ///
     /// # Errors
-    /// When no instance owns it or its instance has too much to do. An RPC is then still to be answered by the caller.
-    pub async fn deliver(&self, downlink: Downlink) -> Result<(), DeliveryRefused> {
+    /// When no instance owns it or its instance has too much to do. It comes back then, and an RPC is still to be answered by
+    /// the caller. What cannot come back, because the gateway is stopping, is the next process's.
+    pub async fn deliver(&self, delivery: Delivery) -> Result<(), Box<Undelivered>> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Deliver(downlink, reply);
-        self.requests
-            .send(request)
-            .await
-            .map_err(|_closed| DeliveryRefused::Stopping)?;
-        answer.await.unwrap_or(Err(DeliveryRefused::Stopping))
+        let sent = self.requests.send(Request::Deliver(delivery, reply)).await;
+        match sent {
+            Ok(()) => answer.await.unwrap_or(Ok(())),
+            Err(SendError(Request::Deliver(delivery, _))) => {
+                Err(routes::undelivered(delivery, DeliveryRefused::Stopping))
+            }
+            Err(SendError(Request::Claim(..) | Request::Release(..))) => Ok(()),
+        }
     }
 }
 
@@ -242,7 +257,7 @@ impl Deliveries {
 struct Building<'a> {
     settings: &'a PluginSettings,
     appender: Appender,
-    link_up: channel_watch::Receiver<bool>,
+    platform: Platform,
     clock: Clock,
     requests: mpsc::Sender<Request>,
     troubles: mpsc::Sender<Trouble>,
@@ -307,12 +322,13 @@ impl Building<'_> {
         let resident = Box::new(Resident {
             instance: name.clone(),
             clock: self.clock,
-            appender: self.appender.clone(),
+            appender: self.appender.of_connector(&connector.name),
             claims: Claims::new(self.requests.clone(), id),
             rpcs: PendingRpcs::default(),
             streams,
             state: KeyValues::of(&self.settings.state_directory, &name),
             log: log::gate(self.clock.now()),
+            report: Reporting::new(&connector.report, self.platform.gaps.clone()),
             readings: 0,
             back_pressure: 0,
             devices: std::collections::BTreeSet::new(),
@@ -327,7 +343,7 @@ impl Building<'_> {
             controls: control_queue,
             downlinks: downlink_queue,
             streams: stream_events,
-            link_up: self.link_up.clone(),
+            link_up: self.platform.link_up.clone(),
             status: status_sender,
             troubles: self.troubles.clone(),
         }));

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use moorline_core::message::{DeviceName, Downlink};
+use moorline_core::message::DeviceName;
 use moorline_core::route::{Claim, Routes};
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::inbox::Delivery;
 
 /// Claims and downlinks on their way.
 const REQUESTS_QUEUED: usize = 256;
@@ -25,6 +27,17 @@ pub enum DeliveryRefused {
     Stopping,
 }
 
+/// A downlink that comes back.
+#[derive(Debug)]
+pub struct Undelivered {
+    /// What was not handed on.
+    pub delivery: Delivery,
+    /// Why.
+    pub refused: DeliveryRefused,
+}
+
+pub(crate) type Delivered = Result<(), Box<Undelivered>>;
+
 /// An instance, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InstanceId(pub(crate) usize);
@@ -33,7 +46,7 @@ pub(crate) struct InstanceId(pub(crate) usize);
 pub(crate) enum Request {
     Claim(DeviceName, InstanceId),
     Release(DeviceName, InstanceId),
-    Deliver(Downlink, oneshot::Sender<Result<(), DeliveryRefused>>),
+    Deliver(Delivery, oneshot::Sender<Delivered>),
 }
 
 /// One instance's end: what it says about its devices.
@@ -67,7 +80,7 @@ impl Claims {
 /// Where an instance's downlinks go.
 pub(crate) struct Mailbox {
     pub(crate) name: Arc<str>,
-    pub(crate) downlinks: mpsc::Sender<Downlink>,
+    pub(crate) downlinks: mpsc::Sender<Delivery>,
 }
 
 pub(crate) fn channel() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
@@ -83,9 +96,9 @@ pub(crate) async fn run(mailboxes: Vec<Mailbox>, mut requests: mpsc::Receiver<Re
             Request::Release(device, instance) => {
                 routes.release(&device, instance);
             }
-            Request::Deliver(downlink, reply) => {
-                let result = deliver(&routes, &mailboxes, downlink);
-                match reply.send(result) {
+            Request::Deliver(delivery, reply) => {
+                let delivered = deliver(&routes, &mailboxes, delivery);
+                match reply.send(delivered) {
                     // Whoever asked does not wait any more.
                     Ok(()) | Err(_) => {}
                 }
@@ -113,28 +126,28 @@ fn claim(
     }
 }
 
-fn deliver(
-    routes: &Routes<InstanceId>,
-    mailboxes: &[Mailbox],
-    downlink: Downlink,
-) -> Result<(), DeliveryRefused> {
-    let owner = routes
-        .owner(downlink.device())
-        .ok_or(DeliveryRefused::UnknownDevice)?;
-    let mailbox = mailboxes
-        .get(owner.0)
-        .ok_or(DeliveryRefused::UnknownDevice)?;
+fn deliver(routes: &Routes<InstanceId>, mailboxes: &[Mailbox], delivery: Delivery) -> Delivered {
+    let owner = routes.owner(delivery.downlink.device());
+    let Some(mailbox) = owner.and_then(|owner| mailboxes.get(owner.0)) else {
+        return Err(undelivered(delivery, DeliveryRefused::UnknownDevice));
+    };
     mailbox
         .downlinks
-        .try_send(downlink)
+        .try_send(delivery)
         .map_err(|refused| match refused {
-            TrySendError::Full(_) => DeliveryRefused::Busy,
-            TrySendError::Closed(_) => DeliveryRefused::Stopping,
+            TrySendError::Full(delivery) => undelivered(delivery, DeliveryRefused::Busy),
+            TrySendError::Closed(delivery) => undelivered(delivery, DeliveryRefused::Stopping),
         })
+}
+
+pub(crate) fn undelivered(delivery: Delivery, refused: DeliveryRefused) -> Box<Undelivered> {
+    Box::new(Undelivered { delivery, refused })
 }
 
 #[cfg(test)]
 mod tests {
+    use moorline_core::message::Downlink;
+
     use super::*;
 
     #[tokio::test]
@@ -163,10 +176,10 @@ mod tests {
         let ask = async |rpc: &Downlink| {
             let (reply, answer) = oneshot::channel();
             requests
-                .send(Request::Deliver(rpc.clone(), reply))
+                .send(Request::Deliver(rpc.clone().into(), reply))
                 .await
                 .unwrap();
-            answer.await.unwrap()
+            answer.await.unwrap().map_err(|back| back.refused)
         };
         assert_eq!(ask(&rpc).await, Err(DeliveryRefused::UnknownDevice));
         let [a, b] = [0, 1].map(|id| Claims::new(requests.clone(), InstanceId(id)));
@@ -175,7 +188,10 @@ mod tests {
         a.release(device).await;
         assert_eq!(ask(&rpc).await, Ok(()));
         assert_eq!(ask(&rpc).await, Err(DeliveryRefused::Busy));
-        assert_eq!(mailbox.recv().await, Some(rpc));
+        assert_eq!(
+            mailbox.recv().await.map(|delivery| delivery.downlink),
+            Some(rpc)
+        );
         drop((requests, a, b));
         task.await.unwrap();
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use moorline_core::report::Rules;
 use moorline_core::swap;
 use thiserror::Error;
 
@@ -33,6 +34,8 @@ pub struct ConnectorSettings {
     pub configuration: serde_json::Value,
     /// One instance each; none = one instance without streams.
     pub connections: Vec<ConnectionSettings>,
+    /// Which of its readings are reported.
+    pub report: Rules,
     /// What an instance may use.
     pub limits: Limits,
 }

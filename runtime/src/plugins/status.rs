@@ -82,6 +82,10 @@ pub struct InstanceStatus {
     pub restarts: u64,
     /// Readings the spool has taken from it.
     pub readings: u64,
+    /// Readings that its report strategies did not let through.
+    pub suppressed_readings: u64,
+    /// Of the readings the spool has taken, those that passed because its report strategies could remember no more.
+    pub unfiltered_readings: u64,
     /// Batches the spool has turned back for now.
     pub back_pressure: u64,
     /// Bytes of its linear memories.

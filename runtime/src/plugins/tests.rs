@@ -8,5 +8,6 @@ mod gateway;
 mod guests;
 mod policy;
 mod refusals;
+mod report;
 mod rollback;
 mod swap;

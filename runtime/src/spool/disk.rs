@@ -69,6 +69,14 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Storage for Disk {
     type File = File;
 
@@ -140,6 +148,11 @@ impl Storage for Disk {
 
     fn remove(&mut self, name: &str) -> Result<(), StorageError> {
         std::fs::remove_file(self.path.join(name)).map_err(|e| translate(&e))
+    }
+
+    fn free_bytes(&mut self) -> Option<u64> {
+        let space = rustix::fs::fstatvfs(&self.directory).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
     }
 }
 

@@ -6,24 +6,34 @@
 pub mod disk;
 mod owner;
 pub(crate) mod purge;
+mod routes;
+mod settings;
+mod status;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::message::{Sequence, Uplink};
+use moorline_core::message::{Qos, Sequence, Uplink};
 use moorline_core::spool::dead_letter::Letter;
 use moorline_core::spool::storage::StorageError;
-use moorline_core::spool::{self as core_spool, Limits, LimitsError, Refused, Status};
+use moorline_core::spool::streams::Streams;
+use moorline_core::spool::{self as core_spool, LimitsError, Refused};
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use core_spool::{Record, Recovery};
+use crate::clock::Clock;
+pub use core_spool::Recovery;
+pub use core_spool::streams::{AfterOutage, Handed, Whole};
 use disk::{DirectoryError, Disk};
-use owner::{Append, Ask, Order, Owner};
+use owner::{Append, Ask, Order, Owner, Reading};
+pub use routes::{Pattern, Routes, Rule};
+pub use settings::{Durability, Full, SpoolSettings, StreamSetup};
+pub use status::{SpoolStatus, StreamStatus};
 
 /// Appends on their way to the thread. A full queue is back-pressure for the guest that emits.
 const APPENDS_QUEUED: usize = 256;
@@ -36,32 +46,6 @@ const ORDERS_QUEUED: usize = 4;
 
 /// Encoded bytes of the newest records that stay decoded in memory for the link.
 const TAIL_BYTES: usize = 512 * 1024;
-
-/// When an append is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// When it is written: it survives the end of the process at once, a power cut after the next group commit.
-    Batched,
-    /// When it is committed: it survives a power cut.
-    Sync,
-}
-
-/// How the spool is set up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpoolSettings {
-    /// Its directory; made when it is not there. Only one gateway may use it.
-    pub directory: PathBuf,
-    /// Bytes of one segment.
-    pub segment_bytes: u64,
-    /// Bytes of all files together. When they are used up the oldest segment is dropped and counted.
-    pub bytes_max: u64,
-    /// The longest an accepted record waits for its commit.
-    pub commit_interval: Duration,
-    /// A commit is made earlier when so many bytes wait for it.
-    pub commit_bytes: usize,
-    /// When an append is answered.
-    pub sync: Durability,
-}
 
 /// Why a spool cannot be opened.
 #[derive(Debug, Error)]
@@ -105,6 +89,8 @@ impl From<Refused> for AppendRefused {
         match refused {
             Refused::TooLarge => Self::TooLarge,
             Refused::Storage(error) => Self::Storage(error),
+            // Accepted and counted as evicted: [`Owner::append`] answers so.
+            Refused::Dropped => Self::Storage(StorageError::Full),
         }
     }
 }
@@ -120,78 +106,60 @@ pub enum ReadError {
     Closed,
 }
 
-/// The figures of the spool, for the link, the status page and the policy's question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct SpoolStatus {
-    /// The newest record.
-    pub last: Sequence,
-    /// Everything through this one is settled.
-    pub acked: Sequence,
-    /// Everything through this one survives a power cut, or is settled.
-    pub synced: Sequence,
-    /// Records waiting.
-    pub depth_records: u64,
-    /// Readings waiting.
-    pub depth_readings: u64,
-    /// Bytes of all files.
-    pub bytes: u64,
-    /// Readings dropped because the spool was full, since it was made.
-    pub evicted_readings: u64,
-    /// Readings that were accepted and cannot be read any more, since the spool was made.
-    pub damaged_readings: u64,
-    /// Readings the platform refused for good or no packet could carry, since the spool was made.
-    pub set_aside_readings: u64,
-    /// Readings appended since the spool was made, across restarts.
-    pub appended_readings_total: u64,
-    /// Damaged segments put aside.
-    pub quarantined_segments: u64,
-    /// The last commit or other disk work failed, or appends are being refused.
-    pub fault: Option<StorageError>,
-}
-
-impl SpoolStatus {
-    fn new(status: &Status, fault: Option<StorageError>) -> Self {
-        Self {
-            last: status.last,
-            acked: status.acked,
-            synced: status.synced,
-            depth_records: status.depth_records,
-            depth_readings: status.depth_readings,
-            bytes: status.bytes,
-            evicted_readings: status.evicted.readings,
-            damaged_readings: status.damaged.readings,
-            set_aside_readings: status.set_aside_readings,
-            appended_readings_total: status.appended.readings,
-            quarantined_segments: status.quarantined_segments,
-            fault: fault.or(status.stalled),
-        }
-    }
-}
-
 /// Where records go in. Appends of one caller keep their order when each waits for the one before.
 #[derive(Clone, Debug)]
 pub struct Appender {
     appends: mpsc::Sender<Append>,
     retry_after: Duration,
+    routes: Arc<Routes>,
+    /// On whose behalf, where a rule asks for it.
+    connector: Option<Arc<str>>,
 }
 
 impl Appender {
+    /// The same on behalf of this connector.
+    #[must_use]
+    pub fn of_connector(&self, name: &str) -> Self {
+        Self {
+            connector: Some(name.into()),
+            ..self.clone()
+        }
+    }
+
     /// Hands `uplink` to the spool and waits until it is accepted (see [`Durability`]). Dropping the future does not
     /// take it back.
     ///
     /// # Errors
     /// When it was not accepted, with whose fault it is.
     pub async fn append(&self, uplink: Uplink) -> Result<Sequence, AppendRefused> {
-        let (reply, answer) = oneshot::channel();
-        self.appends
-            .try_send(Append { uplink, reply })
-            .map_err(|refused| match refused {
-                TrySendError::Full(_) => AppendRefused::Behind {
-                    retry_after: self.retry_after,
-                },
-                TrySendError::Closed(_) => AppendRefused::Closed,
-            })?;
-        answer.await.unwrap_or(Err(AppendRefused::Closed))
+        let parts = self.routes.divide(uplink, self.connector.as_deref());
+        let permits =
+            self.appends
+                .try_reserve_many(parts.len())
+                .map_err(|refused| match refused {
+                    TrySendError::Full(()) => AppendRefused::Behind {
+                        retry_after: self.retry_after,
+                    },
+                    TrySendError::Closed(()) => AppendRefused::Closed,
+                })?;
+        let mut answers = Vec::with_capacity(parts.len());
+        for (permit, (stream, uplink)) in permits.zip(parts) {
+            let (reply, answer) = oneshot::channel();
+            permit.send(Append {
+                stream,
+                uplink,
+                reply,
+            });
+            answers.push(answer);
+        }
+        let mut outcome = Err(AppendRefused::Closed);
+        for answer in answers {
+            outcome = answer.await.unwrap_or(Err(AppendRefused::Closed));
+            if outcome.is_err() {
+                break;
+            }
+        }
+        outcome
     }
 }
 
@@ -200,27 +168,41 @@ impl Appender {
 pub struct Outlet {
     asks: mpsc::Sender<Ask>,
     status: watch::Receiver<SpoolStatus>,
+    qos: Vec<Qos>,
 }
 
 impl Outlet {
-    /// The records after `after`, in order: at most `records_max` and about `bytes_max` encoded bytes, but at least one
-    /// if there is one. Empty: nothing is there yet. A lower `after` than before reads again what is not acknowledged.
+    /// With which quality of service each stream is published, in order of ids.
+    #[must_use]
+    pub fn qos(&self) -> &[Qos] {
+        &self.qos
+    }
+
+    /// A session begins. Of what was handed out, everything through turn `sent` may have left and is handed out again as it
+    /// was; the rest anew, as the streams' settings say for what waited.
+    pub async fn begin(&mut self, sent: Sequence) {
+        match self.asks.send(Ask::Begin { sent }).await {
+            // Closed: there is nothing to hand out any more.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// What is next, in the order of turns: at most `records_max` and about `bytes_max` encoded bytes, but at least one if
+    /// there is one. None: nothing is there yet, or it waits for its pace, so long.
     ///
     /// # Errors
     /// When the disk cannot be read, or the spool is closed.
     pub async fn read(
         &mut self,
-        after: Sequence,
         bytes_max: usize,
         records_max: usize,
-    ) -> Result<Vec<Record>, ReadError> {
+    ) -> Result<(Vec<Handed>, Option<Duration>), ReadError> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Read {
-            after,
+        let ask = Ask::Read(Reading {
             bytes_max,
             records_max,
             reply,
-        };
+        });
         self.asks
             .send(ask)
             .await
@@ -228,7 +210,7 @@ impl Outlet {
         answer.await.unwrap_or(Err(ReadError::Closed))
     }
 
-    /// The platform has everything through `through`, except `set_aside_readings` more than were told before: those it
+    /// The platform has everything through turn `through`, except `set_aside_readings` more than were told before: those it
     /// will never take. After a close it is of no use and does nothing.
     pub async fn ack(&mut self, through: Sequence, set_aside_readings: u64) {
         let ask = Ask::Ack {
@@ -277,7 +259,7 @@ impl Spool {
         }
     }
 
-    /// Has the dead letters sent again that are marked for it. The outcome is in the log.
+    /// Does what operators have marked files for: sends dead letters again, gives up what waits. The outcome is in the log.
     pub async fn replay(&self) {
         match self.orders.send(Order::Replay).await {
             Ok(()) => {}
@@ -300,14 +282,27 @@ impl Spool {
     }
 }
 
-/// Opens the spool and starts its thread. Reads the disk: not for a hot path.
+/// Opens the spools of all streams and starts their thread. Reads the disk: not for a hot path.
 ///
 /// # Errors
 /// When the settings make no sense, or the directory is in use or cannot be used.
-pub fn open(settings: SpoolSettings) -> Result<(Spool, Appender, Outlet, Recovery), OpenError> {
-    let limits = Limits::new(settings.segment_bytes, settings.bytes_max, TAIL_BYTES)?;
-    let disk = Disk::open(&settings.directory)?;
-    let (spool, recovery) = core_spool::Spool::open(disk, limits)?;
+pub fn open(
+    settings: SpoolSettings,
+    clock: Clock,
+) -> Result<(Spool, Appender, Outlet, Vec<Recovery>), OpenError> {
+    let identity = RandomState::new().hash_one(&settings.directory).max(1);
+    let mut streams = Vec::with_capacity(settings.streams.len());
+    let mut recoveries = Vec::with_capacity(settings.streams.len());
+    for setup in &settings.streams {
+        let limits = setup.limits(&settings, TAIL_BYTES)?;
+        let disk = Disk::open(&settings.stream_directory(setup))?;
+        let window = settings.window_of(setup, &disk);
+        let (mut spool, recovery) = core_spool::Spool::open_with(disk, window, limits, identity)?;
+        spool.tell_time(clock.wall());
+        streams.push((setup.stream.clone(), spool));
+        recoveries.push(recovery);
+    }
+    let streams = Streams::new(streams);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -315,9 +310,15 @@ pub fn open(settings: SpoolSettings) -> Result<(Spool, Appender, Outlet, Recover
     let (appends, append_queue) = mpsc::channel(APPENDS_QUEUED);
     let (asks, ask_queue) = mpsc::channel(ASKS_QUEUED);
     let (orders, order_queue) = mpsc::channel(ORDERS_QUEUED);
-    let (status_sender, status) = watch::channel(SpoolStatus::new(&spool.status(), None));
-    let retry_after = settings.commit_interval;
-    let mut owner = Owner::new(spool, settings, status_sender);
+    let (status_sender, status) = watch::channel(SpoolStatus::of(&streams, None));
+    let appender = Appender {
+        appends,
+        retry_after: settings.commit_interval,
+        routes: Arc::new(settings.routes.clone()),
+        connector: None,
+    };
+    let qos = settings.streams.iter().map(|setup| setup.qos).collect();
+    let mut owner = Owner::new(streams, settings, status_sender, clock);
     std::thread::Builder::new()
         .name("spool".into())
         .spawn(move || {
@@ -325,13 +326,10 @@ pub fn open(settings: SpoolSettings) -> Result<(Spool, Appender, Outlet, Recover
             runtime.block_on(owner.run(append_queue, ask_queue, order_queue));
         })
         .map_err(OpenError::Thread)?;
-    let appender = Appender {
-        appends,
-        retry_after,
-    };
     let outlet = Outlet {
         asks,
         status: status.clone(),
+        qos,
     };
-    Ok((Spool { orders, status }, appender, outlet, recovery))
+    Ok((Spool { orders, status }, appender, outlet, recoveries))
 }

@@ -3,19 +3,20 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use moorline_core::message::{Sequence, Uplink};
+use moorline_core::message::{Sequence, StreamId, Uplink};
 use moorline_core::spool::dead_letter::{Letter, Replayed};
 use moorline_core::spool::storage::StorageError;
+use moorline_core::spool::streams::{Handed, Streams};
 use moorline_core::spool::{self as core_spool, Refused, Totals};
+use moorline_core::time::TimestampMs;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 
 use super::disk::Disk;
 use super::purge;
-use super::{AppendRefused, Durability, ReadError, Record, SpoolSettings, SpoolStatus};
-
-/// A commit is made when so many records wait for it.
-const COMMIT_RECORDS: u64 = 1024;
+use super::settings::{StreamSetup, TELEMETRY};
+use super::{AppendRefused, Durability, ReadError, SpoolSettings, SpoolStatus};
+use crate::clock::Clock;
 
 /// Appends written together at most.
 const BATCH: usize = 256;
@@ -30,17 +31,25 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) struct Append {
+    pub(super) stream: StreamId,
     pub(super) uplink: Uplink,
     pub(super) reply: oneshot::Sender<Result<Sequence, AppendRefused>>,
 }
 
+/// What is handed out, or how long to wait for it.
+type Batch = (Vec<Handed>, Option<Duration>);
+
+pub(super) struct Reading {
+    pub(super) bytes_max: usize,
+    pub(super) records_max: usize,
+    pub(super) reply: oneshot::Sender<Result<Batch, ReadError>>,
+}
+
 pub(super) enum Ask {
-    Read {
-        after: Sequence,
-        bytes_max: usize,
-        records_max: usize,
-        reply: oneshot::Sender<Result<Vec<Record>, ReadError>>,
+    Begin {
+        sent: Sequence,
     },
+    Read(Reading),
     Ack {
         through: Sequence,
         set_aside_readings: u64,
@@ -50,7 +59,7 @@ pub(super) enum Ask {
 
 /// What whoever holds the spool as a whole asks for.
 pub(super) enum Order {
-    /// Send the letters again that are marked for it.
+    /// Do what files are marked for.
     Replay,
     /// Give up what waits, if somebody asked for that with a file.
     Purge,
@@ -61,12 +70,15 @@ pub(super) enum Order {
 pub(super) type CloseReply = oneshot::Sender<Result<(), StorageError>>;
 
 pub(super) struct Owner {
-    spool: core_spool::Spool<Disk>,
+    streams: Streams<Disk>,
     settings: SpoolSettings,
     status: watch::Sender<SpoolStatus>,
+    clock: Clock,
     replies: Vec<oneshot::Sender<Result<Sequence, AppendRefused>>>,
     outcomes: Vec<Result<Sequence, Refused>>,
-    /// Acknowledgements since the cursor was written.
+    /// The newest record of each stream at the last tick: it is committed with the next.
+    marks: Vec<Sequence>,
+    /// Acknowledgements since the cursors were written.
     acked: bool,
     /// Which work the storage last refused, and why.
     fault: Option<(&'static str, StorageError)>,
@@ -74,14 +86,17 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(
-        spool: core_spool::Spool<Disk>,
+        streams: Streams<Disk>,
         settings: SpoolSettings,
         status: watch::Sender<SpoolStatus>,
+        clock: Clock,
     ) -> Self {
         Self {
-            spool,
+            marks: vec![Sequence(0); streams.count()],
+            streams,
             settings,
             status,
+            clock,
             replies: Vec::with_capacity(BATCH),
             outcomes: Vec::with_capacity(BATCH),
             acked: false,
@@ -100,16 +115,18 @@ impl Owner {
         let mut upkeep = Timer::new();
         let mut cursor_sync = Timer::new();
         let (mut appends_open, mut asks_open) = (true, true);
+        // What comes right after a tick has nearly two of them to be settled before it is written.
+        let tick = self.settings.commit_interval / 2;
         let reply = loop {
             if self.due() {
                 self.commit();
                 commit.disarm();
-            } else if self.spool.wants_commit() || self.acked {
-                commit.arm(self.settings.commit_interval);
+            } else if self.wants_commit() || self.acked {
+                commit.arm(tick);
             }
-            if self.spool.status().stalled.is_some() {
+            if self.is_faulty() {
                 upkeep.arm(RETRY_PAUSE);
-            } else if self.spool.wants_preparing() {
+            } else if self.wants_preparing() {
                 upkeep.arm(PREPARE_PAUSE);
             }
             cursor_sync.arm(CURSOR_SYNC_INTERVAL);
@@ -125,12 +142,12 @@ impl Owner {
                     Order::Close(reply) => break Some(reply),
                 },
                 () = commit.elapsed() => {
-                    self.commit();
+                    self.tick();
                     if self.fault.is_some() {
                         commit.arm(RETRY_PAUSE);
                     }
                 }
-                () = cursor_sync.elapsed() => self.checkpoint(true),
+                () = cursor_sync.elapsed() => self.look_after(),
                 ask = asks.recv(), if asks_open => match ask {
                     Some(ask) => self.answer(ask),
                     None => asks_open = false,
@@ -146,7 +163,7 @@ impl Owner {
         while appends.recv_many(&mut batch, BATCH).await > 0 {
             self.append(&mut batch);
         }
-        let closed = self.spool.close();
+        let closed = self.streams.close();
         if let Err(error) = closed {
             tracing::error!(%error, "the spool was not committed at the end");
         }
@@ -162,53 +179,82 @@ impl Owner {
     }
 
     fn append(&mut self, batch: &mut Vec<Append>) {
-        let Self {
-            spool,
-            replies,
-            outcomes,
-            ..
-        } = self;
-        let uplinks = batch.drain(..).map(|append| {
-            replies.push(append.reply);
-            append.uplink
-        });
-        spool.append(uplinks, outcomes);
-        let refused = self.outcomes.iter().find_map(|outcome| match outcome {
-            Err(Refused::Storage(error)) => Some(*error),
-            Ok(_) | Err(Refused::TooLarge) => None,
-        });
-        self.note("append", refused.map_or(Ok(()), Err));
-        let uncommitted = match self.settings.sync {
-            Durability::Sync => self.commit(),
-            Durability::Batched => None,
-        };
-        for (reply, outcome) in self.replies.drain(..).zip(self.outcomes.drain(..)) {
-            let answer = match (outcome, uncommitted) {
-                (Ok(sequence), None) => Ok(sequence),
-                (Ok(_), Some(error)) => Err(AppendRefused::Storage(error)),
-                (Err(refused), _) => Err(refused.into()),
-            };
-            deliver(reply, answer);
+        let mut rest = batch.drain(..).peekable();
+        let mut failed = None;
+        while let Some(Append {
+            stream,
+            uplink,
+            reply,
+        }) = rest.next()
+        {
+            self.replies.push(reply);
+            let mut run = Some(uplink);
+            let replies = &mut self.replies;
+            let same = std::iter::from_fn(|| {
+                if let Some(first) = run.take() {
+                    return Some(first);
+                }
+                let next = rest.next_if(|append| append.stream == stream)?;
+                replies.push(next.reply);
+                Some(next.uplink)
+            });
+            let first = self.outcomes.len();
+            self.streams.append(stream, same, &mut self.outcomes);
+            if self.setup(stream).durability == Durability::Sync
+                && let Some(error) = self.commit_stream(stream)
+            {
+                for outcome in self.outcomes.iter_mut().skip(first) {
+                    *outcome = outcome.and(Err(Refused::Storage(error)));
+                }
+            }
+            failed = failed.or(self.outcomes.iter().find_map(|outcome| match outcome {
+                Err(Refused::Storage(error)) => Some(*error),
+                Ok(_) | Err(Refused::TooLarge | Refused::Dropped) => None,
+            }));
         }
+        drop(rest);
+        self.note("append", failed.map_or(Ok(()), Err));
+        for (reply, outcome) in self.replies.drain(..).zip(self.outcomes.drain(..)) {
+            deliver(
+                reply,
+                match outcome {
+                    Ok(sequence) => Ok(sequence),
+                    // Accepted, and counted as evicted.
+                    Err(Refused::Dropped) => Ok(Sequence(0)),
+                    Err(refused @ (Refused::TooLarge | Refused::Storage(_))) => Err(refused.into()),
+                },
+            );
+        }
+    }
+
+    fn setup(&self, stream: StreamId) -> &StreamSetup {
+        &self.settings.streams[usize::from(stream.0)]
+    }
+
+    fn ids(&self) -> impl Iterator<Item = StreamId> + use<> {
+        let count = u8::try_from(self.streams.count()).unwrap_or(u8::MAX);
+        (0..count).map(StreamId)
     }
 
     fn answer(&mut self, ask: Ask) {
         match ask {
-            Ask::Read {
-                after,
-                bytes_max,
-                records_max,
-                reply,
-            } => {
-                let mut records = Vec::new();
-                match self.spool.read(after, bytes_max, records_max, &mut records) {
-                    Ok(()) => {
+            Ask::Begin { sent } => self.streams.begin(sent),
+            Ask::Read(reading) => {
+                let mut handed = Vec::new();
+                let read = self.streams.read(
+                    self.clock.now(),
+                    reading.bytes_max,
+                    reading.records_max,
+                    &mut handed,
+                );
+                match read {
+                    Ok(wait) => {
                         self.note("read", Ok(()));
-                        deliver(reply, Ok(records));
+                        deliver(reading.reply, Ok((handed, wait)));
                     }
                     Err(core_spool::ReadError::Storage(error)) => {
                         self.note("read", Err(error));
-                        deliver(reply, Err(ReadError::Storage(error)));
+                        deliver(reading.reply, Err(ReadError::Storage(error)));
                     }
                 }
             }
@@ -216,8 +262,7 @@ impl Owner {
                 through,
                 set_aside_readings,
             } => {
-                self.spool.ack(through);
-                self.spool.set_aside(set_aside_readings);
+                self.streams.ack(through, set_aside_readings);
                 self.acked = true;
             }
             Ask::Keep(letter) => self.keep(&letter),
@@ -225,7 +270,10 @@ impl Owner {
     }
 
     fn keep(&mut self, letter: &Letter) {
-        match self.spool.keep(letter) {
+        let Some(spool) = self.streams.spool_mut(TELEMETRY) else {
+            return;
+        };
+        match spool.keep(letter) {
             Ok(kept) => {
                 self.note("dead letters", Ok(()));
                 if kept.dropped > 0 {
@@ -244,7 +292,10 @@ impl Owner {
 
     /// Sends the letters again that are marked for it.
     pub(super) fn replay(&mut self) {
-        match self.spool.replay() {
+        let Some(spool) = self.streams.spool_mut(TELEMETRY) else {
+            return;
+        };
+        match spool.replay() {
             Ok(Replayed {
                 letters: 0,
                 unreadable: 0,
@@ -259,50 +310,141 @@ impl Owner {
         }
     }
 
-    /// Gives up what waits, if somebody asked.
+    /// Gives up what waits in the streams for which somebody asked.
     fn purge(&mut self) {
-        if !purge::taken_up(&self.settings.directory) {
-            return;
-        }
-        let purged = self.spool.purge();
-        match purged {
-            Ok(Totals { records, readings }) => {
-                tracing::warn!(
-                    records,
-                    readings,
-                    "an operator gave up what waited; it is counted as evicted"
-                );
+        let ids: Vec<_> = self.ids().collect();
+        for id in ids {
+            let setup = self.setup(id);
+            let name = setup.stream.name.clone();
+            let directory = self.settings.stream_directory(setup);
+            if !purge::taken_up(&directory) {
+                continue;
             }
-            Err(error) => tracing::warn!(%error, "nothing was given up"),
+            let Some(spool) = self.streams.spool_mut(id) else {
+                continue;
+            };
+            let purged = spool.purge();
+            match purged {
+                Ok(Totals { records, readings }) => {
+                    tracing::warn!(
+                        stream = &*name,
+                        records,
+                        readings,
+                        "an operator gave up what waited; it is counted as evicted"
+                    );
+                }
+                Err(error) => tracing::warn!(stream = &*name, %error, "nothing was given up"),
+            }
+            purge::reply(&directory, &purged.into());
         }
-        purge::reply(&self.settings.directory, &purged.into());
     }
 
     /// Whether a commit should not wait for its time.
     fn due(&self) -> bool {
-        let (bytes, records) = self.spool.uncommitted();
-        let full = bytes >= self.settings.commit_bytes as u64 || records >= COMMIT_RECORDS;
-        full && self.fault.is_none() && self.spool.wants_commit()
+        let mut spools = self.streams.spools();
+        self.fault.is_none()
+            && spools.any(|(_, spool)| {
+                let (bytes, records) = spool.uncommitted();
+                let full = bytes >= self.settings.commit_bytes as u64
+                    || records >= self.settings.commit_records;
+                full && spool.wants_commit()
+            })
     }
 
-    fn commit(&mut self) -> Option<StorageError> {
-        let committed = self.spool.commit();
-        self.note("commit", committed);
+    fn wants_commit(&self) -> bool {
+        let mut spools = self.streams.spools();
+        spools.any(|(_, spool)| spool.uncommitted().1 > 0 || spool.wants_commit())
+    }
+
+    fn wants_preparing(&self) -> bool {
+        self.streams
+            .spools()
+            .any(|(_, spool)| spool.wants_preparing())
+    }
+
+    fn is_faulty(&self) -> bool {
+        let mut spools = self.streams.spools();
+        spools.any(|(_, spool)| spool.status().fault.is_some())
+    }
+
+    /// Commits what has waited for a whole tick.
+    fn tick(&mut self) {
+        let mut outcome = Ok(());
+        for id in self.ids() {
+            let Some(spool) = self.streams.spool_mut(id) else {
+                continue;
+            };
+            if let Some(mark) = self.marks.get_mut(usize::from(id.0)) {
+                let mark = std::mem::replace(mark, spool.status().last);
+                outcome = outcome.and(spool.commit_through(mark));
+            }
+        }
+        self.note("commit", outcome);
         self.checkpoint(false);
+    }
+
+    fn commit(&mut self) {
+        let mut outcome = Ok(());
+        for id in self.ids() {
+            if let Some(spool) = self.streams.spool_mut(id) {
+                outcome = outcome.and(spool.commit());
+            }
+        }
+        self.note("commit", outcome);
+        self.checkpoint(false);
+    }
+
+    fn commit_stream(&mut self, stream: StreamId) -> Option<StorageError> {
+        let committed = self.streams.spool_mut(stream)?.commit();
+        self.note("commit", committed);
         committed.err()
     }
 
     fn checkpoint(&mut self, durable: bool) {
         self.acked = false;
-        let written = self.spool.checkpoint(durable);
-        self.note("checkpoint", written);
+        let mut outcome = Ok(());
+        for id in self.ids() {
+            if let Some(spool) = self.streams.spool_mut(id) {
+                outcome = outcome.and(spool.checkpoint(durable));
+            }
+        }
+        self.note("checkpoint", outcome);
+    }
+
+    /// What is done now and then: acknowledgements on the medium, and giving up what is too old.
+    fn look_after(&mut self) {
+        let now = self.clock.wall();
+        let mut outcome = Ok(());
+        for id in self.ids() {
+            let age_max = self.setup(id).age_max;
+            let Some(spool) = self.streams.spool_mut(id) else {
+                continue;
+            };
+            spool.tell_time(now);
+            if let Some(age_max) = age_max {
+                let age_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
+                outcome = outcome.and(spool.expire(TimestampMs(now.0.saturating_sub(age_ms))));
+            }
+        }
+        self.note("expire", outcome);
+        self.checkpoint(true);
     }
 
     fn prepare(&mut self) {
-        match self.spool.prepare() {
+        let mut outcome = Ok(());
+        let mut again = false;
+        for id in self.ids() {
+            if let Some(spool) = self.streams.spool_mut(id) {
+                match spool.prepare() {
+                    Ok(more) => again |= more,
+                    Err(error) => outcome = Err(error),
+                }
+            }
+        }
+        match outcome {
             // On a full disk a spare begins well and ends badly, again and again.
-            Ok(true) => {}
-            Ok(false) => self.note("prepare", Ok(())),
+            Ok(()) if again => {}
+            Ok(()) => self.note("prepare", Ok(())),
             Err(error) => self.note("prepare", Err(error)),
         }
     }
@@ -312,7 +454,11 @@ impl Owner {
         match (outcome, self.fault) {
             (Err(error), fault) => {
                 if fault != Some((work, error)) {
-                    tracing::warn!(work, %error, "the spool's storage fails");
+                    tracing::warn!(
+                        work,
+                        %error,
+                        "the spool's storage fails: what is accepted stays in memory, up to its bound, until it works again"
+                    );
                 }
                 self.fault = Some((work, error));
             }
@@ -325,7 +471,7 @@ impl Owner {
     }
 
     fn publish(&self) {
-        let status = SpoolStatus::new(&self.spool.status(), self.fault.map(|(_, error)| error));
+        let status = SpoolStatus::of(&self.streams, self.fault.map(|(_, error)| error));
         self.status.send_if_modified(|published| {
             let changed = *published != status;
             *published = status;

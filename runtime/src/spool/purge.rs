@@ -1,4 +1,4 @@
-//! Giving up what waits, at an operator's word: by whoever holds the spool.
+//! Giving up what waits in a stream, at an operator's word: by whoever holds the spool.
 //!
 //! A running gateway holds its lock, so it is asked as dead letters are: with a file and a SIGHUP.
 //!
@@ -15,14 +15,18 @@ use std::io;
 use std::path::Path;
 
 use moorline_core::spool::storage::StorageError;
-use moorline_core::spool::{self as core_spool, Limits, Totals};
+use moorline_core::spool::{self as core_spool, Totals};
+use moorline_core::time::TimestampMs;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use super::settings::StreamSetup;
 use super::{OpenError, SpoolSettings, TAIL_BYTES};
 
 const QUESTION: &str = "purge";
 const ANSWER: &str = "purged";
+/// Room for a stream whose bounds nobody knows any more.
+const BYTES_UNKNOWN: u64 = 1 << 40;
 const ANSWER_DRAFT: &str = "purged.new";
 
 /// What came of a purge.
@@ -106,14 +110,25 @@ pub(super) fn reply(directory: &Path, purged: &Purged) {
     }
 }
 
-/// Takes the lock, gives up everything that waits, and leaves the spool to its gateway.
+/// Takes the lock of the stream in `directory`, gives up everything that waits in it, and leaves it to its gateway.
 ///
 /// # Errors
 /// When a gateway works on it, or it cannot be opened.
-pub(crate) fn stopped(settings: &SpoolSettings) -> Result<Purged, OpenError> {
-    let limits = Limits::new(settings.segment_bytes, settings.bytes_max, TAIL_BYTES)?;
-    let disk = Disk::open(&settings.directory)?;
-    let (mut spool, _recovery) = core_spool::Spool::open(disk, limits)?;
+pub(crate) fn stopped(
+    settings: &SpoolSettings,
+    name: &str,
+    directory: &Path,
+    now: TimestampMs,
+) -> Result<Purged, OpenError> {
+    let mut known = settings.streams.iter();
+    let setup = known.find(|setup| &*setup.stream.name == name).cloned();
+    // One that the configuration no longer names is small enough to be opened with anything.
+    let setup = setup.unwrap_or_else(|| StreamSetup::new(name, u8::MAX, BYTES_UNKNOWN));
+    let limits = setup.limits(settings, TAIL_BYTES)?;
+    let disk = Disk::open(directory)?;
+    let window = settings.window_of(&setup, &disk);
+    let (mut spool, _recovery) = core_spool::Spool::open_with(disk, window, limits, 1)?;
+    spool.tell_time(now);
     let purged = Purged::from(spool.purge());
     spool.close()?;
     Ok(purged)

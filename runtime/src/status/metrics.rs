@@ -27,6 +27,7 @@ impl Page {
         self.link(status)?;
         self.spool(status)?;
         self.wear(status)?;
+        self.inbox(status)?;
         self.policy(status)?;
         self.connectors(status)
     }
@@ -88,6 +89,16 @@ impl Page {
             "link_dead_letters_total",
             "Publishes that were set aside.",
             link.dead_lettered,
+        )?;
+        self.counter(
+            "link_duplicates_possible_total",
+            "Publishes that were in flight when a session ended.",
+            link.duplicates_possible,
+        )?;
+        self.counter(
+            "link_downlinks_dropped_total",
+            "Messages from the platform that were not understood or not kept.",
+            link.downlinks_dropped,
         )
     }
 
@@ -187,6 +198,44 @@ impl Page {
         Ok(())
     }
 
+    fn inbox(&mut self, status: &Status) -> fmt::Result {
+        let inbox = &status.inbox;
+        for (name, help, count) in [
+            (
+                "inbox_arrived_total",
+                "Messages from the platform.",
+                inbox.arrived,
+            ),
+            (
+                "inbox_duplicates_total",
+                "Redeliveries of requests that were here before.",
+                inbox.duplicates,
+            ),
+            (
+                "inbox_rpcs_expired_total",
+                "Requests that expired before a connector had them.",
+                inbox.rpcs_expired,
+            ),
+            (
+                "inbox_dropped_total",
+                "Updates of shared attributes that no connector took.",
+                inbox.dropped,
+            ),
+        ] {
+            self.counter(name, help, count)?;
+        }
+        self.gauge(
+            "inbox_waiting",
+            "Messages that are not handled yet.",
+            inbox.waiting,
+        )?;
+        self.gauge(
+            "inbox_faulty",
+            "Whether the disk refuses to keep them.",
+            u8::from(inbox.in_memory),
+        )
+    }
+
     fn policy(&mut self, status: &Status) -> fmt::Result {
         self.counter(
             "policy_faults_total",
@@ -202,7 +251,7 @@ impl Page {
 
     fn connectors(&mut self, status: &Status) -> fmt::Result {
         type Figure = fn(&super::ConnectorEntry) -> u64;
-        let figures: [(&str, &str, &str, Figure); 5] = [
+        let figures: [(&str, &str, &str, Figure); 7] = [
             (
                 "connector_running",
                 "Whether every instance serves.",
@@ -214,6 +263,18 @@ impl Page {
                 "Readings accepted from it.",
                 "counter",
                 |connector| connector.readings,
+            ),
+            (
+                "connector_suppressed_readings_total",
+                "Readings its report strategies suppressed.",
+                "counter",
+                |connector| connector.suppressed_readings,
+            ),
+            (
+                "connector_unfiltered_readings_total",
+                "Readings its report strategies had no room to judge.",
+                "counter",
+                |connector| connector.unfiltered_readings,
             ),
             (
                 "connector_traps_total",
@@ -304,6 +365,7 @@ mod tests {
         status.connectors = vec![ConnectorEntry {
             name: "line \"7\"".to_owned(),
             readings: 3,
+            suppressed_readings: 97,
             ..ConnectorEntry::default()
         }];
         let page = page(&status);
@@ -323,6 +385,7 @@ mod tests {
             "moorline_wear_last_day_bytes 9",
             "moorline_wear_budget_day_bytes 10",
             "moorline_connector_readings_total{connector=\"line \\\"7\\\"\"} 3",
+            "moorline_connector_suppressed_readings_total{connector=\"line \\\"7\\\"\"} 97",
         ] {
             assert_eq!(
                 page.lines().filter(|found| *found == line).count(),

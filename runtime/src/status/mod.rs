@@ -46,6 +46,9 @@ pub struct Status {
     /// What is written to the medium of the state directory.
     #[serde(default)]
     pub wear: WearSection,
+    /// Messages from the platform that are not handled yet.
+    #[serde(default)]
+    pub inbox: InboxSection,
     /// The last swaps, oldest first.
     pub swaps: Vec<SwapEntry>,
     /// One entry for each connector of the configuration.
@@ -106,6 +109,16 @@ pub struct LinkSection {
     /// What canaries have shown; none where none are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanarySection>,
+    /// Whether the broker had kept our session when the last one began; none where `link.session_expiry_s` asks for no kept
+    /// session, and before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_kept: Option<bool>,
+    /// Publishes that were in flight when a session ended, since the process started: the broker may have got them twice.
+    #[serde(default)]
+    pub duplicates_possible: u64,
+    /// Messages from the platform that were not understood, or could not be kept.
+    #[serde(default)]
+    pub downlinks_dropped: u64,
     /// Times the built-in policy stood in for one that failed.
     pub policy_faults: u64,
     /// Times a policy's answer was clamped.
@@ -168,6 +181,26 @@ pub struct NetworkChange {
     pub text: String,
 }
 
+/// Messages from the platform between their acknowledgement and their handling.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InboxSection {
+    /// Messages that wait.
+    pub waiting: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// Messages that arrived since the process started.
+    pub arrived: u64,
+    /// Redeliveries of what was here before, carried out once.
+    pub duplicates: u64,
+    /// Requests that expired before a connector had them.
+    pub rpcs_expired: u64,
+    /// Updates of shared attributes that no connector took.
+    pub dropped: u64,
+    /// Whether the disk refuses to keep them.
+    pub in_memory: bool,
+}
+
 /// The spool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpoolSection {
@@ -228,6 +261,12 @@ pub struct ConnectorEntry {
     pub state: String,
     /// Readings accepted from it since the process started.
     pub readings: u64,
+    /// Readings its report strategies suppressed; with `readings` all that its `emit` took.
+    #[serde(default)]
+    pub suppressed_readings: u64,
+    /// Of `readings`, those that passed because its report strategies could remember no more devices and keys.
+    #[serde(default)]
+    pub unfiltered_readings: u64,
     /// Traps and missed deadlines since the process started.
     pub traps: u64,
     /// Starts after a failure.

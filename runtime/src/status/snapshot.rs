@@ -12,14 +12,15 @@ use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::wear::alarm as wear_alarm;
 use super::{
-    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, LinkSection, NetworkChange,
-    NetworkSection, PolicySection, SpoolSection, Status, SwapEntry, WearSection,
+    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, InboxSection, LinkSection,
+    NetworkChange, NetworkSection, PolicySection, SpoolSection, Status, SwapEntry, WearSection,
 };
 use crate::clock::Clock;
+use crate::inbox::InboxStatus;
 use crate::link::{self, LinkStatus};
 use crate::plugins::{
-    ComponentStatus, ConnectorStatus, InstanceState, PluginsStatus, PolicyStatus, SwapOutcome,
-    SwapRecord,
+    ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
+    SwapOutcome, SwapRecord,
 };
 use crate::spool::SpoolStatus;
 use crate::wear::WearStatus;
@@ -149,6 +150,7 @@ impl Tracker {
         &self,
         link: &LinkStatus,
         spool: &SpoolStatus,
+        inbox: InboxStatus,
         plugins: &PluginsStatus,
         network: &Seen,
         wear: &WearStatus,
@@ -162,6 +164,7 @@ impl Tracker {
             network: self.network_section(network),
             spool: spool_section(spool),
             wear: WearSection::from(wear),
+            inbox: inbox_section(inbox),
             swaps: self.swaps.iter().cloned().collect(),
             connectors: plugins.connectors.iter().map(connector).collect(),
             policy: policy(plugins.policy.as_ref()),
@@ -255,6 +258,12 @@ impl Tracker {
             canary: liveness
                 .and_then(|of| of.canary)
                 .map(|seen| self.canary_section(&seen)),
+            session_kept: link
+                .last_up
+                .as_ref()
+                .and_then(|up| up.session_wanted.then_some(up.session_present)),
+            duplicates_possible: link.duplicates_possible,
+            downlinks_dropped: link.downlinks_dropped,
             policy_faults: link.policy_faults,
             policy_clamped: link.policy_clamped,
             dead_lettered: link.dead_letters,
@@ -295,6 +304,18 @@ fn spool_section(spool: &SpoolStatus) -> SpoolSection {
     }
 }
 
+const fn inbox_section(inbox: InboxStatus) -> InboxSection {
+    InboxSection {
+        waiting: inbox.waiting as u64,
+        waiting_bytes: inbox.waiting_bytes as u64,
+        arrived: inbox.arrived,
+        duplicates: inbox.duplicates,
+        rpcs_expired: inbox.rpcs_expired,
+        dropped: inbox.dropped,
+        in_memory: inbox.in_memory,
+    }
+}
+
 fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
     let instances = &connector.instances;
     let worst = instances
@@ -319,23 +340,20 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
             let error = instance.last_error.as_deref()?;
             Some(format!("{}: {error}", instance.name))
         });
+    let sum = |figure: fn(&InstanceStatus) -> u64| instances.iter().map(figure).sum();
     ConnectorEntry {
         name: connector.name.to_string(),
         digest: digest(&connector.component),
         plugin: connector.component.plugin.to_string(),
         version: connector.component.version.to_string(),
         state: state.to_owned(),
-        readings: instances.iter().map(|instance| instance.readings).sum(),
-        traps: instances.iter().map(|instance| instance.traps).sum(),
-        restarts: instances.iter().map(|instance| instance.restarts).sum(),
-        back_pressure: instances
-            .iter()
-            .map(|instance| instance.back_pressure)
-            .sum(),
-        memory_bytes: instances
-            .iter()
-            .map(|instance| instance.memory_bytes as u64)
-            .sum(),
+        readings: sum(|instance| instance.readings),
+        suppressed_readings: sum(|instance| instance.suppressed_readings),
+        unfiltered_readings: sum(|instance| instance.unfiltered_readings),
+        traps: sum(|instance| instance.traps),
+        restarts: sum(|instance| instance.restarts),
+        back_pressure: sum(|instance| instance.back_pressure),
+        memory_bytes: sum(|instance| instance.memory_bytes as u64),
         error: instance_error.or_else(|| refused(&connector.component)),
     }
 }

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Status;
 use super::snapshot::Tracker;
+use crate::inbox::InboxStatus;
 use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
 use crate::shutdown::Shutdown;
@@ -37,6 +38,7 @@ pub(crate) struct Files {
 pub(crate) struct Sources {
     pub(crate) link: watch::Receiver<LinkStatus>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) inbox: watch::Receiver<InboxStatus>,
     pub(crate) plugins: watch::Receiver<PluginsStatus>,
     pub(crate) network: watch::Receiver<Seen>,
     pub(crate) wear: watch::Receiver<WearStatus>,
@@ -75,7 +77,8 @@ pub(crate) async fn run(
                 let network = sources.network.borrow_and_update();
                 let spool = sources.spool.borrow_and_update();
                 let wear = sources.wear.borrow_and_update();
-                tracker.snapshot(&link, &spool, &plugins, &network, &wear)
+                let inbox = *sources.inbox.borrow_and_update();
+                tracker.snapshot(&link, &spool, inbox, &plugins, &network, &wear)
             };
             written = Some(Instant::now());
             let measures =

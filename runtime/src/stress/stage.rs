@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use moorline_core::link::Remedy;
 use moorline_core::link::cause::Fault;
-use moorline_core::message::{Downlink, Sequence};
 use tokio::net::lookup_host;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -20,11 +19,9 @@ use crate::config::Settings;
 use crate::fault_proxy::FaultProxy;
 use crate::link::{self, Bind, EndpointSettings, LinkHandle, LinkSettings, LinkStatus};
 use crate::network;
-use crate::plugins::{self, PluginSettings, Plugins};
-use crate::spool::{self, Spool, SpoolSettings, SpoolStatus};
+use crate::plugins::{self, Platform, PluginSettings, Plugins};
+use crate::spool::{self, AfterOutage, Spool, SpoolSettings, SpoolStatus};
 
-/// Downlinks that wait; nobody reads them here.
-const DOWNLINKS: usize = 16;
 /// For the first session and the first acknowledgement.
 const READY: Duration = Duration::from_secs(30);
 const LINK_GRACE: Duration = Duration::from_secs(5);
@@ -71,11 +68,16 @@ impl Stage {
         direct.client_id.push_str(CLIENT_ID_SUFFIX);
         direct.endpoints = vec![preferred(&direct).clone()];
         let through = through(&direct, proxy.address(), directory.clone());
-        let spool_settings = SpoolSettings {
+        let mut spool_settings = SpoolSettings {
             directory: directory.join("spool"),
             ..settings.spool
         };
-        let (spool_owner, appender, outlet, _recovery) = spool::open(spool_settings.clone())?;
+        for setup in &mut spool_settings.streams {
+            // How long a backlog takes is told by counting: what was accepted first must go first.
+            setup.stream.after_outage = AfterOutage::BacklogFirst;
+        }
+        let (spool_owner, appender, outlet, _recoveries) =
+            spool::open(spool_settings.clone(), clock)?;
         let (link_up, link_is_up) = watch::channel(false);
         let plugin_settings = PluginSettings {
             cache_directory: settings.state_dir.join("compiled"),
@@ -84,13 +86,19 @@ impl Stage {
             policy: settings.policy,
             swap: settings.swap,
         };
-        let plugins = plugins::start(plugin_settings, appender.clone(), link_is_up, clock).await?;
-        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+        // There is no connector that could report anything again.
+        let (_no_gap, gaps) = watch::channel(0);
+        let platform = Platform {
+            link_up: link_is_up,
+            gaps,
+        };
+        let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
+        let (door, arrivals) = link::door();
         let handle = link::spawn(
             through,
             outlet,
             plugins.policy(),
-            downlink,
+            door,
             network::unwatched(),
             clock,
         )?;
@@ -112,7 +120,7 @@ impl Stage {
             plugins,
             loaded,
             load: tokio::spawn(load.run(appender, clock, loading)),
-            downlinks: tokio::spawn(discard(downlinks)),
+            downlinks: tokio::spawn(arrivals.discard()),
             _link_up: link_up,
         })
     }
@@ -177,15 +185,17 @@ impl Stage {
         Err(StressError::Unreachable { told, advice })
     }
 
-    /// Waits until a session is up and the broker has acknowledged something after `after`.
-    pub(super) async fn delivered_after(&mut self, after: Sequence, patience: Duration) -> bool {
-        self.until(patience, |link, spool| link.is_up() && spool.acked > after)
-            .await
+    /// Waits until a session is up and more than `after` records are settled.
+    pub(super) async fn delivered_after(&mut self, after: u64, patience: Duration) -> bool {
+        self.until(patience, |link, spool| {
+            link.is_up() && spool.settled_records > after
+        })
+        .await
     }
 
-    /// Waits until everything through `last` is acknowledged.
-    pub(super) async fn settled_through(&mut self, last: Sequence, patience: Duration) -> bool {
-        self.until(patience, |_link, spool| spool.acked >= last)
+    /// Waits until `last` records are settled.
+    pub(super) async fn settled_through(&mut self, last: u64, patience: Duration) -> bool {
+        self.until(patience, |_link, spool| spool.settled_records >= last)
             .await
     }
 
@@ -245,10 +255,10 @@ impl Stage {
             directory: directory.join("spool"),
             ..self.spool_settings.clone()
         };
-        let (spool, appender, outlet, _recovery) = spool::open(settings)?;
+        let (spool, appender, outlet, _recoveries) = spool::open(settings, self.clock)?;
         let (policy, _absent) = crate::policy_handle::PolicyHandle::channel();
-        let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
-        let draining = tokio::spawn(discard(downlinks));
+        let (door, arrivals) = link::door();
+        let draining = tokio::spawn(arrivals.discard());
         let settings = LinkSettings {
             state_directory: directory,
             ..self.direct.clone()
@@ -257,7 +267,7 @@ impl Stage {
             settings,
             outlet,
             policy,
-            downlink,
+            door,
             network::unwatched(),
             self.clock,
         )?;
@@ -348,9 +358,4 @@ async fn resolve(link: &LinkSettings) -> Result<SocketAddr, StressError> {
         .map_err(unresolved)?;
     let none = || unresolved(std::io::Error::other("it has no address"));
     found.next().ok_or_else(none)
-}
-
-/// Nobody here answers an RPC.
-async fn discard(mut downlinks: mpsc::Receiver<Downlink>) {
-    while downlinks.recv().await.is_some() {}
 }

@@ -35,7 +35,7 @@ pub(super) async fn play(stage: &mut Stage, trial: &Trial) -> Result<Outcome, St
     let healed_at = stage.clock.now();
     let (acked, last) = {
         let spool = stage.spool.borrow();
-        (spool.acked, spool.last)
+        (spool.settled_records, spool.accepted_records)
     };
     let patience = patience(stage, trial.fault);
     let recovered = stage

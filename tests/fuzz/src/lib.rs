@@ -305,6 +305,7 @@ pub fn spool_inspect(data: &[u8]) {
     let Ok(contents) = inspect::survey(&mut storage) else {
         panic!("a directory that can be listed can be looked at");
     };
+    let unsettled = contents.unsettled();
     for segment in &contents.segments {
         let HeaderRead::Whole(header) = segment.header else {
             continue;
@@ -313,7 +314,7 @@ pub fn spool_inspect(data: &[u8]) {
             panic!("it is there and can be read");
         };
         let (mut sequence, mut end) = (header.start.sequence, 0);
-        for found in Walk::new(header, segment.end, &bytes) {
+        for found in Walk::new(header, segment.end, &unsettled, &bytes) {
             let (from, to) = match found {
                 Found::Record {
                     offset,
@@ -326,6 +327,7 @@ pub fn spool_inspect(data: &[u8]) {
                     (offset, offset + bytes)
                 }
                 Found::Damage(damage) => (damage.offset, damage.offset + damage.bytes),
+                Found::Cursor(..) => continue,
                 Found::Torn { offset } => (offset, offset),
             };
             assert!(from >= end && to >= from, "each byte once");

@@ -122,6 +122,13 @@ impl<C> Window<C> {
         self.entries.get(index)?.carried.as_ref()
     }
 
+    /// When a publish that is in flight was sent.
+    #[must_use]
+    pub fn sent_at(&self, token: Token) -> Option<Instant> {
+        let index = usize::try_from(token.0.checked_sub(self.front)?).ok()?;
+        self.entries.get(index).map(|entry| entry.sent_at)
+    }
+
     /// Notes an acknowledgement; none for a token that is not in flight, which is the peer's mistake and harmless.
     pub fn acknowledge(&mut self, token: Token) -> Option<Acknowledged<C>> {
         let index = usize::try_from(token.0.checked_sub(self.front)?).ok()?;

@@ -1,15 +1,17 @@
-//! The writing side: staging, rolling to the next segment, committing, and what happens when a sync fails.
+//! The writing side: accepting into memory, writing to segments, committing, and what happens when the medium fails.
 
 use thiserror::Error;
 
-use super::record::{self, FrameRead, TERMINATOR};
-use super::retention::SPARES_MAX;
-use super::segment::{Condition, DATA_START, Frames, Header, Segment, segment_name};
+use super::cursor::SLOT_BYTES_MAX;
+use super::pending::Entry;
+use super::record::{self, KIND_CURSOR, KIND_UPLINK, TERMINATOR};
+use super::retention::{Full, SPARES_MAX};
+use super::segment::{Condition, DATA_START, Header, Segment, segment_name};
 use super::storage::{Storage, StorageError};
-use super::{Place, Position, Spool, Totals, tail};
+use super::{Keep, Position, Spool, Totals, tail};
 use crate::message::{Sequence, Uplink};
 
-/// Why a record was not accepted.
+/// Why a record got no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
     /// The caller's fault: encoded, it is larger than the limits allow. Retrying is of no use.
@@ -18,6 +20,9 @@ pub enum Refused {
     /// Nobody's fault here: try again later.
     #[error("the spool cannot write: {0}")]
     Storage(#[from] StorageError),
+    /// Accepted and given up at once, as a full spool is told to: it counts as evicted.
+    #[error("the spool is full and keeps what it has")]
+    Dropped,
 }
 
 /// The segment being written.
@@ -25,15 +30,23 @@ pub enum Refused {
 pub(super) struct Writer<F> {
     file: F,
     header: Header,
-    seed: u32,
     offset: u64,
-    /// How far, and through which record, a sync succeeded.
+    /// How far a sync succeeded.
     synced_offset: u64,
-    pub(super) synced: Position,
     /// The name may not survive a power cut yet.
     names_pending: bool,
     /// A sync failed: nothing is written here any more, and never synced again.
     poisoned: bool,
+}
+
+/// What lies in the staging buffer.
+#[derive(Debug)]
+struct Staged {
+    /// The last record.
+    newest: Position,
+    /// Bytes of the frames.
+    frames: usize,
+    carries_cursor: bool,
 }
 
 impl<F> Writer<F> {
@@ -41,237 +54,352 @@ impl<F> Writer<F> {
         Self {
             file,
             header: segment.header,
-            seed: record::seed(segment.header.epoch),
             offset: segment.end_offset,
             synced_offset: if synced {
                 segment.end_offset
             } else {
                 DATA_START
             },
-            synced: if synced {
-                segment.end
-            } else {
-                segment.header.start
-            },
             names_pending: !synced,
             poisoned: !synced,
         }
     }
-}
 
-/// Encoded frames on their way to the segment, and what to do with them once they are there.
-#[derive(Debug, Default)]
-pub(super) struct Staging {
-    bytes: Vec<u8>,
-    entries: Vec<Staged>,
-}
-
-#[derive(Debug)]
-struct Staged {
-    uplink: Uplink,
-    position: Position,
-    /// Where the frame ends in the staging buffer.
-    end: usize,
-    bytes: usize,
-    /// Which outcome becomes a refusal when the write fails.
-    outcome: usize,
+    fn room(&self) -> usize {
+        let room = self.header.capacity.saturating_sub(self.offset);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
 }
 
 impl<S: Storage> Spool<S> {
-    /// Appends `batch` with as few writes as possible and pushes one outcome per record. Accepted records are written,
-    /// not committed.
+    /// Accepts `batch` and pushes one outcome per record. What is accepted survives the end of the process, unless the
+    /// spool is in memory only; [`Spool::commit`] makes it survive a power cut.
     pub fn append(
         &mut self,
         batch: impl IntoIterator<Item = Uplink>,
         outcomes: &mut Vec<Result<Sequence, Refused>>,
     ) {
+        let before = self.last.sequence;
+        let given_up = self.given_up();
         for uplink in batch {
-            let outcome = self.stage(uplink, outcomes);
+            let outcome = self.accept(uplink);
             outcomes.push(outcome);
         }
-        self.flush(outcomes);
+        if self.last.sequence > before {
+            self.note_in_journal(before);
+        }
+        if !self.in_journal() && self.limits.keep == Keep::OnDisk && self.fault.is_none() {
+            let written = self.write_out(self.last.sequence);
+            self.fault = written.err().filter(|_| !self.kept_full);
+        }
+        if self.given_up() != given_up && !self.note_cursor_in_journal() {
+            match self.cursor.write(&mut self.storage) {
+                // Written with the next checkpoint.
+                Ok(()) | Err(_) => {}
+            }
+        }
     }
 
-    /// Makes every accepted record survive a power cut, except those that are acknowledged anyway.
+    /// What was given up, of which nothing is left but its count.
+    fn given_up(&self) -> Totals {
+        let cursor = &self.cursor.state;
+        cursor.evicted.plus(cursor.dropped)
+    }
+
+    fn accept(&mut self, uplink: Uplink) -> Result<Sequence, Refused> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let Ok(encoded) = postcard::to_extend(&uplink, scratch) else {
+            return Err(Refused::TooLarge);
+        };
+        let outcome = self.accept_encoded(uplink, &encoded);
+        self.scratch = encoded;
+        outcome
+    }
+
+    fn accept_encoded(&mut self, uplink: Uplink, encoded: &[u8]) -> Result<Sequence, Refused> {
+        if encoded.len() > self.limits.record_bytes_max {
+            return Err(Refused::TooLarge);
+        }
+        let readings = uplink.readings();
+        if !self.has_room(encoded.len())? {
+            self.drop_at_once(&uplink);
+            return Err(Refused::Dropped);
+        }
+        let sequence = self.take_sequence()?;
+        let one = Totals {
+            records: 1,
+            readings,
+        };
+        self.last = Position {
+            sequence,
+            totals: self.last.totals.plus(one),
+        };
+        self.pending.push(self.last, readings, encoded);
+        self.tail.push(tail::Entry {
+            position: self.last,
+            uplink,
+            bytes: encoded.len(),
+        });
+        Ok(sequence)
+    }
+
+    /// Makes room in memory for `bytes` more. `false`: what is there is kept, and the newcomer is not.
+    fn has_room(&mut self, bytes: usize) -> Result<bool, StorageError> {
+        if self.limits.full == Full::DropNewest {
+            self.kept_full = self.kept_full || !self.will_fit(bytes);
+            if self.kept_full {
+                return Ok(false);
+            }
+        }
+        while self.pending.bytes() + bytes > self.limits.memory_bytes && self.pending.count() > 0 {
+            if self.fault.is_none() && self.limits.keep == Keep::OnDisk {
+                match self.commit() {
+                    Ok(()) => continue,
+                    // Noted as the fault, or as a spool that is full.
+                    Err(_) if self.limits.full == Full::DropNewest => return Ok(false),
+                    Err(_) => continue,
+                }
+            }
+            self.pending_settled();
+            if self.pending.bytes() + bytes <= self.limits.memory_bytes {
+                break;
+            }
+            match self.limits.full {
+                Full::DropNewest => return Ok(false),
+                Full::DropOldest => self.evict_from_memory()?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether `bytes` more can be written without giving up what waits.
+    fn will_fit(&self, bytes: usize) -> bool {
+        let another = self.pool.has_blank(self.segment_bytes())
+            || (self.sealed() > 0 && !self.oldest_waits())
+            || self.limits.keep == Keep::InMemory;
+        if another {
+            return true;
+        }
+        let unwritten: usize = self
+            .pending
+            .after(self.written.sequence)
+            .map(|entry| record::span(entry.bytes()))
+            .sum();
+        let needed = unwritten + record::span(bytes) + record::span(SLOT_BYTES_MAX);
+        self.writer
+            .as_ref()
+            .is_some_and(|writer| !writer.poisoned && needed <= writer.room())
+    }
+
+    /// Makes every accepted record survive a power cut, except those that are settled anyway.
     ///
     /// # Errors
-    /// When the storage refuses. The records stay accepted; the next commit tries again, on another segment where a
-    /// sync failed.
+    /// When the storage refuses. The records stay accepted, in memory; the next commit tries again, on another segment
+    /// where a sync failed.
     pub fn commit(&mut self) -> Result<(), StorageError> {
-        if !self.wants_commit() {
+        self.commit_through(self.last.sequence)
+    }
+
+    /// The same for the records through `through`: those after it still have time to be settled without being written.
+    ///
+    /// # Errors
+    /// As [`Spool::commit`].
+    pub fn commit_through(&mut self, through: Sequence) -> Result<(), StorageError> {
+        if self.limits.keep == Keep::InMemory {
+            self.pending_settled();
             return Ok(());
         }
-        let poisoned = self.writer.as_ref().is_some_and(|writer| writer.poisoned);
-        if !poisoned && self.sync_writer().is_ok() {
+        let Some(target) = self.pending.through(through) else {
             return Ok(());
+        };
+        let waits = self
+            .cursor
+            .state
+            .unsettled
+            .meets(self.synced.sequence, target.sequence);
+        let mut outcome = if waits {
+            self.write_and_sync(target.sequence)
+        } else {
+            Ok(())
+        };
+        if outcome.is_err() && self.is_poisoned() {
+            outcome = self.write_and_sync(target.sequence);
         }
-        self.roll()?;
+        self.fault = outcome.err().filter(|_| !self.kept_full);
+        outcome?;
+        self.synced = self.synced.latest(target);
+        self.written = self.written.latest(self.synced);
+        self.pending.forget(self.synced.sequence);
+        self.turn_journal();
+        Ok(())
+    }
+
+    fn write_and_sync(&mut self, through: Sequence) -> Result<(), StorageError> {
+        self.write_out(through)?;
         self.sync_writer()
     }
 
-    /// Whether [`Spool::commit`] has something to do.
+    /// Whether [`Spool::commit`] has something to write or sync.
     #[must_use]
     pub fn wants_commit(&self) -> bool {
-        let acked = self.cursor.state.acked.sequence;
-        self.writer
-            .as_ref()
-            .is_some_and(|w| w.synced.sequence < self.last.sequence)
-            && acked < self.last.sequence
+        self.limits.keep == Keep::OnDisk
+            && self
+                .cursor
+                .state
+                .unsettled
+                .meets(self.synced.sequence, self.last.sequence)
     }
 
     /// Bytes and records waiting for a commit.
     #[must_use]
     pub fn uncommitted(&self) -> (u64, u64) {
-        self.writer.as_ref().map_or((0, 0), |writer| {
-            let records = self.last.totals.since(writer.synced.totals).records;
-            (writer.offset - writer.synced_offset, records)
-        })
+        if self.limits.keep == Keep::InMemory {
+            return (0, 0);
+        }
+        (self.pending.bytes() as u64, self.pending.count() as u64)
     }
 
-    /// Encodes one record behind the staged ones. Frames are finished here, so whatever changes the segment writes the
-    /// staged ones first.
-    fn stage(
-        &mut self,
-        uplink: Uplink,
-        outcomes: &mut [Result<Sequence, Refused>],
-    ) -> Result<Sequence, Refused> {
-        let start = record::begin(&mut self.staging.bytes);
-        let buffer = std::mem::take(&mut self.staging.bytes);
-        self.staging.bytes = match postcard::to_extend(&uplink, buffer) {
-            Ok(buffer) => buffer,
-            Err(_unencodable) => return Err(self.refuse_staged(outcomes)),
-        };
-        let bytes = self.staging.bytes.len() - start - record::FRAME_HEADER;
-        if bytes > self.limits.record_bytes_max {
-            self.staging.bytes.truncate(start);
-            return Err(Refused::TooLarge);
-        }
-        let start = self.make_room(start, record::span(bytes), outcomes)?;
-        let sequence = self
-            .take_sequence()
-            .inspect_err(|_| self.staging.bytes.truncate(start))?;
-        let before = self
-            .staging
-            .entries
-            .last()
-            .map_or(self.last, |staged| staged.position);
-        let one = Totals {
-            records: 1,
-            readings: uplink.readings(),
-        };
-        let position = Position {
-            sequence,
-            totals: before.totals.plus(one),
-        };
-        if let Some(writer) = self.writer.as_ref() {
-            let counted = writer.header.counted(position.totals);
-            record::finish(
-                &mut self.staging.bytes,
-                start,
-                writer.seed,
-                sequence,
-                counted,
-            );
-        }
-        let (end, outcome) = (self.staging.bytes.len(), outcomes.len());
-        self.staging.entries.push(Staged {
-            uplink,
-            position,
-            end,
-            bytes,
-            outcome,
-        });
-        Ok(sequence)
-    }
-
-    /// The encoder gave the buffer up, and with it what was staged.
-    fn refuse_staged(&mut self, outcomes: &mut [Result<Sequence, Refused>]) -> Refused {
-        self.staging.bytes.clear();
-        for staged in self.staging.entries.drain(..) {
-            if let Some(outcome) = outcomes.get_mut(staged.outcome) {
-                *outcome = Err(Refused::TooLarge);
+    /// Forgets the settled records at the front of memory.
+    pub(super) fn pending_settled(&mut self) {
+        let unsettled = &self.cursor.state.unsettled;
+        while let Some(entry) = self.pending.front() {
+            let position = entry.position;
+            if unsettled.index_of(position.sequence).is_some() {
+                break;
             }
+            self.synced = self.synced.latest(position);
+            self.written = self.written.latest(position);
+            self.pending.pop();
         }
-        Refused::TooLarge
     }
 
-    /// Makes sure the record encoded at `start` fits into a segment that can be written, and says where it now starts.
-    fn make_room(
-        &mut self,
-        start: usize,
-        span: usize,
-        outcomes: &mut [Result<Sequence, Refused>],
-    ) -> Result<usize, StorageError> {
-        if self.fits(start + span) {
-            return Ok(start);
-        }
-        let record = self.staging.bytes.split_off(start);
-        self.flush(outcomes);
-        if self.writer.as_ref().is_some_and(|writer| !writer.poisoned) && self.wants_commit() {
-            match self.sync_writer() {
-                // After an error it is poisoned, and the roll that follows takes its records along.
-                Ok(()) | Err(_) => {}
+    /// Writes the unsettled records through `through` to segments.
+    fn write_out(&mut self, through: Sequence) -> Result<(), StorageError> {
+        let mut poisoned = false;
+        loop {
+            self.reopen_poisoned();
+            let unsettled = &self.cursor.state.unsettled;
+            let next = self
+                .pending
+                .after(self.written.sequence)
+                .take_while(|entry| entry.position.sequence <= through)
+                .find(|entry| unsettled.index_of(entry.position.sequence).is_some())
+                .copied();
+            let Some(next) = next else {
+                return Ok(());
+            };
+            if self.fits(&next) {
+                self.write_some(next, through)?;
+                continue;
             }
-        }
-        self.roll()?;
-        if !self.fits(span) {
-            // Records taken along fill the new segment. Once they are synced, the next one starts empty.
-            self.sync_writer()?;
-            self.roll()?;
-        }
-        self.staging.bytes.extend_from_slice(&record);
-        Ok(0)
-    }
-
-    /// Whether `bytes` more can be written to the segment.
-    fn fits(&self, bytes: usize) -> bool {
-        self.writer
-            .as_ref()
-            .is_some_and(|w| !w.poisoned && w.offset + bytes as u64 <= w.header.capacity)
-    }
-
-    /// Writes what is staged.
-    fn flush(&mut self, outcomes: &mut [Result<Sequence, Refused>]) {
-        let Some(writer) = self
-            .writer
-            .as_mut()
-            .filter(|_| !self.staging.entries.is_empty())
-        else {
-            self.staging.bytes.clear();
-            return;
-        };
-        let frames = self.staging.bytes.len() as u64;
-        if writer.offset + frames + (TERMINATOR.len() as u64) <= writer.header.capacity {
-            self.staging.bytes.extend_from_slice(&TERMINATOR);
-        }
-        let written = self
-            .storage
-            .write_at(&mut writer.file, writer.offset, &self.staging.bytes);
-        self.staging.bytes.clear();
-        if let Err(error) = written {
-            for staged in self.staging.entries.drain(..) {
-                if let Some(outcome) = outcomes.get_mut(staged.outcome) {
-                    *outcome = Err(error.into());
+            if !self.is_poisoned() {
+                // Only one segment at a time holds what is not synced.
+                match self.sync_writer() {
+                    Err(error) if poisoned => return Err(error),
+                    Err(_) => {
+                        poisoned = true;
+                        continue;
+                    }
+                    Ok(()) => {}
                 }
             }
-            return;
+            let start = Position {
+                sequence: self.written.sequence,
+                totals: next.before().totals,
+            };
+            self.roll(start, Some((next, through)))?;
         }
-        let epoch = writer.header.epoch;
-        for staged in self.staging.entries.drain(..) {
-            self.last = staged.position;
-            self.tail.push(tail::Entry {
-                position: staged.position,
-                next: Place {
-                    epoch,
-                    offset: writer.offset + staged.end as u64,
-                },
-                uplink: staged.uplink,
-                bytes: staged.bytes,
-            });
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.poisoned)
+    }
+
+    /// What was written to a segment whose sync failed must be written again, elsewhere.
+    fn reopen_poisoned(&mut self) {
+        if self.is_poisoned() {
+            self.written = self.synced;
         }
-        writer.offset += frames;
-        if let Some(segment) = self.segments.back_mut() {
-            segment.end = self.last;
+    }
+
+    /// Whether `next` can be written to the segment.
+    fn fits(&self, next: &Entry) -> bool {
+        let carried = if self.cursor.is_kept() {
+            0
+        } else {
+            record::span(SLOT_BYTES_MAX)
+        };
+        let span = record::span(next.bytes()) + carried;
+        self.writer
+            .as_ref()
+            .is_some_and(|writer| !writer.poisoned && span <= writer.room())
+    }
+
+    /// Writes as many records from `first` on as fit into the segment, with one write.
+    fn write_some(&mut self, first: Entry, through: Sequence) -> Result<(), StorageError> {
+        let Some(writer) = self.writer.as_ref() else {
+            return Ok(());
+        };
+        let (header, room) = (writer.header, writer.room());
+        let staged = self.stage(&header, room, first, through);
+        let Some(writer) = self.writer.as_mut() else {
+            return Ok(());
+        };
+        self.storage
+            .write_at(&mut writer.file, writer.offset, &self.staging)?;
+        writer.offset += staged.frames as u64;
+        self.note_written(staged);
+        Ok(())
+    }
+
+    /// Puts frames for as many unsettled records from `first` on as fit into `room` into the staging buffer, behind the
+    /// cursor where that has changed, and before the terminator.
+    fn stage(&mut self, header: &Header, room: usize, first: Entry, through: Sequence) -> Staged {
+        let seed = record::seed(header.epoch);
+        let before = first.before();
+        self.staging.clear();
+        let carries_cursor = !self.cursor.is_kept();
+        if carries_cursor {
+            let state = self.cursor.encode_next();
+            let counted = header.counted(before.totals);
+            let frames = &mut self.staging;
+            record::put(frames, seed, KIND_CURSOR, before.sequence, counted, &state);
+        }
+        let mut newest = before;
+        let unsettled = &self.cursor.state.unsettled;
+        for entry in self.pending.after(before.sequence) {
+            let sequence = entry.position.sequence;
+            if sequence > through || self.staging.len() + record::span(entry.bytes()) > room {
+                break;
+            }
+            if unsettled.index_of(sequence).is_some() {
+                let counted = header.counted(entry.position.totals);
+                let payload = self.pending.payload(entry);
+                let frames = &mut self.staging;
+                record::put(frames, seed, KIND_UPLINK, sequence, counted, payload);
+                newest = entry.position;
+            }
+        }
+        let frames = self.staging.len();
+        if frames + TERMINATOR.len() <= room {
+            self.staging.extend_from_slice(&TERMINATOR);
+        }
+        Staged {
+            newest,
+            frames,
+            carries_cursor,
+        }
+    }
+
+    /// What was staged is in the segment.
+    fn note_written(&mut self, staged: Staged) {
+        if staged.carries_cursor {
+            self.cursor.carried();
+        }
+        self.written = staged.newest;
+        if let (Some(segment), Some(writer)) = (self.segments.back_mut(), self.writer.as_ref()) {
+            segment.end = staged.newest;
             segment.end_offset = writer.offset;
         }
     }
@@ -281,6 +409,9 @@ impl<S: Storage> Spool<S> {
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
+        if writer.poisoned || (writer.synced_offset == writer.offset && !writer.names_pending) {
+            return Ok(());
+        }
         let mut outcome = self.storage.sync(&mut writer.file);
         if outcome.is_ok() && writer.names_pending {
             outcome = self.storage.sync_names();
@@ -294,16 +425,26 @@ impl<S: Storage> Spool<S> {
             };
         }
         writer.names_pending = false;
-        writer.synced = self.last;
         writer.synced_offset = writer.offset;
+        self.synced = self.synced.latest(self.written);
         Ok(())
     }
 
-    /// Starts the next segment. Nothing of the spool changes until it is complete, records of a poisoned predecessor
-    /// included.
-    fn roll(&mut self) -> Result<(), StorageError> {
+    /// Ends the written segment, whatever is still free in it.
+    pub(super) fn seal(&mut self, at: Position) -> Result<(), StorageError> {
+        self.sync_writer()?;
+        self.roll(at, None)
+    }
+
+    /// Starts the next segment, for the records after `start`: with the first of them and those through some record, as
+    /// far as they fit. Nothing of the spool changes until it is complete.
+    fn roll(
+        &mut self,
+        start: Position,
+        first: Option<(Entry, Sequence)>,
+    ) -> Result<(), StorageError> {
         let (blank, file) = self.open_blank()?;
-        match self.begin_segment(&blank, file) {
+        match self.begin_segment(&blank, file, start, first) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.pool.put_back(blank);
@@ -312,97 +453,62 @@ impl<S: Storage> Spool<S> {
         }
     }
 
-    fn begin_segment(&mut self, blank: &str, mut file: S::File) -> Result<(), StorageError> {
+    fn begin_segment(
+        &mut self,
+        blank: &str,
+        mut file: S::File,
+        start: Position,
+        first: Option<(Entry, Sequence)>,
+    ) -> Result<(), StorageError> {
         let epoch = self.take_epoch()?;
-        let poisoned = self
-            .writer
-            .as_ref()
-            .filter(|writer| writer.poisoned)
-            .map(|w| (w.synced, w.synced_offset));
-        let start = poisoned
-            .map_or(self.last, |(synced, _)| synced)
-            .latest(self.cursor.state.acked);
         let header = Header {
             epoch,
             capacity: self.limits.segment_bytes,
             start,
+            begun: self.now,
         };
-        let mut frames = Vec::new();
-        if poisoned.is_some() {
-            self.rescue(&header, &mut frames)?;
+        let room = usize::try_from(header.capacity - DATA_START).unwrap_or(usize::MAX);
+        // Once the new segment is there, nobody reads the unsynced records in the one it follows.
+        let unsynced = self.segments.back().map(|segment| segment.end.sequence);
+        let staged = first.map(|(entry, through)| {
+            let through = through.max(unsynced.unwrap_or(through));
+            self.stage(&header, room, entry, through)
+        });
+        if staged.is_none() {
+            self.staging.clear();
+            self.staging.extend_from_slice(&TERMINATOR);
         }
-        let data = frames.len() as u64;
-        if DATA_START + data + (TERMINATOR.len() as u64) <= header.capacity {
-            frames.extend_from_slice(&TERMINATOR);
-        }
-        self.storage.write_at(&mut file, DATA_START, &frames)?;
+        self.storage
+            .write_at(&mut file, DATA_START, &self.staging)?;
         self.storage.write_at(&mut file, 0, &header.encode())?;
         self.storage.rename(blank, &segment_name(epoch))?;
-        if let Some((_, synced_offset)) = poisoned
-            && let Some(segment) = self.segments.back_mut()
-        {
-            segment.condition = Condition::Poisoned;
+        let poisoned = self.writer.as_ref().filter(|writer| writer.poisoned);
+        if let Some(segment) = self.segments.back_mut() {
+            if let Some(writer) = poisoned {
+                segment.condition = Condition::Poisoned;
+                segment.end_offset = writer.synced_offset;
+            }
             segment.end = start;
-            segment.end_offset = synced_offset;
         }
-        let offset = DATA_START + data;
+        let frames = staged.as_ref().map_or(0, |staged| staged.frames as u64);
         self.segments.push_back(Segment {
             header,
-            end: self.last,
-            end_offset: offset,
+            end: start,
+            end_offset: DATA_START + frames,
             condition: Condition::Good,
         });
         self.writer = Some(Writer {
             file,
             header,
-            seed: record::seed(epoch),
-            offset,
+            offset: DATA_START + frames,
             synced_offset: DATA_START,
-            synced: start,
             names_pending: true,
             poisoned: false,
         });
-        Ok(())
-    }
-
-    /// Copies the uncommitted records of the poisoned segment into `frames`. What cannot be read back is left out: the
-    /// counts show the hole.
-    fn rescue(&mut self, to: &Header, frames: &mut Vec<u8>) -> Result<(), StorageError> {
-        let Some(writer) = self.writer.as_ref() else {
-            return Ok(());
-        };
-        let from = writer.header;
-        let file = self.storage.open(&segment_name(from.epoch))?;
-        let mut source = Frames::new(file, from.epoch, writer.synced_offset, writer.offset);
-        let seed = record::seed(to.epoch);
-        let mut last = to.start.sequence;
-        loop {
-            match source.peek(&mut self.storage)? {
-                FrameRead::Frame(frame) => {
-                    let span = frame.span();
-                    let position = from.position(&frame);
-                    let fits = DATA_START + (frames.len() + span) as u64 <= to.capacity;
-                    if position.sequence > last && fits {
-                        let start = record::begin(frames);
-                        frames.extend_from_slice(frame.payload);
-                        record::finish(
-                            frames,
-                            start,
-                            seed,
-                            position.sequence,
-                            to.counted(position.totals),
-                        );
-                        last = position.sequence;
-                    }
-                    source.advance(span);
-                }
-                FrameRead::Torn | FrameRead::Corrupt { .. } | FrameRead::End => {
-                    if !source.resync(&mut self.storage, last, self.last.sequence)? {
-                        return Ok(());
-                    }
-                }
-            }
+        if let Some(staged) = staged {
+            self.note_written(staged);
         }
+        Ok(())
     }
 
     /// A blank file, open. One that somebody removed or replaced is no blank any more: it is forgotten, and the next
@@ -431,6 +537,10 @@ impl<S: Storage> Spool<S> {
             };
             if let Some(name) = self.pool.take(&mut self.storage, used)? {
                 return Ok(name);
+            }
+            if self.limits.full == Full::DropNewest && self.oldest_waits() {
+                self.kept_full = true;
+                return Err(StorageError::Full);
             }
             self.evict_oldest()?;
         }

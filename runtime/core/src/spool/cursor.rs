@@ -1,42 +1,49 @@
-//! The cursor: how far the platform acknowledged, what was given up, and which numbers may be in use.
+//! The cursor: what is settled, what was given up, and which numbers may be in use.
 //!
 //! ```text
-//! file `cursor`:  0 ──── slot A (108 bytes) ──── 4096 ──── slot B (108 bytes) ──── 8192
-//! slot:  magic u32 | version u32 | generation u64
-//!        acked: sequence u64, records u64, readings u64
-//!        evicted: records u64, readings u64
-//!        damaged: records u64, readings u64
-//!        reserved: sequence u64, epoch u64
-//!        poisoned epoch u64
-//!        set aside: readings u64
-//!        crc32c u32 over all before it                                     (little endian)
+//! file `cursor`:  0 ──── slot A ──── 4096 ──── slot B ──── 8192
+//! slot:  magic u32 "MLCU" | version u16 | numbers u16 | numbers × u64 | crc32c u32 over all before it
+//!        generation | identity of the spool
+//!        evicted: records, readings | dropped: records, readings | damaged: records, readings
+//!        reserved: sequence, epoch | poisoned epoch | set aside: readings
+//!        ranges × ( acked: sequence, records, readings | through: sequence, records, readings )
+//!                  the last range is open: its `through` is all zeros                            (little endian)
 //! ```
 //!
 //! The valid slot with the higher generation counts. Writes go to one slot until a sync of it succeeded, then to the
 //! other: whatever happens to a write in the air, the last synced state stays. A cursor that is behind only repeats
 //! records, so acknowledgements are written without a sync; what must not be forgotten (evictions, reservations, the
-//! acknowledgement of a segment about to be recycled) is synced first.
+//! acknowledgement of a segment about to be recycled) is synced first. The same bytes travel in segments as frames of
+//! their own kind, so that most commits need no other file; of slots and frames the highest generation counts.
 
+use super::range::{RANGES_MAX, Range, Ranges};
 use super::record::{u32_at, u64_at};
 use super::storage::{Storage, StorageError, read_patiently};
 use super::{Position, Totals};
 use crate::message::Sequence;
 
-/// Bytes of a slot.
-pub const SLOT_BYTES: usize = 108;
+/// The largest slot.
+pub const SLOT_BYTES_MAX: usize = 8 + 8 * (FIXED + RANGES_MAX * PER_RANGE) + 4;
 
 pub(super) const CURSOR_NAME: &str = "cursor";
 pub(super) const SLOT_STRIDE: usize = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"MLCU");
-const VERSION: u32 = 1;
+const VERSION: u16 = 2;
+/// Numbers before the ranges, and of each range.
+const FIXED: usize = 12;
+const PER_RANGE: usize = 6;
 
 /// The state that is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Cursor {
-    /// Nothing at or before this is needed any more: acknowledged, evicted, or damaged beyond reading.
-    pub acked: Position,
-    /// What was dropped because the spool was full.
+    /// Drawn once, when the spool was made: what lies elsewhere and belongs to it carries it, too.
+    pub identity: u64,
+    /// What is still needed: neither acknowledged, nor evicted, nor damaged beyond reading.
+    pub unsettled: Ranges,
+    /// What was given up because the spool was full or too old.
     pub evicted: Totals,
+    /// What was given up before it got a place.
+    pub dropped: Totals,
     /// What could not be read back.
     pub damaged: Totals,
     /// Sequences through this one may have been given out.
@@ -50,7 +57,7 @@ pub struct Cursor {
 }
 
 /// What a slot holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotRead {
     /// A state and its generation.
     Whole(u64, Cursor),
@@ -63,17 +70,14 @@ pub enum SlotRead {
 impl Cursor {
     /// The bytes of a slot.
     #[must_use]
-    pub fn encode(&self, generation: u64) -> [u8; SLOT_BYTES] {
-        let mut bytes = [0; SLOT_BYTES];
-        bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());
-        let numbers = [
+    pub fn encode(&self, generation: u64) -> Vec<u8> {
+        let mut numbers = vec![
             generation,
-            self.acked.sequence.0,
-            self.acked.totals.records,
-            self.acked.totals.readings,
+            self.identity,
             self.evicted.records,
             self.evicted.readings,
+            self.dropped.records,
+            self.dropped.readings,
             self.damaged.records,
             self.damaged.readings,
             self.reserved_sequence,
@@ -81,45 +85,80 @@ impl Cursor {
             self.poisoned_epoch,
             self.set_aside_readings,
         ];
-        for (slot, number) in bytes[8..].chunks_exact_mut(8).zip(numbers) {
-            slot.copy_from_slice(&number.to_le_bytes());
+        for range in self.unsettled.iter() {
+            for place in [range.acked, range.through.unwrap_or_default()] {
+                numbers.extend([
+                    place.sequence.0,
+                    place.totals.records,
+                    place.totals.readings,
+                ]);
+            }
         }
-        let crc = crc32c::crc32c(&bytes[..SLOT_BYTES - 4]);
-        bytes[SLOT_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        let mut bytes = Vec::with_capacity(8 + 8 * numbers.len() + 4);
+        bytes.extend(MAGIC.to_le_bytes());
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(u16::try_from(numbers.len()).unwrap_or(0).to_le_bytes());
+        for number in numbers {
+            bytes.extend(number.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend(crc.to_le_bytes());
         bytes
     }
 
-    /// Reads a slot.
+    /// Reads a slot, and whatever follows it is ignored.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> SlotRead {
-        let Some(bytes) = bytes.first_chunk::<SLOT_BYTES>() else {
-            return SlotRead::Unused;
-        };
-        if bytes.iter().all(|byte| *byte == 0) {
+        if bytes.iter().take(SLOT_BYTES_MAX).all(|byte| *byte == 0) {
             return SlotRead::Unused;
         }
-        let known = u32_at(bytes, 0) == MAGIC && u32_at(bytes, 4) == VERSION;
-        if !known || crc32c::crc32c(&bytes[..SLOT_BYTES - 4]) != u32_at(bytes, SLOT_BYTES - 4) {
-            return SlotRead::Damaged;
+        Self::decode_used(bytes).map_or(SlotRead::Damaged, |(generation, cursor)| {
+            SlotRead::Whole(generation, cursor)
+        })
+    }
+
+    fn decode_used(bytes: &[u8]) -> Option<(u64, Self)> {
+        let version = u32::from(VERSION);
+        let word = u32_at(bytes, 4);
+        let count = (word >> 16) as usize;
+        let ranges = count.checked_sub(FIXED)?;
+        let known = u32_at(bytes, 0) == MAGIC && word & 0xffff == version;
+        if !known || !ranges.is_multiple_of(PER_RANGE) || ranges / PER_RANGE > RANGES_MAX {
+            return None;
+        }
+        let length = 8 + 8 * count;
+        if crc32c::crc32c(bytes.get(..length)?) != u32_at(bytes.get(..length + 4)?, length) {
+            return None;
         }
         let number = |index: usize| u64_at(bytes, 8 + 8 * index);
         let totals = |index: usize| Totals {
             records: number(index),
             readings: number(index + 1),
         };
+        let place = |index: usize| Position {
+            sequence: Sequence(number(index)),
+            totals: totals(index + 1),
+        };
+        let ranges = (0..ranges / PER_RANGE).map(|range| {
+            let at = FIXED + range * PER_RANGE;
+            let through = place(at + 3);
+            Range {
+                acked: place(at),
+                through: (through != Position::default()).then_some(through),
+            }
+        });
         let cursor = Self {
-            acked: Position {
-                sequence: Sequence(number(1)),
-                totals: totals(2),
-            },
-            evicted: totals(4),
+            identity: number(1),
+            unsettled: Ranges::of(ranges.collect())?,
+            evicted: totals(2),
+            dropped: totals(4),
             damaged: totals(6),
             reserved_sequence: number(8),
             reserved_epoch: number(9),
             poisoned_epoch: number(10),
             set_aside_readings: number(11),
         };
-        SlotRead::Whole(number(0), cursor)
+        Some((number(0), cursor))
     }
 }
 
@@ -146,6 +185,8 @@ pub(crate) struct CursorFile<F> {
     pub(crate) state: Cursor,
     written: Option<Cursor>,
     synced: Option<Cursor>,
+    /// The newest state that went into a segment or the journal.
+    carried: Option<Cursor>,
     names_synced: bool,
 }
 
@@ -180,8 +221,7 @@ impl<F> CursorFile<F> {
     /// The state as loaded may be in the page cache only, and the other slot the last one that was synced: before that
     /// one is overwritten, this one is written again as it is, and synced.
     fn secure<S: Storage<File = F>>(&mut self, storage: &mut S) {
-        let Some(state) = self.written else { return };
-        let Some(file) = self.file.as_mut() else {
+        let (Some(state), Some(file)) = (self.written.as_ref(), self.file.as_mut()) else {
             return;
         };
         let bytes = state.encode(self.generation);
@@ -201,6 +241,7 @@ impl<F> CursorFile<F> {
         self.state.poisoned_epoch == 0
             || self
                 .written
+                .as_ref()
                 .is_some_and(|written| written.poisoned_epoch == self.state.poisoned_epoch)
     }
 
@@ -212,8 +253,50 @@ impl<F> CursorFile<F> {
             state: Cursor::default(),
             written: None,
             synced: None,
+            carried: None,
             names_synced: false,
         }
+    }
+
+    /// Whether `state` lies somewhere that survives the end of the process.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.written.as_ref() == Some(&self.state) || self.carried.as_ref() == Some(&self.state)
+    }
+
+    /// Whether the last synced state holds records between these places for unsettled, and this one does not any more.
+    pub(crate) fn synced_is_behind(&self, start: Sequence, end: Sequence) -> bool {
+        self.synced.as_ref() != Some(&self.state)
+            && self
+                .synced
+                .as_ref()
+                .is_none_or(|synced| synced.unsettled.meets(start, end))
+    }
+
+    /// The state as it goes into a segment, under a generation of its own.
+    pub(crate) fn encode_next(&mut self) -> Vec<u8> {
+        self.generation += 1;
+        self.state.encode(self.generation)
+    }
+
+    /// What [`CursorFile::encode_next`] gave is there.
+    pub(crate) fn carried(&mut self) {
+        self.carried = Some(self.state.clone());
+    }
+
+    /// Where it was carried to, nothing is written any more: it belongs into the file now.
+    pub(crate) fn forget_carried(&mut self) {
+        self.carried = None;
+    }
+
+    /// A state that was found elsewhere. `false` where it is older, or of another spool.
+    pub(crate) fn adopt(&mut self, generation: u64, state: Cursor) -> bool {
+        let ours = state.identity == self.state.identity || self.state.identity == 0;
+        let newer = ours && generation > self.generation;
+        if newer {
+            self.generation = generation;
+            self.state = state;
+        }
+        newer
     }
 
     fn choose(&mut self, slots: [SlotRead; 2]) -> CursorFound {
@@ -236,8 +319,8 @@ impl<F> CursorFile<F> {
         // The one that was found stays untouched until the other one is synced.
         self.slot = 1 - slot;
         self.generation = generation;
+        self.written = Some(state.clone());
         self.state = state;
-        self.written = Some(state);
         if damaged {
             CursorFound::OneSlot
         } else {
@@ -250,7 +333,7 @@ impl<F> CursorFile<F> {
         &mut self,
         storage: &mut S,
     ) -> Result<(), StorageError> {
-        if self.written == Some(self.state) {
+        if self.written.as_ref() == Some(&self.state) {
             return Ok(());
         }
         if self.file.is_none() {
@@ -263,7 +346,7 @@ impl<F> CursorFile<F> {
         self.written = None;
         storage.write_at(file, (self.slot * SLOT_STRIDE) as u64, &bytes)?;
         self.generation += 1;
-        self.written = Some(self.state);
+        self.written = Some(self.state.clone());
         Ok(())
     }
 
@@ -272,10 +355,10 @@ impl<F> CursorFile<F> {
         &mut self,
         storage: &mut S,
     ) -> Result<(), StorageError> {
-        if self.synced == Some(self.state) && self.names_synced {
+        if self.synced.as_ref() == Some(&self.state) && self.names_synced {
             return Ok(());
         }
-        if self.written == Some(self.state) && self.synced.is_none() {
+        if self.written.as_ref() == Some(&self.state) && self.synced.is_none() {
             // As loaded: that slot may be in the page cache only, so the state is written again to the other one.
             self.written = None;
         }
@@ -294,7 +377,7 @@ impl<F> CursorFile<F> {
             storage.sync_names()?;
             self.names_synced = true;
         }
-        self.synced = Some(self.state);
+        self.synced = Some(self.state.clone());
         self.slot = 1 - self.slot;
         Ok(())
     }
@@ -311,7 +394,7 @@ impl<F> CursorFile<F> {
         self.names_synced = false;
         self.file = Some(file);
         self.slot = 1;
-        self.written = Some(self.state);
+        self.written = Some(self.state.clone());
         self.synced = None;
         Ok(())
     }

@@ -189,6 +189,9 @@ impl<S: Storage> Spool<S> {
                 payload: letter.payload,
                 readings: letter.readings,
             };
+            if self.kept_full {
+                return Err(StorageError::Full);
+            }
             let mut outcomes = Vec::with_capacity(1);
             self.append([uplink], &mut outcomes);
             match outcomes.first() {
@@ -199,6 +202,7 @@ impl<S: Storage> Spool<S> {
                     continue;
                 }
                 Some(Err(Refused::Storage(error))) => return Err(*error),
+                Some(Err(Refused::Dropped)) => return Err(StorageError::Full),
             }
             // First there for good, then gone here: a crash in between sends it twice.
             self.commit()?;

@@ -4,9 +4,16 @@
 //! recycled in between; neither is damage. What tells them apart is a second look: bytes that rotted stay as they are,
 //! while a write is over a moment later and a recycled file has lost its name. So [`load`] says when the name is gone, and
 //! whoever judges compares two looks with [`Damage::persists`].
+//!
+//! What was settled before its commit is in no segment, so that a step in the counts between two good frames, or from the
+//! last one to the end of a segment, is no damage. What damage costs is told by what still waits.
 
 use super::cursor::{CURSOR_NAME, Cursor, SLOT_STRIDE, SlotRead};
-use super::record::{self, FRAME_ALIGNMENT, FRAME_HEADER, FrameRead, KIND_UPLINK};
+use super::journal;
+use super::range::Ranges;
+use super::record::{
+    self, FRAME_ALIGNMENT, FRAME_HEADER, FrameRead, KIND_CURSOR, KIND_UPLINK, u64_at,
+};
 use super::segment::{DATA_START, HEADER_BYTES, Header, HeaderRead, number_in, segment_name};
 use super::storage::{Storage, StorageError, read_patiently};
 use super::{Position, Totals};
@@ -24,8 +31,9 @@ const JUMP_MAX: u64 = 1 << 33;
 /// What the directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Contents {
-    /// The newest whole state of the cursor; none when there is no readable one.
-    pub cursor: Option<Cursor>,
+    /// The newest whole state of the cursor that lies here, with its generation; none when there is no readable one. A
+    /// journal may know better, see [`Contents::adopt`].
+    pub cursor: Option<(u64, Cursor)>,
     /// Slots of the cursor that cannot be read. One is usual after a power cut.
     pub cursor_slots_damaged: usize,
     /// The segments, oldest first.
@@ -51,6 +59,36 @@ pub struct SegmentSeen {
     pub end: Option<Position>,
 }
 
+impl Contents {
+    /// What still waits; everything where no cursor can be read.
+    #[must_use]
+    pub fn unsettled(&self) -> Ranges {
+        let cursor = self.cursor.as_ref();
+        cursor.map_or_else(Ranges::default, |(_, cursor)| cursor.unsettled.clone())
+    }
+
+    /// Takes a state of the same spool that was found elsewhere, if it is newer.
+    pub fn adopt(&mut self, generation: u64, cursor: Cursor) {
+        let newer = self.cursor.as_ref().is_none_or(|(known, ours)| {
+            // A spool that was just made has no identity yet.
+            let same = ours.identity == cursor.identity || ours.identity == 0;
+            *known <= generation && same
+        });
+        if newer {
+            self.cursor = Some((generation, cursor));
+        }
+    }
+}
+
+/// Everything there can be: for figures that no newest record bounds.
+const FAR: Position = Position {
+    sequence: Sequence(u64::MAX),
+    totals: Totals {
+        records: u64::MAX,
+        readings: u64::MAX,
+    },
+};
+
 impl SegmentSeen {
     /// The file's name.
     #[must_use]
@@ -60,8 +98,12 @@ impl SegmentSeen {
 
     /// Whether all its records are settled, by what the headers and the cursor say.
     #[must_use]
-    pub fn is_settled(&self, acked: Sequence) -> bool {
-        self.end.is_some_and(|end| end.sequence <= acked)
+    pub fn is_settled(&self, unsettled: &Ranges) -> bool {
+        let HeaderRead::Whole(header) = self.header else {
+            return false;
+        };
+        self.end
+            .is_some_and(|end| !unsettled.meets(header.start.sequence, end.sequence))
     }
 }
 
@@ -102,6 +144,7 @@ pub fn survey<S: Storage>(storage: &mut S) -> Result<Contents, StorageError> {
         };
     }
     cursor(storage, &mut contents)?;
+    carried(storage, &mut contents)?;
     Ok(contents)
 }
 
@@ -136,20 +179,88 @@ fn cursor<S: Storage>(storage: &mut S, contents: &mut Contents) -> Result<(), St
         return Ok(());
     };
     bytes.truncate(read);
-    let mut newest = None;
     for slot in [0, SLOT_STRIDE] {
         match Cursor::decode(bytes.get(slot..).unwrap_or_default()) {
-            SlotRead::Whole(generation, state) => {
-                if newest.is_none_or(|(known, _)| known <= generation) {
-                    newest = Some((generation, state));
-                }
-            }
+            SlotRead::Whole(generation, state) => contents.adopt(generation, state),
             SlotRead::Damaged => contents.cursor_slots_damaged += 1,
             SlotRead::Unused => {}
         }
     }
-    contents.cursor = newest.map(|(_, state)| state);
     Ok(())
+}
+
+/// The states that travel in segments: the newest segment that carries any has the newest.
+fn carried<S: Storage>(storage: &mut S, contents: &mut Contents) -> Result<(), StorageError> {
+    for segment in contents.segments.clone().iter().rev() {
+        let HeaderRead::Whole(header) = segment.header else {
+            continue;
+        };
+        let Some(bytes) = load(storage, segment)? else {
+            continue;
+        };
+        let newest = Walk::new(header, segment.end, &Ranges::default(), &bytes)
+            .filter_map(|found| match found {
+                Found::Cursor(generation, cursor) => Some((generation, cursor)),
+                Found::Record { .. } | Found::Damage(_) | Found::Torn { .. } => None,
+            })
+            .last();
+        if let Some((generation, cursor)) = newest {
+            contents.adopt(generation, *cursor);
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// What a journal holds: states and records that are in the owner's memory, and perhaps nowhere else.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct JournalSeen {
+    /// Its newest state of the cursor, with its generation.
+    pub cursor: Option<(u64, Cursor)>,
+    /// Its records, in order, whether or not they wait.
+    pub records: Vec<(Position, Uplink)>,
+}
+
+/// Looks into the journal in `storage`, which is another directory than the segments'.
+///
+/// # Errors
+/// When it cannot be opened. One that is not there holds nothing.
+pub fn journal<S: Storage>(storage: &mut S) -> Result<JournalSeen, StorageError> {
+    let mut newest: Option<(Header, Vec<u8>)> = None;
+    let listed = storage.list()?;
+    for file in listed
+        .iter()
+        .filter(|file| journal::NAMES.contains(&file.name.as_str()))
+    {
+        let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length.min(SEGMENT_BYTES_MAX)];
+        let Some(read) = read_at_start(storage, &file.name, &mut bytes)? else {
+            continue;
+        };
+        bytes.truncate(read);
+        if let HeaderRead::Whole(header) = Header::decode(&bytes, u64_at(&bytes, 8))
+            && newest
+                .as_ref()
+                .is_none_or(|(known, _)| known.epoch < header.epoch)
+        {
+            newest = Some((header, bytes));
+        }
+    }
+    let mut seen = JournalSeen::default();
+    let Some((header, bytes)) = newest else {
+        return Ok(seen);
+    };
+    for found in Walk::new(header, None, &Ranges::default(), &bytes) {
+        match found {
+            Found::Record {
+                position, uplink, ..
+            } => seen.records.push((position, uplink)),
+            Found::Cursor(generation, cursor) => seen.cursor = Some((generation, *cursor)),
+            // Cut off where a write is going on: everything before it is whole.
+            Found::Damage(_) | Found::Torn { .. } => break,
+        }
+    }
+    Ok(seen)
 }
 
 /// A whole segment; none when it lost its name meanwhile: then it was recycled, with all it held.
@@ -194,6 +305,8 @@ pub enum Found {
         /// What was appended.
         uplink: Uplink,
     },
+    /// A state of the cursor that went with a commit, and its generation.
+    Cursor(u64, Box<Cursor>),
     /// Something that cannot.
     Damage(Damage),
     /// The newest segment ends in something unfinished: a frame that is being written, or was when power went.
@@ -214,7 +327,8 @@ pub struct Damage {
     pub wrong: Wrong,
     /// Through the last record before it.
     pub after: Position,
-    /// How much is lost, by the counts of what follows.
+    /// How much of what still waits is lost, by the counts of what follows; less where some of it was settled before its
+    /// commit, and nobody knows.
     pub lost: Totals,
 }
 
@@ -272,6 +386,7 @@ pub struct Walk<'a> {
     header: Header,
     /// Where the segment ends, if the next one tells.
     end: Option<Position>,
+    unsettled: &'a Ranges,
     seed: u32,
     bytes: &'a [u8],
     offset: usize,
@@ -282,13 +397,20 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// `bytes` are the whole file of the segment with `header`; `end` is where the next segment begins.
+    /// `bytes` are the whole file of the segment with `header`; `end` is where the next segment begins, `unsettled` what
+    /// still waits.
     #[must_use]
-    pub fn new(header: Header, end: Option<Position>, bytes: &'a [u8]) -> Self {
+    pub fn new(
+        header: Header,
+        end: Option<Position>,
+        unsettled: &'a Ranges,
+        bytes: &'a [u8],
+    ) -> Self {
         let capacity = usize::try_from(header.capacity).unwrap_or(usize::MAX);
         Self {
             header,
             end,
+            unsettled,
             seed: record::seed(header.epoch),
             bytes: bytes.get(..capacity).unwrap_or(bytes),
             offset: DATA_START as usize,
@@ -341,7 +463,11 @@ impl<'a> Walk<'a> {
                 records: 1,
                 readings: uplink(&frame).map_or(0, |uplink| uplink.readings()),
             };
-            let lost = position.totals.since(self.after.totals).since(here);
+            let before = Position {
+                sequence: Sequence(position.sequence.0.saturating_sub(1)),
+                totals: position.totals.since(here),
+            };
+            let lost = self.unsettled.overlap(self.after, before, FAR);
             self.offset = next;
             return Some(Found::Damage(Damage {
                 offset,
@@ -352,17 +478,13 @@ impl<'a> Walk<'a> {
             }));
         }
         self.done = true;
+        if wrong == Wrong::Nothing {
+            return None;
+        }
         let Some(end) = self.end else {
-            return match wrong {
-                Wrong::Nothing => None,
-                Wrong::Header
-                | Wrong::Checksum { .. }
-                | Wrong::Length
-                | Wrong::Order
-                | Wrong::Contents => Some(Found::Torn { offset }),
-            };
+            return Some(Found::Torn { offset });
         };
-        let lost = end.totals.since(self.after.totals);
+        let lost = self.unsettled.overlap(self.after, end, FAR);
         (lost.records > 0).then_some(Found::Damage(Damage {
             offset,
             bytes: (self.bytes.len() as u64).saturating_sub(offset),
@@ -390,7 +512,23 @@ impl<'a> Walk<'a> {
                 bytes: frame.span() as u64,
                 wrong: Wrong::Contents,
                 after: before,
-                lost: position.totals.since(before.totals),
+                lost: self.unsettled.overlap(before, position, FAR),
+            }),
+        }
+    }
+
+    /// A state that went with a commit.
+    fn cursor(&mut self, frame: &record::Frame<'_>) -> Found {
+        let offset = self.offset as u64;
+        self.offset += frame.span();
+        match Cursor::decode(frame.payload) {
+            SlotRead::Whole(generation, cursor) => Found::Cursor(generation, Box::new(cursor)),
+            SlotRead::Unused | SlotRead::Damaged => Found::Damage(Damage {
+                offset,
+                bytes: frame.span() as u64,
+                wrong: Wrong::Contents,
+                after: self.after,
+                lost: Totals::default(),
             }),
         }
     }
@@ -410,6 +548,7 @@ impl Iterator for Walk<'_> {
             return None;
         }
         match self.decode(self.offset) {
+            FrameRead::Frame(frame) if frame.kind == KIND_CURSOR => Some(self.cursor(&frame)),
             FrameRead::Frame(frame) if self.fits(frame.sequence) => Some(self.record(&frame)),
             FrameRead::Frame(_) => self.damage(Wrong::Order),
             FrameRead::Torn => self.damage(Wrong::Length),
@@ -423,8 +562,8 @@ impl Iterator for Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Limits;
     use super::super::sim_storage::SimStorage;
+    use super::super::{Lane, Limits};
     use super::*;
     use crate::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Value};
     use crate::time::TimestampMs;
@@ -454,6 +593,7 @@ mod tests {
         let limits = Limits::new(SEGMENT, 64 * SEGMENT, 4 * 1024).unwrap();
         let (mut spool, _) = Spool::open(storage.clone(), limits).unwrap();
         append(&mut spool, 0..RECORDS);
+        spool.commit().unwrap();
         (storage, spool)
     }
 
@@ -468,6 +608,7 @@ mod tests {
         records: Vec<Uplink>,
         damages: Vec<(u64, Damage)>,
         torn: usize,
+        cursors: usize,
         recycled: usize,
     }
 
@@ -481,8 +622,10 @@ mod tests {
                 look.recycled += 1;
                 continue;
             };
-            for found in Walk::new(header, segment.end, &bytes) {
+            let unsettled = contents.unsettled();
+            for found in Walk::new(header, segment.end, &unsettled, &bytes) {
                 match found {
+                    Found::Cursor(..) => look.cursors += 1,
                     Found::Record { uplink, .. } => look.records.push(uplink),
                     Found::Damage(damage) => look.damages.push((segment.epoch, damage)),
                     Found::Torn { .. } => look.torn += 1,
@@ -500,16 +643,17 @@ mod tests {
         let seen = look(&mut storage, &contents);
         assert_eq!(seen.records, (0..RECORDS).map(uplink).collect::<Vec<_>>());
         assert!(seen.damages.is_empty() && seen.torn == 0, "{seen:?}");
-        spool.ack(spool.status().last);
         let mut handed = Vec::new();
         spool
-            .read(Sequence(0), usize::MAX, usize::MAX, &mut handed)
+            .read(Lane::Live, Sequence(0), usize::MAX, usize::MAX, &mut handed)
             .unwrap();
+        assert_eq!(handed.len(), RECORDS as usize);
         spool.ack(spool.status().last);
         spool.checkpoint(true).unwrap();
-        let cursor = survey(&mut storage).unwrap().cursor.unwrap();
-        assert_eq!(cursor.acked.totals.readings, 2 * RECORDS as u64);
+        let unsettled = survey(&mut storage).unwrap().unsettled();
+        assert_eq!(unsettled.acked().totals.readings, 2 * RECORDS as u64);
         append(&mut spool, 0..RECORDS);
+        spool.commit().unwrap();
         // The first look is stale now: what it saw was recycled, and says nothing.
         let stale = look(&mut storage, &contents);
         assert!(
@@ -559,27 +703,67 @@ mod tests {
         assert!(found > 200, "{found}");
     }
 
+    /// What was settled before its commit is in no segment, and missed by nobody; what is in memory only is in the journal.
     #[test]
-    fn a_purge_counts_what_it_gives_up_and_leaves_what_comes_after() {
-        let (mut storage, mut spool) = filled();
-        let expected = Totals {
-            records: RECORDS as u64,
-            readings: 2 * RECORDS as u64,
-        };
-        assert_eq!(spool.purge(), Ok(expected));
-        assert_eq!(spool.purge(), Ok(Totals::default()));
-        append(&mut spool, 7..8);
-        let status = spool.status();
-        assert_eq!((status.evicted, status.depth_records), (expected, 1));
-        let mut records = Vec::new();
-        spool
-            .read(Sequence(0), usize::MAX, usize::MAX, &mut records)
-            .unwrap();
-        assert_eq!(records.len(), 1);
-        assert_eq!(records[0].uplink, uplink(7));
-        spool.close().unwrap();
+    fn what_was_never_written_is_no_damage_and_the_journal_shows_what_is_in_memory() {
+        let (mut storage, mut memory) = (SimStorage::new(1, 1 << 30), SimStorage::new(2, 1 << 30));
+        let limits = Limits::new(SEGMENT, 64 * SEGMENT, 4 * 1024).unwrap();
+        let (mut spool, _) =
+            Spool::open_with(storage.clone(), Some(memory.clone()), limits, 7).unwrap();
+        let mut written = 0;
+        for round in 0..60 {
+            append(&mut spool, round * 20..(round + 1) * 20);
+            if round % 3 == 0 {
+                let mut handed = Vec::new();
+                spool
+                    .read(Lane::Live, Sequence(0), usize::MAX, usize::MAX, &mut handed)
+                    .unwrap();
+                spool.ack(spool.status().last);
+                spool.checkpoint(false).unwrap();
+            } else {
+                spool.commit().unwrap();
+                written += 20;
+            }
+            let mut contents = survey(&mut storage).unwrap();
+            let in_memory = journal(&mut memory).unwrap();
+            if let Some((generation, cursor)) = in_memory.cursor {
+                contents.adopt(generation, cursor);
+            }
+            let seen = look(&mut storage, &contents);
+            assert!(seen.damages.is_empty() && seen.torn == 0, "{seen:?}");
+            let waiting = spool.status().depth_records;
+            let unsettled = contents.unsettled();
+            let waits = |position: &Position| unsettled.index_of(position.sequence).is_some();
+            let on_disk = waiting_on_disk(&mut storage, &contents);
+            let newest = on_disk.last().copied().unwrap_or_default();
+            let only_there = in_memory.records.iter().map(|(position, _)| position);
+            let more = only_there
+                .filter(|position| waits(position) && position.sequence > newest.sequence)
+                .count();
+            assert_eq!(on_disk.len() + more, waiting as usize, "round {round}");
+        }
         let contents = survey(&mut storage).unwrap();
-        assert_eq!(contents.cursor.unwrap().evicted, expected);
+        let seen = look(&mut storage, &contents);
+        assert!(seen.records.len() <= written, "{}", seen.records.len());
+    }
+
+    fn waiting_on_disk(storage: &mut SimStorage, contents: &Contents) -> Vec<Position> {
+        let unsettled = contents.unsettled();
+        let mut waiting = Vec::new();
+        for segment in &contents.segments {
+            let (HeaderRead::Whole(header), Some(bytes)) =
+                (segment.header, load(storage, segment).unwrap())
+            else {
+                continue;
+            };
+            let walk = Walk::new(header, segment.end, &unsettled, &bytes);
+            waiting.extend(walk.filter_map(|found| match found {
+                Found::Record { position, .. } => Some(position),
+                Found::Cursor(..) | Found::Damage(_) | Found::Torn { .. } => None,
+            }));
+        }
+        waiting.retain(|position| unsettled.index_of(position.sequence).is_some());
+        waiting
     }
 
     #[test]
@@ -599,14 +783,16 @@ mod tests {
             readings: 1,
         });
         spool.append(letters, &mut outcomes);
+        spool.commit().unwrap();
         let contents = survey(&mut storage).unwrap();
+        let unsettled = contents.unsettled();
         let segment = contents.segments[0];
         let HeaderRead::Whole(header) = segment.header else {
             panic!("{segment:?}")
         };
         let mut bytes = load(&mut storage, &segment).unwrap().unwrap();
         bytes[100_000] ^= 0x40;
-        let found: Vec<_> = Walk::new(header, segment.end, &bytes).collect();
+        let found: Vec<_> = Walk::new(header, segment.end, &unsettled, &bytes).collect();
         let damaged = found
             .iter()
             .filter(|found| matches!(found, Found::Damage(_)));

@@ -45,15 +45,19 @@
 mod append;
 pub mod cursor;
 pub mod dead_letter;
+mod evict;
 pub mod inspect;
-mod purge;
-mod read;
+mod journal;
+mod lane;
+mod pending;
+pub mod range;
 pub mod record;
 mod recover;
 mod retention;
 pub mod segment;
 pub mod sim_storage;
 pub mod storage;
+pub mod streams;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -63,13 +67,16 @@ use std::collections::VecDeque;
 use thiserror::Error;
 
 use crate::message::{Sequence, Uplink};
+use crate::time::TimestampMs;
 use cursor::CursorFile;
 use segment::Segment;
 use storage::{Storage, StorageError};
 
 pub use append::Refused;
+pub use evict::EVICTED_DEVICES_MAX;
+pub use lane::Lane;
 pub use recover::Recovery;
-pub use retention::{Limits, LimitsError, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
+pub use retention::{Full, Keep, Limits, LimitsError, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
 
 /// Sequences reserved at once: one synced cursor write per so many records, and the most a crash skips.
 pub const SEQUENCES_RESERVED: u64 = 1 << 20;
@@ -152,6 +159,8 @@ pub struct Status {
     pub last: Sequence,
     /// Everything through this one is settled.
     pub acked: Sequence,
+    /// Everything through this one survives the end of the process (or was settled before).
+    pub kept: Sequence,
     /// Everything through this one survives a power cut (or was settled before).
     pub synced: Sequence,
     /// Records waiting.
@@ -160,18 +169,24 @@ pub struct Status {
     pub depth_readings: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Since the spool was made: dropped because it was full.
+    /// Encoded bytes of the records in memory.
+    pub memory_bytes: u64,
+    /// Since the spool was made: given up because it was full or too old.
     pub evicted: Totals,
     /// Since the spool was made: accepted and not readable any more.
     pub damaged: Totals,
     /// Since the spool was made: settled readings the platform does not have, because it refused them for good.
     pub set_aside_readings: u64,
-    /// Since the spool was made: appended.
+    /// Since the spool was made: accepted.
     pub appended: Totals,
     /// Damaged segments put aside.
     pub quarantined_segments: u64,
-    /// The storage refuses: appends fail when the current segment is full.
-    pub stalled: Option<StorageError>,
+    /// The storage refuses: what is accepted stays in memory until it works again.
+    pub fault: Option<StorageError>,
+    /// There is no room, and what comes is given up.
+    pub kept_full: bool,
+    /// The journal refused: records are written to segments at once.
+    pub journal_failed: bool,
 }
 
 /// A place in a segment file.
@@ -181,28 +196,42 @@ struct Place {
     offset: u64,
 }
 
-/// The spool. Nothing happens on drop: dropping it is what a crash does.
+/// The spool of one stream. Nothing happens on drop: dropping it is what a crash does.
 ///
 /// `append` and `ack` change it; `commit`, `checkpoint` and `prepare` are called by the owner when it is time to; `read`
 /// hands records out.
 #[derive(Debug)]
 pub struct Spool<S: Storage> {
     storage: S,
+    journal: Option<journal::Journal<S>>,
+    journal_failed: bool,
     limits: Limits,
     cursor: CursorFile<S::File>,
     /// Oldest first. While there is a writer it writes the last one.
     segments: VecDeque<Segment>,
     writer: Option<append::Writer<S::File>>,
     pool: retention::Pool<S::File>,
-    /// Through the last appended record.
+    /// Through the last accepted record.
     last: Position,
+    /// Nothing through this place is in memory only, unless it is settled.
+    written: Position,
+    /// The same for what a power cut would take.
+    synced: Position,
     /// The sequence the next record gets, if it is not higher yet.
     next_sequence: u64,
     next_epoch: u64,
-    reader: read::Reader<S::File>,
-    handed: read::Handed,
+    /// One for each unsettled range.
+    readers: Vec<lane::Reader<S::File>>,
     tail: tail::Tail,
-    staging: append::Staging,
+    pending: pending::Pending,
+    evictions: evict::Evictions,
+    scratch: Vec<u8>,
+    staging: Vec<u8>,
+    now: TimestampMs,
+    /// The last commit failed.
+    fault: Option<StorageError>,
+    /// [`Full::DropNewest`] has come true.
+    kept_full: bool,
 }
 
 impl<S: Storage> Spool<S> {
@@ -210,32 +239,134 @@ impl<S: Storage> Spool<S> {
     #[must_use]
     pub fn status(&self) -> Status {
         let cursor = &self.cursor.state;
-        let depth = self.last.totals.since(cursor.acked.totals);
-        let synced = self
-            .writer
-            .as_ref()
-            .map_or(self.last.sequence, |writer| writer.synced.sequence);
+        let depth = cursor.unsettled.depth(self.last);
+        let acked = cursor.unsettled.acked().sequence;
         Status {
-            last: self.last.sequence.max(cursor.acked.sequence),
-            acked: cursor.acked.sequence,
-            synced: synced.max(cursor.acked.sequence),
+            last: self.last.sequence,
+            acked,
+            kept: self.kept().max(acked),
+            synced: self.synced.sequence.max(acked),
             depth_records: depth.records,
             depth_readings: depth.readings,
             bytes: self.segment_bytes() + self.pool.bytes(),
-            evicted: cursor.evicted,
+            memory_bytes: self.pending.bytes() as u64,
+            evicted: cursor.evicted.plus(cursor.dropped),
             damaged: cursor.damaged,
             set_aside_readings: cursor.set_aside_readings,
-            appended: self.last.totals,
+            appended: self.last.totals.plus(cursor.dropped),
             quarantined_segments: self.pool.quarantined(),
-            stalled: self.pool.stalled(),
+            fault: self
+                .fault
+                .or(self.pool.stalled())
+                .filter(|_| !self.kept_full),
+            kept_full: self.kept_full,
+            journal_failed: self.journal_failed,
         }
     }
 
-    /// Everything through `through` was acknowledged by the platform. Later than anything handed out counts as the last
-    /// record handed out. The files follow at the next [`Spool::checkpoint`].
+    fn kept(&self) -> Sequence {
+        if self.in_journal() {
+            self.last.sequence
+        } else {
+            self.written.sequence
+        }
+    }
+
+    /// What time it is, by the wall clock: segments remember when they were begun.
+    pub fn tell_time(&mut self, now: TimestampMs) {
+        self.now = now;
+    }
+
+    /// How much of its room the spool has taken: 0 to 1.
+    #[must_use]
+    pub fn fill(&self) -> f64 {
+        self.limits.fill(self.segment_bytes())
+    }
+
+    /// Each unsettled range that has something waiting, oldest first, and how much it is.
+    pub fn lanes(&self) -> impl DoubleEndedIterator<Item = (Lane, Totals)> {
+        let last = self.last;
+        self.cursor.state.unsettled.iter().map(move |range| {
+            let lane = range
+                .through
+                .map_or(Lane::Live, |through| Lane::Backlog(through.sequence));
+            (lane, range.end(last).totals.since(range.acked.totals))
+        })
+    }
+
+    /// The lane in which this record waits.
+    #[must_use]
+    pub fn lane_of(&self, sequence: Sequence) -> Option<Lane> {
+        let unsettled = &self.cursor.state.unsettled;
+        let range = unsettled.get(unsettled.index_of(sequence)?)?;
+        Some(
+            range
+                .through
+                .map_or(Lane::Live, |through| Lane::Backlog(through.sequence)),
+        )
+    }
+
+    /// Divides what waits from what comes: the live lane becomes a backlog, and a new one begins behind it. `false`:
+    /// nothing waits there, or there are too many backlogs already.
+    pub fn divide(&mut self) -> bool {
+        let live = self.cursor.state.unsettled.count() - 1;
+        self.split(live, self.last)
+    }
+
+    /// Divides a backlog where its newest segment begins, so that the newest can be read first. `false` where it has only
+    /// one, or there are too many backlogs.
+    pub fn divide_backlog(&mut self, lane: Lane) -> bool {
+        let Some(index) = self.index_of(lane) else {
+            return false;
+        };
+        let Some(range) = self.cursor.state.unsettled.get(index) else {
+            return false;
+        };
+        let end = range.end(self.last).sequence;
+        let newest = self
+            .segments
+            .iter()
+            .rfind(|segment| segment.header.start.sequence < end)
+            .map(|segment| segment.header.start);
+        newest.is_some_and(|start| self.split(index, start))
+    }
+
+    fn split(&mut self, index: usize, at: Position) -> bool {
+        let split = self.cursor.state.unsettled.split(index, at);
+        if split && let Some(reader) = self.readers.get_mut(index) {
+            let rest = reader.split_off(at.sequence);
+            self.readers.insert(index + 1, rest);
+        }
+        split
+    }
+
+    fn index_of(&self, lane: Lane) -> Option<usize> {
+        let unsettled = &self.cursor.state.unsettled;
+        match lane {
+            Lane::Live => Some(unsettled.count() - 1),
+            Lane::Backlog(through) => unsettled
+                .iter()
+                .position(|range| range.through.is_some_and(|end| end.sequence == through)),
+        }
+    }
+
+    /// Everything handed out in the lane of `through`, through it, was acknowledged by the platform. Later than anything
+    /// handed out counts as the last record handed out. The files follow at the next [`Spool::checkpoint`].
     pub fn ack(&mut self, through: Sequence) {
-        self.handed.settle(through, &mut self.cursor.state);
-        self.settle_lost_end();
+        let Some(index) = self.cursor.state.unsettled.index_of(through) else {
+            return;
+        };
+        let state = &mut self.cursor.state;
+        if let (Some(reader), Some(range)) =
+            (self.readers.get_mut(index), state.unsettled.get_mut(index))
+        {
+            let damaged = reader.settle(through, range);
+            state.damaged = state.damaged.plus(damaged);
+        }
+        self.settle_lost_end(index);
+        if self.limits.keep == Keep::InMemory {
+            self.pending_settled();
+        }
     }
 
     /// Of what is or will be acknowledged, `readings` more did not reach the platform: it refused them for good, or no
@@ -245,38 +376,67 @@ impl<S: Storage> Spool<S> {
         *counted = counted.saturating_add(readings);
     }
 
-    /// Writes down what was acknowledged and recycles what is not needed. `durable` makes it survive a power cut, too.
+    /// Writes down what was settled and recycles what is not needed. `durable` makes it survive a power cut, too, where
+    /// that matters.
     ///
     /// # Errors
     /// When the storage refuses; call again later.
     pub fn checkpoint(&mut self, durable: bool) -> Result<(), StorageError> {
-        let acked = self.cursor.state.acked.sequence;
-        let sealed = self.sealed();
-        let settled = self
+        let unsettled = &self.cursor.state.unsettled;
+        let settled: Vec<usize> = self
             .segments
             .iter()
-            .take(sealed)
-            .take_while(|segment| segment.end.sequence <= acked)
-            .count();
-        if durable || settled > 0 {
-            // A recycled segment whose old name comes back after a power cut must still count as acknowledged.
+            .take(self.sealed())
+            .enumerate()
+            .filter(|(_, segment)| {
+                !unsettled.meets(segment.header.start.sequence, segment.end.sequence)
+            })
+            .map(|(index, _)| index)
+            .collect();
+        // A recycled segment whose old name comes back after a power cut must still count as settled.
+        if !settled.is_empty() || (durable && self.would_repeat()) {
             self.cursor.sync(&mut self.storage)?;
-        } else {
+        } else if !self.note_cursor_in_journal() {
             self.cursor.write(&mut self.storage)?;
         }
-        for _ in 0..settled {
-            self.retire_oldest()?;
+        for index in settled.into_iter().rev() {
+            self.retire(index)?;
+        }
+        if durable {
+            self.write_evictions()?;
         }
         Ok(())
     }
 
+    /// Whether a power cut now would bring back records that are settled: some are in segments, and the last synced cursor
+    /// does not know.
+    fn would_repeat(&self) -> bool {
+        let start = self
+            .segments
+            .front()
+            .map_or(self.written.sequence, |oldest| oldest.header.start.sequence);
+        self.cursor.synced_is_behind(start, self.written.sequence)
+    }
+
     /// A step of background work: zero-fills a spare, so that the next segment is there when it is needed. Also the way
-    /// out of a stall: the storage is tried again. `true` while there is more to do.
+    /// out of a fault: the storage is tried again. `true` while there is more to do.
     ///
     /// # Errors
     /// When the storage refuses; call again later.
     pub fn prepare(&mut self) -> Result<bool, StorageError> {
         self.pool.retry();
+        if self.limits.keep == Keep::InMemory {
+            return Ok(false);
+        }
+        if self.fault.is_some()
+            && let Err(error) = self.commit()
+        {
+            return if self.kept_full {
+                Ok(false)
+            } else {
+                Err(error)
+            };
+        }
         let used = self.segment_bytes();
         self.pool
             .fill(&mut self.storage, used, retention::Haste::Ahead)
@@ -285,18 +445,28 @@ impl<S: Storage> Spool<S> {
     /// Whether [`Spool::prepare`] has something to do.
     #[must_use]
     pub fn wants_preparing(&self) -> bool {
-        self.pool.stalled().is_some()
+        self.fault.is_some()
+            || self.pool.stalled().is_some()
             || (!self.segments.is_empty() && self.pool.can_fill(self.segment_bytes()))
     }
 
-    /// Commits, and returns the unused part of the reservation: the next start continues without a jump.
+    /// Commits, and returns the unused part of the reservation: the next start continues without a jump. What is in memory
+    /// only is given up and counted.
     ///
     /// # Errors
-    /// When the storage refuses. Everything accepted is still there at the next start.
+    /// When the storage refuses. Everything accepted is still there at the next start, as far as it was written.
     pub fn close(mut self) -> Result<(), StorageError> {
-        self.commit()?;
+        if self.limits.keep == Keep::InMemory {
+            self.evict_memory()?;
+        }
+        match self.commit() {
+            // The last few were accepted when it was not known yet that there is no room for them.
+            Err(_) if self.kept_full => self.evict_memory()?,
+            other => other?,
+        }
         self.cursor.state.reserved_sequence = self.next_sequence.saturating_sub(1);
-        self.checkpoint(true)
+        self.checkpoint(true)?;
+        self.cursor.sync(&mut self.storage)
     }
 
     /// How many segments, from the front, are not being written.
@@ -311,32 +481,13 @@ impl<S: Storage> Spool<S> {
             .sum()
     }
 
-    fn retire_oldest(&mut self) -> Result<(), StorageError> {
-        if let Some(segment) = self.segments.front() {
+    fn retire(&mut self, index: usize) -> Result<(), StorageError> {
+        if let Some(segment) = self.segments.get(index) {
             self.pool.retire(&mut self.storage, segment)?;
-            self.segments.pop_front();
+            self.segments.remove(index);
+            self.kept_full = false;
         }
         Ok(())
-    }
-
-    /// Gives up the oldest segment, settled or not.
-    fn evict_oldest(&mut self) -> Result<(), StorageError> {
-        let Some(oldest) = self.segments.front().filter(|_| self.sealed() > 0) else {
-            return Err(StorageError::Full);
-        };
-        let before = self.cursor.state;
-        if before.acked.sequence < oldest.end.sequence {
-            let lost = oldest.end.totals.since(before.acked.totals);
-            self.cursor.state.evicted = before.evicted.plus(lost);
-            self.cursor.state.acked = before.acked.latest(oldest.end);
-        }
-        // Before the segment is gone its readings must be counted, whatever happens in between.
-        if let Err(error) = self.cursor.sync(&mut self.storage) {
-            self.cursor.state = before;
-            return Err(error);
-        }
-        self.handed.forget(self.cursor.state.acked.sequence);
-        self.retire_oldest()
     }
 
     fn take_sequence(&mut self) -> Result<Sequence, StorageError> {

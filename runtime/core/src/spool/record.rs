@@ -14,6 +14,9 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// The kind of a frame whose payload is an `Uplink` in postcard 1.
 pub const KIND_UPLINK: u8 = 1;
 
+/// The kind of a frame whose payload is a cursor, as in its slot. It has the sequence of the record before it.
+pub const KIND_CURSOR: u8 = 2;
+
 /// A zero word after the newest frame: what follows is old.
 pub(crate) const TERMINATOR: [u8; FRAME_ALIGNMENT] = [0; FRAME_ALIGNMENT];
 
@@ -138,6 +141,7 @@ pub(crate) fn finish(
     buffer: &mut Vec<u8>,
     start: usize,
     seed: u32,
+    kind: u8,
     sequence: Sequence,
     counted: Counted,
 ) {
@@ -146,7 +150,7 @@ pub(crate) fn finish(
         length <= RECORD_BYTES_MAX,
         "the caller refuses larger records"
     );
-    let word = u32::from(KIND_UPLINK) << 24 | u32::try_from(length).unwrap_or(0);
+    let word = u32::from(kind) << 24 | u32::try_from(length).unwrap_or(0);
     let mut header = [0; FRAME_HEADER];
     header[..4].copy_from_slice(&word.to_le_bytes());
     header[8..16].copy_from_slice(&sequence.0.to_le_bytes());
@@ -156,6 +160,20 @@ pub(crate) fn finish(
     header[4..8].copy_from_slice(&computed.to_le_bytes());
     buffer[start..start + FRAME_HEADER].copy_from_slice(&header);
     buffer.resize(start + span(length), 0);
+}
+
+/// Appends a whole frame to `buffer`.
+pub(crate) fn put(
+    buffer: &mut Vec<u8>,
+    seed: u32,
+    kind: u8,
+    sequence: Sequence,
+    counted: Counted,
+    payload: &[u8],
+) {
+    let start = begin(buffer);
+    buffer.extend_from_slice(payload);
+    finish(buffer, start, seed, kind, sequence, counted);
 }
 
 fn length_of(word: u32) -> usize {

@@ -2,17 +2,22 @@
 
 use std::collections::VecDeque;
 
-use super::cursor::{CursorFile, CursorFound};
-use super::read::{Handed, Reader};
-use super::record::FrameRead;
+use super::cursor::{Cursor, CursorFile, CursorFound, SlotRead};
+use super::evict::Evictions;
+use super::journal::{self, Journal};
+use super::lane::Reader;
+use super::pending::Pending;
+use super::range::Ranges;
+use super::record::{FrameRead, KIND_CURSOR, KIND_UPLINK};
 use super::retention::Pool;
 use super::segment::{
     Condition, DATA_START, Frames, HEADER_BYTES, Header, HeaderRead, Segment, number_in,
 };
 use super::storage::{Listed, Storage, StorageError, read_patiently};
 use super::tail::Tail;
-use super::{EPOCHS_RESERVED, Limits, Position, SEQUENCES_RESERVED, Spool, append};
+use super::{EPOCHS_RESERVED, Keep, Limits, Position, SEQUENCES_RESERVED, Spool, append};
 use crate::message::Sequence;
+use crate::time::TimestampMs;
 
 /// Skipped when no reservation is known: more than any spool used since its newest readable record.
 const SEQUENCES_SKIPPED_BLIND: u64 = 1 << 32;
@@ -34,6 +39,8 @@ pub struct Recovery {
     pub damaged_segments: u64,
     /// Segments whose header was unreadable: put aside.
     pub quarantined_segments: u64,
+    /// Records that were in the journal only.
+    pub journal_records: u64,
 }
 
 /// The segments as they are found.
@@ -46,6 +53,8 @@ struct Survey {
     torn: bool,
     /// The newest segment can be continued.
     writable: bool,
+    /// The newest cursor in the newest segment.
+    cursor: Option<(u64, Cursor)>,
 }
 
 impl<S: Storage> Spool<S> {
@@ -53,76 +62,109 @@ impl<S: Storage> Spool<S> {
     ///
     /// # Errors
     /// Only when the storage itself refuses: contents never prevent a start.
-    pub fn open(mut storage: S, limits: Limits) -> Result<(Self, Recovery), StorageError> {
+    pub fn open(storage: S, limits: Limits) -> Result<(Self, Recovery), StorageError> {
+        Self::open_with(storage, None, limits, 0)
+    }
+
+    /// The same, with a storage for the journal that outlives the process but not the power: what is settled before its
+    /// commit is never written to `storage` then. `identity` is used if the spool has none: any number but 0 that no other
+    /// spool has.
+    ///
+    /// # Errors
+    /// As [`Spool::open`]; a journal that cannot be used is done without.
+    pub fn open_with(
+        mut storage: S,
+        journal: Option<S>,
+        limits: Limits,
+        identity: u64,
+    ) -> Result<(Self, Recovery), StorageError> {
         let mut listed = storage.list()?;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         let (mut cursor, mut found) = CursorFile::load(&mut storage)?;
         let mut pool = Pool::recover(&mut storage, &listed, limits);
-        let highest = match found {
-            CursorFound::Whole => Sequence(cursor.state.reserved_sequence),
-            CursorFound::OneSlot => Sequence(
-                cursor
-                    .state
-                    .reserved_sequence
-                    .saturating_add(SEQUENCES_RESERVED),
-            ),
-            CursorFound::Fresh | CursorFound::Lost => Sequence(u64::MAX),
-        };
-        let survey = survey(&mut storage, &mut pool, &listed, highest)?;
+        let survey = survey(
+            &mut storage,
+            &mut pool,
+            &listed,
+            highest(found, &cursor.state),
+        )?;
         if found == CursorFound::Fresh && survey.highest_epoch > 0 {
             found = CursorFound::Lost;
         }
-        let state = &mut cursor.state;
-        let known = match found {
+        let mut known = match found {
             CursorFound::Whole | CursorFound::OneSlot => true,
             CursorFound::Fresh | CursorFound::Lost => false,
         };
-        if let Some(first) = survey.segments.front() {
-            let before = state.acked;
-            state.acked = before.latest(first.header.start);
-            if known {
-                // With a known cursor, only a segment put aside can be missing here.
-                state.damaged = state.damaged.plus(state.acked.totals.since(before.totals));
-            }
+        let (journal, in_journal) = recover_journal(journal, limits);
+        if let Some((generation, state)) = survey.cursor.clone() {
+            known |= cursor.adopt(generation, state);
         }
-        let last = survey
+        let (in_journal, ours) = belongs(in_journal, &mut cursor, known);
+        if cursor.state.identity == 0 {
+            cursor.state.identity = identity;
+        }
+        let mut last = recount(&mut cursor.state, &survey, known);
+        reserve(&mut cursor.state, found, last, survey.highest_epoch);
+        let state = &cursor.state;
+        let in_segments = survey
             .segments
             .back()
-            .map_or(state.acked, |segment| segment.end.latest(state.acked));
-        let skipped = match found {
-            CursorFound::Fresh | CursorFound::Whole => (0, 0),
-            CursorFound::OneSlot => (SEQUENCES_RESERVED, EPOCHS_RESERVED),
-            CursorFound::Lost => (SEQUENCES_SKIPPED_BLIND, EPOCHS_RESERVED),
-        };
-        state.reserved_sequence = state
-            .reserved_sequence
-            .max(last.sequence.0)
-            .saturating_add(skipped.0);
-        state.reserved_epoch = state
-            .reserved_epoch
-            .max(survey.highest_epoch)
-            .saturating_add(skipped.1);
-        let acked = state.acked;
+            .map_or(Sequence(0), |newest| newest.end.sequence);
+        let in_journal = in_journal.records_beyond(in_segments, ours);
+        let pending = still_waiting(in_journal, state, &mut last);
+        let on_disk = pending.front().map_or(last, |first| first.before());
+        let journal_records = pending.count() as u64;
+        let readers = state
+            .unsettled
+            .iter()
+            .map(|range| Reader::new(range.acked.sequence))
+            .collect();
         let mut spool = Self {
             next_sequence: state.reserved_sequence.saturating_add(1),
             next_epoch: state.reserved_epoch.saturating_add(1),
+            evictions: Evictions::load(&mut storage),
             storage,
+            journal,
+            journal_failed: false,
             limits,
             cursor,
             segments: survey.segments,
             writer: None,
             pool,
             last,
-            reader: Reader::new(acked.sequence),
-            handed: Handed::default(),
+            written: on_disk,
+            synced: on_disk,
+            readers,
             tail: Tail::new(last.sequence, limits.tail_bytes),
-            staging: append::Staging::default(),
+            pending,
+            scratch: Vec::new(),
+            staging: Vec::new(),
+            now: TimestampMs::default(),
+            fault: None,
+            kept_full: false,
         };
-        if survey.writable {
-            spool.continue_newest()?;
-        }
-        let recovery = spool.recovery(found, survey.torn, survey.quarantined);
+        spool.resume(in_segments, survey.writable, on_disk)?;
+        let mut recovery = spool.recovery(found, survey.torn, survey.quarantined);
+        recovery.journal_records = journal_records;
         Ok((spool, recovery))
+    }
+
+    fn resume(
+        &mut self,
+        in_segments: Sequence,
+        writable: bool,
+        on_disk: Position,
+    ) -> Result<(), StorageError> {
+        if in_segments > on_disk.sequence {
+            // What the journal has was perhaps written, but not synced: it is written again, to a segment of its own.
+            if let Some(newest) = self.segments.back_mut() {
+                newest.end = on_disk;
+            }
+        } else if writable {
+            self.continue_newest(on_disk)?;
+        }
+        self.turn_journal();
+        Ok(())
     }
 
     fn recovery(
@@ -131,7 +173,7 @@ impl<S: Storage> Spool<S> {
         torn_tail: bool,
         quarantined_segments: u64,
     ) -> Recovery {
-        let depth = self.last.totals.since(self.cursor.state.acked.totals);
+        let depth = self.cursor.state.unsettled.depth(self.last);
         let damaged = self
             .segments
             .iter()
@@ -145,13 +187,14 @@ impl<S: Storage> Spool<S> {
             torn_tail,
             damaged_segments: damaged as u64,
             quarantined_segments,
+            journal_records: 0,
         }
     }
 
     /// Goes on writing the newest segment. What was found there may be in the page cache only, so it is synced once; if
-    /// that fails, or failed before the process ended, it is copied to a new segment with the first append or commit.
-    fn continue_newest(&mut self) -> Result<(), StorageError> {
-        let last = self.last;
+    /// that fails, or failed before the process ended, its records are taken into memory, and the next commit writes them
+    /// to a new segment.
+    fn continue_newest(&mut self, on_disk: Position) -> Result<(), StorageError> {
         let Some(newest) = self.segments.back_mut() else {
             return Ok(());
         };
@@ -163,17 +206,158 @@ impl<S: Storage> Spool<S> {
                 .sync(&mut file)
                 .and_then(|()| self.storage.sync_names())
                 .is_ok();
-        newest.end = last;
-        if !synced && !known_poisoned {
-            self.cursor.state.poisoned_epoch = newest.header.epoch;
+        newest.end = newest.end.latest(on_disk);
+        let start = newest.header.start;
+        self.writer = Some(append::Writer::recovered(file, newest, synced));
+        if synced {
+            return Ok(());
+        }
+        self.synced = start;
+        self.written = start;
+        self.take_into_memory()?;
+        if !known_poisoned {
+            self.cursor.state.poisoned_epoch =
+                self.segments.back().map_or(0, |newest| newest.header.epoch);
             // The next start must know, too: a second sync of this segment that succeeds would prove nothing.
             match self.cursor.write(&mut self.storage) {
                 Ok(()) | Err(_) => {}
             }
         }
-        self.writer = Some(append::Writer::recovered(file, newest, synced));
         Ok(())
     }
+
+    /// Reads the records of the newest segment before what the journal had. What cannot be read is left out: the counts
+    /// show the hole.
+    fn take_into_memory(&mut self) -> Result<(), StorageError> {
+        let Some(newest) = self.segments.back() else {
+            return Ok(());
+        };
+        let (header, end_offset) = (newest.header, newest.end_offset);
+        let file = self.storage.open(&newest.name())?;
+        let mut frames = Frames::new(file, header.epoch, DATA_START, end_offset);
+        let from_journal = std::mem::take(&mut self.pending);
+        let mut after = header.start;
+        loop {
+            match frames.peek(&mut self.storage)? {
+                FrameRead::Frame(frame) => {
+                    let (span, position) = (frame.span(), header.position(&frame));
+                    if frame.kind == KIND_UPLINK && position.sequence > after.sequence {
+                        let readings = readings_of(frame.payload);
+                        self.pending.push(position, readings, frame.payload);
+                        after = position;
+                    }
+                    frames.advance(span);
+                }
+                FrameRead::Torn | FrameRead::Corrupt { .. } | FrameRead::End => {
+                    if !frames.resync(&mut self.storage, after.sequence, self.last.sequence)? {
+                        break;
+                    }
+                }
+            }
+        }
+        for entry in from_journal.after(after.sequence) {
+            let payload = from_journal.payload(entry);
+            self.pending
+                .push(entry.position, entry.readings.into(), payload);
+        }
+        Ok(())
+    }
+}
+
+fn readings_of(payload: &[u8]) -> u64 {
+    postcard::from_bytes::<crate::message::Uplink>(payload).map_or(0, |uplink| uplink.readings())
+}
+
+fn recover_journal<S: Storage>(
+    storage: Option<S>,
+    limits: Limits,
+) -> (Option<Journal<S>>, journal::Found) {
+    let Some(storage) = storage.filter(|_| limits.keep == Keep::OnDisk) else {
+        return (None, journal::Found::default());
+    };
+    let (journal, found) = Journal::recover(storage, journal::bytes_max(limits.memory_bytes));
+    (Some(journal), found)
+}
+
+/// Whether a journal is this spool's own; its cursor is taken over if it is newer.
+fn belongs<F>(
+    mut found: journal::Found,
+    cursor: &mut CursorFile<F>,
+    known: bool,
+) -> (journal::Found, bool) {
+    let Some((generation, state)) = found.cursor.take() else {
+        return (found, false);
+    };
+    let ours = known && state.identity == cursor.state.identity;
+    if ours {
+        cursor.adopt(generation, state);
+    }
+    (found, ours)
+}
+
+/// What of a journal is not settled, and `last` moved behind it.
+fn still_waiting(
+    records: Vec<(Position, Vec<u8>)>,
+    state: &Cursor,
+    last: &mut Position,
+) -> Pending {
+    let mut pending = Pending::default();
+    for (position, payload) in records {
+        let waits = state.unsettled.index_of(position.sequence).is_some();
+        if waits && position.sequence.0 <= state.reserved_sequence {
+            pending.push(position, readings_of(&payload), &payload);
+            *last = last.latest(position);
+        }
+    }
+    pending
+}
+
+/// Sequences above this were never given out.
+fn highest(found: CursorFound, state: &Cursor) -> Sequence {
+    match found {
+        CursorFound::Whole => Sequence(state.reserved_sequence),
+        CursorFound::OneSlot => {
+            Sequence(state.reserved_sequence.saturating_add(SEQUENCES_RESERVED))
+        }
+        CursorFound::Fresh | CursorFound::Lost => Sequence(u64::MAX),
+    }
+}
+
+/// Brings the cursor in line with the segments that are there, and says where their records end.
+fn recount(state: &mut Cursor, survey: &Survey, known: bool) -> Position {
+    if let Some(first) = survey.segments.front() {
+        let start = first.header.start;
+        let lost = state.unsettled.overlap(Position::default(), start, start);
+        if known {
+            // With a known cursor, only a segment put aside can be missing here.
+            state.damaged = state.damaged.plus(lost);
+            state.unsettled.settle_before(start);
+        } else {
+            state.unsettled = Ranges::after(start);
+        }
+    }
+    survey
+        .segments
+        .back()
+        .map_or_else(Position::default, |segment| segment.end)
+        .latest(state.unsettled.newest())
+}
+
+/// Makes sure that no number is used twice.
+fn reserve(state: &mut Cursor, found: CursorFound, last: Position, highest_epoch: u64) {
+    let skipped = match found {
+        CursorFound::Fresh | CursorFound::Whole => (0, 0),
+        CursorFound::OneSlot => (SEQUENCES_RESERVED, EPOCHS_RESERVED),
+        CursorFound::Lost => (SEQUENCES_SKIPPED_BLIND, EPOCHS_RESERVED),
+    };
+    state.reserved_sequence = state
+        .reserved_sequence
+        .max(last.sequence.0)
+        .saturating_add(skipped.0);
+    state.reserved_epoch = state
+        .reserved_epoch
+        .max(highest_epoch)
+        .saturating_add(skipped.1);
 }
 
 fn survey<S: Storage>(
@@ -189,6 +373,7 @@ fn survey<S: Storage>(
         quarantined: 0,
         torn: false,
         writable: false,
+        cursor: None,
     };
     let mut gap = false;
     for file in listed {
@@ -263,6 +448,7 @@ fn find_ends<S: Storage>(storage: &mut S, survey: &mut Survey, highest: Sequence
                 if next.is_none() {
                     survey.torn = scanned.torn;
                     survey.writable = !scanned.unreadable;
+                    survey.cursor = scanned.cursor;
                 }
             }
         }
@@ -275,6 +461,7 @@ struct Scanned {
     torn: bool,
     damaged: bool,
     unreadable: bool,
+    cursor: Option<(u64, Cursor)>,
 }
 
 /// Reads a whole segment to find its end: behind the last good frame.
@@ -286,6 +473,7 @@ fn scan<S: Storage>(storage: &mut S, segment: &Segment, limit: Sequence) -> Scan
         torn: false,
         damaged: false,
         unreadable: false,
+        cursor: None,
     };
     let Ok(file) = storage.open(&segment.name()) else {
         return Scanned {
@@ -296,6 +484,15 @@ fn scan<S: Storage>(storage: &mut S, segment: &Segment, limit: Sequence) -> Scan
     let mut frames = Frames::new(file, header.epoch, DATA_START, header.capacity);
     loop {
         let torn = match frames.peek(storage) {
+            Ok(FrameRead::Frame(frame)) if frame.kind == KIND_CURSOR => {
+                if let SlotRead::Whole(generation, cursor) = Cursor::decode(frame.payload) {
+                    scanned.cursor = Some((generation, cursor));
+                }
+                let span = frame.span();
+                frames.advance(span);
+                scanned.end_offset = frames.offset;
+                continue;
+            }
             Ok(FrameRead::Frame(frame))
                 if frame.sequence > scanned.end.sequence && frame.sequence <= limit =>
             {

@@ -35,6 +35,26 @@ pub enum LimitsError {
     TooSmall,
 }
 
+/// What a spool that has no room left does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Full {
+    /// It gives up the oldest segment.
+    #[default]
+    DropOldest,
+    /// It keeps what it has and gives up what comes.
+    DropNewest,
+}
+
+/// Where records are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// In segments, unless they are settled before the commit.
+    #[default]
+    OnDisk,
+    /// Nowhere but in memory: they end with the process.
+    InMemory,
+}
+
 /// The bounds of a spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -42,7 +62,14 @@ pub struct Limits {
     pub(super) bytes_max: u64,
     pub(super) record_bytes_max: usize,
     pub(super) tail_bytes: usize,
+    pub(super) memory_bytes: usize,
+    pub(super) free_bytes_min: u64,
+    pub(super) full: Full,
+    pub(super) keep: Keep,
 }
+
+/// Encoded bytes kept in memory while they cannot be written, where nothing else is asked for.
+const MEMORY_BYTES: usize = 8 * 1024 * 1024;
 
 impl Limits {
     /// Segments of `segment_bytes` (smaller where `bytes_max` holds fewer than [`SEGMENTS_MIN`] of them), no more than
@@ -65,7 +92,48 @@ impl Limits {
             bytes_max,
             record_bytes_max,
             tail_bytes,
+            memory_bytes: MEMORY_BYTES,
+            free_bytes_min: 0,
+            full: Full::default(),
+            keep: Keep::default(),
         })
+    }
+
+    /// At most `bytes` of encoded records in memory, where they wait for a commit, a settlement or a medium that works
+    /// again.
+    #[must_use]
+    pub fn in_memory(self, bytes: usize) -> Self {
+        Self {
+            memory_bytes: bytes,
+            ..self
+        }
+    }
+
+    /// The spool does not grow while fewer than `bytes` are free beside it.
+    #[must_use]
+    pub fn leaving_free(self, bytes: u64) -> Self {
+        Self {
+            free_bytes_min: bytes,
+            ..self
+        }
+    }
+
+    /// What is done when there is no room.
+    #[must_use]
+    pub fn when_full(self, full: Full) -> Self {
+        Self { full, ..self }
+    }
+
+    /// Where records are kept.
+    #[must_use]
+    pub fn kept(self, keep: Keep) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// How much of the spool's room is taken while segments of `bytes` hold records: 0 to 1.
+    pub(super) fn fill(&self, bytes: u64) -> f64 {
+        let room = self.bytes_max.saturating_sub(self.segment_bytes).max(1);
+        (bytes.saturating_sub(self.segment_bytes) as f64 / room as f64).clamp(0.0, 1.0)
     }
 
     /// Bytes of one segment.
@@ -107,6 +175,8 @@ pub(crate) struct Pool<F> {
     next_number: u64,
     /// The storage refused a new file. Not tried again until [`Pool::retry`], because each try writes and removes data.
     stalled: Option<StorageError>,
+    /// What is to stay free beside the spool was not there.
+    starved: bool,
 }
 
 impl<F> Pool<F> {
@@ -122,6 +192,7 @@ impl<F> Pool<F> {
             quarantined: VecDeque::new(),
             next_number: 0,
             stalled: None,
+            starved: false,
         };
         for Listed { name, bytes } in listed {
             if number_in(name, QUARANTINE).is_some() {
@@ -146,6 +217,7 @@ impl<F> Pool<F> {
 
     pub(crate) fn retry(&mut self) {
         self.stalled = None;
+        self.starved = false;
     }
 
     pub(crate) fn quarantined(&self) -> u64 {
@@ -164,10 +236,25 @@ impl<F> Pool<F> {
         used + self.bytes() + self.limits.segment_bytes <= self.limits.bytes_max
     }
 
+    /// Whether the storage has room for another file and what is to stay free beside it.
+    fn leaves_free<S: Storage<File = F>>(&self, storage: &mut S) -> bool {
+        let needed = self
+            .limits
+            .free_bytes_min
+            .saturating_add(self.limits.segment_bytes);
+        self.limits.free_bytes_min == 0 || storage.free_bytes().is_none_or(|free| free >= needed)
+    }
+
     /// Whether [`Pool::fill`] has something to do.
     pub(crate) fn can_fill(&self, used: u64) -> bool {
         self.spares.is_empty()
+            && !self.starved
             && (self.filling.is_some() || !self.quarantined.is_empty() || self.fits(used))
+    }
+
+    /// Whether [`Pool::take`] finds something, or makes it.
+    pub(crate) fn has_blank(&self, used: u64) -> bool {
+        !self.spares.is_empty() || !self.quarantined.is_empty() || self.fits(used)
     }
 
     /// A blank file of segment size, `None` when the bound is reached and something must be evicted first.
@@ -211,7 +298,11 @@ impl<F> Pool<F> {
             return Ok(false);
         }
         if self.filling.is_none() {
-            while !self.fits(used) {
+            if haste == Haste::Ahead && !self.leaves_free(storage) {
+                self.starved = true;
+                return Ok(false);
+            }
+            while !self.fits(used) || (used > 0 && !self.leaves_free(storage)) {
                 if !self.drop_oldest_quarantined(storage)? {
                     return Ok(false);
                 }

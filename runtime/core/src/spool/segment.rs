@@ -4,15 +4,19 @@ use super::record::{self, FRAME_ALIGNMENT, FRAME_HEADER, FrameRead, u32_at, u64_
 use super::storage::{Storage, StorageError, read_patiently};
 use super::{Position, Totals};
 use crate::message::Sequence;
+use crate::time::TimestampMs;
 
 /// Where frames start: the header has a page of its own, so that no append ever rewrites it.
 pub const DATA_START: u64 = 4096;
 
 /// Bytes of an encoded header.
-pub const HEADER_BYTES: usize = 52;
+pub const HEADER_BYTES: usize = 60;
+
+/// Of them under the checksum.
+const CHECKED: usize = HEADER_BYTES - 4;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MLSG");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes read from a segment at once.
 const CHUNK: usize = 64 * 1024;
@@ -30,6 +34,8 @@ pub struct Header {
     pub capacity: u64,
     /// Through the last record before this segment.
     pub start: Position,
+    /// When it was begun, by the wall clock.
+    pub begun: TimestampMs,
 }
 
 /// How a header reads.
@@ -55,8 +61,9 @@ impl Header {
         bytes[24..32].copy_from_slice(&self.start.sequence.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.start.totals.records.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.start.totals.readings.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..48]);
-        bytes[48..].copy_from_slice(&crc.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.begun.0.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..CHECKED]);
+        bytes[CHECKED..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
@@ -70,7 +77,7 @@ impl Header {
             return HeaderRead::Unused;
         }
         let known = u32_at(bytes, 0) == MAGIC && u32_at(bytes, 4) == VERSION;
-        if !known || crc32c::crc32c(&bytes[..48]) != u32_at(bytes, 48) {
+        if !known || crc32c::crc32c(&bytes[..CHECKED]) != u32_at(bytes, CHECKED) {
             return HeaderRead::Damaged;
         }
         if u64_at(bytes, 8) != epoch {
@@ -86,6 +93,7 @@ impl Header {
                     readings: u64_at(bytes, 40),
                 },
             },
+            begun: TimestampMs(u64_at(bytes, 48)),
         })
     }
 

@@ -65,6 +65,7 @@ struct Disk {
     next_inode: u64,
     syncs_after_failure: u64,
     syncs: u64,
+    writes: u64,
     random: u64,
 }
 
@@ -82,6 +83,7 @@ impl SimStorage {
             next_inode: 0,
             syncs_after_failure: 0,
             syncs: 0,
+            writes: 0,
             random: seed,
         };
         Self {
@@ -110,6 +112,15 @@ impl SimStorage {
     /// Power goes and comes back. Files opened before must not be used any more.
     pub fn cut_power(&self) {
         self.disk.borrow_mut().cut_power();
+    }
+
+    /// Everything is gone, as on a tmpfs whose power was cut.
+    pub fn wipe(&self) {
+        let mut disk = self.disk.borrow_mut();
+        disk.inodes.clear();
+        disk.names.clear();
+        disk.durable_names.clear();
+        disk.pending_names.clear();
     }
 
     /// Flips one bit of `name`, on the medium and in memory. `false` when there is no such byte.
@@ -142,6 +153,12 @@ impl SimStorage {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.disk.borrow().syncs
+    }
+
+    /// Successful and failed writes to files so far.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.disk.borrow().writes
     }
 
     /// How often a file was synced again after a sync of it failed. Must stay 0.
@@ -311,6 +328,7 @@ impl Storage for SimStorage {
         bytes: &[u8],
     ) -> Result<(), StorageError> {
         let mut disk = self.disk.borrow_mut();
+        disk.writes += 1;
         let offset = usize::try_from(offset).map_err(|_| StorageError::Full)?;
         let length = disk
             .inodes
@@ -412,5 +430,10 @@ impl Storage for SimStorage {
         }
         disk.change_name(NameChange::Remove(name.to_owned()));
         Ok(())
+    }
+
+    fn free_bytes(&mut self) -> Option<u64> {
+        let disk = self.disk.borrow();
+        Some(disk.capacity.saturating_sub(disk.used()))
     }
 }

@@ -101,6 +101,9 @@ pub trait Storage {
     /// # Errors
     /// When the storage refuses.
     fn remove(&mut self, name: &str) -> Result<(), StorageError>;
+
+    /// Bytes that are left for everybody; none where that cannot be told.
+    fn free_bytes(&mut self) -> Option<u64>;
 }
 
 /// Tries before a read error is believed.

@@ -2,14 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::{Place, Position};
+use super::Position;
 use crate::message::{Sequence, Uplink};
 
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) position: Position,
-    /// Where the record after this one starts.
-    pub(super) next: Place,
     pub(super) uplink: Uplink,
     /// Encoded length.
     pub(super) bytes: usize,

@@ -7,7 +7,7 @@ use super::dead_letter::{self, Letter};
 use super::record::{FRAME_HEADER, Frame, FrameRead};
 use super::sim_storage::{Operation, SimStorage};
 use super::storage::{Storage, StorageError};
-use super::{Limits, Record, Recovery, Refused, Spool, record};
+use super::{Lane, Limits, Record, Recovery, Refused, Spool, record};
 use crate::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Sequence, Uplink, Value};
 use crate::time::TimestampMs;
 
@@ -57,7 +57,9 @@ fn read_all(spool: &mut Spool<SimStorage>, mut after: Sequence) -> Vec<Record> {
     let mut records = Vec::new();
     loop {
         let already = records.len();
-        spool.read(after, 1000, 7, &mut records).unwrap();
+        spool
+            .read(Lane::Live, after, 1000, 7, &mut records)
+            .unwrap();
         match records.last() {
             Some(last) if records.len() > already => after = last.sequence,
             _ => return records,
@@ -73,7 +75,14 @@ fn frame(seed: u32, sequence: u64, payload: &[u8]) -> Vec<u8> {
         records: 3,
         readings: 9,
     };
-    record::finish(&mut bytes, start, seed, Sequence(sequence), counted);
+    record::finish(
+        &mut bytes,
+        start,
+        seed,
+        record::KIND_UPLINK,
+        Sequence(sequence),
+        counted,
+    );
     bytes
 }
 
@@ -299,28 +308,71 @@ fn a_failed_sync_moves_the_records_to_another_segment() {
 }
 
 #[test]
-fn no_space_refuses_and_space_heals() {
+fn no_space_is_borne_in_memory_and_space_heals() {
     let storage = SimStorage::new(8, 60 * 1024);
-    let (mut spool, _) = open(&storage);
+    let small = limits().in_memory(2_000);
+    let (mut spool, _) = Spool::open(storage.clone(), small).unwrap();
     let mut accepted = 0;
-    let refused = loop {
-        match append(&mut spool, telemetry(accepted, 3)) {
-            Ok(_) => accepted += 1,
-            Err(refused) => break refused,
-        }
+    while spool.status().evicted.records == 0 {
+        assert!(append(&mut spool, telemetry(accepted, 3)).is_ok());
+        accepted += 1;
         assert!(accepted < 20_000, "the disk is full by now");
-    };
-    assert_eq!(refused, Refused::Storage(StorageError::Full));
-    assert_eq!(spool.status().stalled, Some(StorageError::Full));
-    assert_eq!(read_all(&mut spool, Sequence(0)).len() as i64, accepted);
-    storage.set_capacity(ROOMY);
-    assert!(
-        append(&mut spool, telemetry(accepted, 3)).is_err(),
-        "not tried for each append"
+    }
+    let status = spool.status();
+    assert_eq!(status.fault, Some(StorageError::Full));
+    assert!(status.memory_bytes <= 2_000, "{status:?}");
+    for _ in 0..100 {
+        append(&mut spool, telemetry(accepted, 3)).unwrap();
+        accepted += 1;
+    }
+    let status = spool.status();
+    let by_device: u64 = spool
+        .evicted_by_device()
+        .map(|(_, readings)| readings)
+        .sum();
+    assert_eq!(by_device, status.evicted.readings);
+    assert_eq!(
+        status.depth_records + status.evicted.records,
+        accepted as u64
     );
+    assert_eq!(
+        lane_lengths(&mut spool).iter().sum::<u64>(),
+        status.depth_records
+    );
+    storage.set_capacity(ROOMY);
+    assert!(spool.status().fault.is_some(), "not tried for each append");
     spool.prepare().unwrap();
-    assert!(append(&mut spool, telemetry(accepted, 3)).is_ok());
-    assert_eq!(read_all(&mut spool, Sequence(0)).len() as i64, accepted + 1);
+    let status = spool.status();
+    assert_eq!((status.fault, status.memory_bytes), (None, 0));
+    drop(spool);
+    storage.cut_power();
+    let (mut spool, _) = open(&storage);
+    assert_eq!(spool.status().depth_records, status.depth_records);
+    assert_eq!(
+        lane_lengths(&mut spool).iter().sum::<u64>(),
+        status.depth_records
+    );
+    assert_eq!(spool.status().damaged.records, 0);
+}
+
+/// Reads every lane to its end, and says how much was in each.
+fn lane_lengths(spool: &mut Spool<SimStorage>) -> Vec<u64> {
+    let lanes: Vec<_> = spool.lanes().map(|(lane, _)| lane).collect();
+    lanes
+        .into_iter()
+        .map(|lane| {
+            let mut records = Vec::new();
+            let mut after = Sequence(0);
+            loop {
+                let already = records.len();
+                spool.read(lane, after, 1000, 7, &mut records).unwrap();
+                match records.last() {
+                    Some(Record { sequence, .. }) if records.len() > already => after = *sequence,
+                    Some(_) | None => return records.len() as u64,
+                }
+            }
+        })
+        .collect()
 }
 
 #[test]
@@ -452,7 +504,8 @@ fn no_space_heals_by_acknowledgements_alone() {
     let storage = SimStorage::new(9, 60 * 1024);
     let (mut spool, _) = open(&storage);
     let mut id = 0;
-    while append(&mut spool, telemetry(id, 3)).is_ok() {
+    while spool.status().fault.is_none() {
+        append(&mut spool, telemetry(id, 3)).unwrap();
         id += 1;
     }
     let last = read_all(&mut spool, Sequence(0))
@@ -461,7 +514,9 @@ fn no_space_heals_by_acknowledgements_alone() {
         .unwrap();
     spool.ack(last);
     spool.checkpoint(false).unwrap();
-    assert!(append(&mut spool, telemetry(id, 3)).is_ok());
+    append(&mut spool, telemetry(id, 3)).unwrap();
+    spool.commit().unwrap();
+    assert_eq!(spool.status().memory_bytes, 0, "in a recycled segment");
 }
 
 #[test]
@@ -598,14 +653,18 @@ fn a_counted_eviction_survives_a_kill_and_then_a_power_cut() {
         // The acknowledgement is in the page cache only when the process dies, and so is the next one.
         for _ in 0..2 {
             let mut records = Vec::new();
-            spool.read(Sequence(0), 0, 1, &mut records).unwrap();
+            spool
+                .read(Lane::Live, Sequence(0), 0, 1, &mut records)
+                .unwrap();
             spool.ack(records[0].sequence);
             spool.checkpoint(false).unwrap();
             drop(spool);
             spool = open(&storage).0;
         }
         let mut records = Vec::new();
-        spool.read(Sequence(0), 0, 1, &mut records).unwrap();
+        spool
+            .read(Lane::Live, Sequence(0), 0, 1, &mut records)
+            .unwrap();
         spool.ack(records[0].sequence);
         spool.checkpoint(false).unwrap();
         drop(spool);

@@ -4,6 +4,8 @@ use super::*;
 use crate::message::{DeviceReadings, Quality, Reading};
 use crate::time::TimestampMs;
 
+mod identity;
+
 fn reading(key: &str, value: Value, ms: u64) -> Reading {
     Reading {
         key: Key::try_new(key).unwrap(),

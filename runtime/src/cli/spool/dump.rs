@@ -22,7 +22,8 @@ pub(super) fn dump(options: &DumpOptions) -> Result<ExitCode, ExitCode> {
     let filter = &options.filter;
     let mut left = filter.limit;
     for stream in &found.streams {
-        let mut seen = Seen::new(stream).map_err(|trouble| fail(&trouble))?;
+        let mut seen =
+            Seen::new(stream, &found.settings.spool).map_err(|trouble| fail(&trouble))?;
         let after = Sequence(filter.after);
         let mut each = |record: &Record<'_>| {
             if left == 0 {

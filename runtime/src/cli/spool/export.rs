@@ -56,7 +56,8 @@ pub(super) fn export(options: &ExportOptions) -> Result<ExitCode, ExitCode> {
     let mut sheet = Sheet::new(options).map_err(|trouble| fail(&trouble))?;
     let filter = &options.filter;
     for stream in &found.streams {
-        let mut seen = Seen::new(stream).map_err(|trouble| fail(&trouble))?;
+        let mut seen =
+            Seen::new(stream, &found.settings.spool).map_err(|trouble| fail(&trouble))?;
         seen.each_record(Sequence(filter.after), filter.all, &mut |record| {
             sheet.record(record, filter)
         })

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use moorline_core::message::{Sequence, Uplink};
-use moorline_core::spool::Totals;
 use moorline_core::spool::inspect::{self, Contents, Damage, Found, SegmentSeen, Walk, Wrong};
+use moorline_core::spool::range::Ranges;
 use moorline_core::spool::segment::{Header, HeaderRead};
+use moorline_core::spool::{Position, Totals};
 
 use super::progress::Progress;
 use super::source::{Source, Stream, Trouble};
+use crate::spool::SpoolSettings;
 
 /// A write takes no longer; damage is still there after it.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -20,32 +22,47 @@ pub(super) struct Seen {
     pub(super) stream: Stream,
     pub(super) contents: Contents,
     source: Source,
+    /// Of the owner's memory, on a tmpfs.
+    window: Option<Source>,
+    in_memory: Vec<(Position, Uplink)>,
 }
 
 impl Seen {
-    pub(super) fn new(stream: &Stream) -> Result<Self, Trouble> {
-        let mut source = Source::new(stream);
-        let contents = inspect::survey(&mut source).map_err(|error| stream.trouble(error))?;
-        Ok(Self {
+    pub(super) fn new(stream: &Stream, settings: &SpoolSettings) -> Result<Self, Trouble> {
+        let window = settings.window_path(&stream.directory, &stream.name);
+        let mut seen = Self {
             stream: stream.clone(),
-            contents,
-            source,
-        })
+            contents: Contents::default(),
+            source: Source::new(&stream.directory),
+            window: window
+                .filter(|path| path.is_dir())
+                .map(|path| Source::new(&path)),
+            in_memory: Vec::new(),
+        };
+        seen.survey()?;
+        Ok(seen)
     }
 
-    /// Nothing at or before this is needed any more; nothing is known to be settled without a cursor.
-    pub(super) fn acked(&self) -> Sequence {
-        self.contents
-            .cursor
-            .map_or(Sequence(0), |cursor| cursor.acked.sequence)
+    /// What is there now. The window knows better what is settled, and holds what was never written.
+    fn survey(&mut self) -> Result<(), Trouble> {
+        let surveyed = inspect::survey(&mut self.source);
+        self.contents = surveyed.map_err(|error| self.stream.trouble(error))?;
+        if let Some(window) = &mut self.window {
+            let seen = inspect::journal(window).map_err(|error| self.stream.trouble(error))?;
+            if let Some((generation, cursor)) = seen.cursor {
+                self.contents.adopt(generation, cursor);
+                self.in_memory = seen.records;
+            }
+        }
+        Ok(())
     }
 
     /// Segments that hold something of interest, oldest first.
     pub(super) fn segments(&self, settled_too: bool) -> Vec<SegmentSeen> {
-        let acked = self.acked();
+        let unsettled = self.contents.unsettled();
         let segments = self.contents.segments.iter().copied();
         segments
-            .filter(|segment| settled_too || !segment.is_settled(acked))
+            .filter(|segment| settled_too || !segment.is_settled(&unsettled))
             .collect()
     }
 
@@ -72,6 +89,8 @@ impl Seen {
             }
             earlier = Some(looked.damages);
             std::thread::sleep(PAUSE);
+            // What is settled by now is missed by nobody.
+            self.survey()?;
         }
         Ok(None)
     }
@@ -82,7 +101,12 @@ impl Seen {
             return Ok(None);
         };
         match Header::decode(&bytes, segment.epoch) {
-            HeaderRead::Whole(header) => Ok(Some(Looked::new(header, segment, bytes))),
+            HeaderRead::Whole(header) => Ok(Some(Looked::new(
+                header,
+                segment,
+                self.contents.unsettled(),
+                bytes,
+            ))),
             HeaderRead::Unused => Ok(None),
             HeaderRead::Damaged => Ok(Some(Looked::unreadable(segment, bytes.len() as u64))),
         }
@@ -95,15 +119,11 @@ impl Seen {
         settled_too: bool,
         each: &mut impl FnMut(&Record<'_>) -> Result<bool, Trouble>,
     ) -> Result<(), Trouble> {
-        let acked = self.acked();
-        let after = if settled_too { after } else { after.max(acked) };
+        let mut newest = Sequence(0);
         let segments = self.segments(settled_too);
         let mut progress = Progress::new(segments.iter().map(|segment| segment.bytes).sum());
         for segment in segments {
             progress.add(segment.bytes);
-            if segment.is_settled(after) {
-                continue;
-            }
             let Some(looked) = self.look(&segment)? else {
                 continue;
             };
@@ -123,9 +143,25 @@ impl Seen {
                     bytes,
                     uplink: &uplink,
                 };
-                if position.sequence > after && !each(&record)? {
+                newest = newest.max(position.sequence);
+                let waits = looked.unsettled.index_of(position.sequence).is_some();
+                if position.sequence > after && (waits || settled_too) && !each(&record)? {
                     return Ok(());
                 }
+            }
+        }
+        let unsettled = self.contents.unsettled();
+        for (position, uplink) in &self.in_memory {
+            let sequence = position.sequence;
+            let record = Record {
+                stream: &self.stream.name,
+                sequence,
+                bytes: 0,
+                uplink,
+            };
+            let waits = unsettled.index_of(sequence).is_some();
+            if sequence > after.max(newest) && waits && !each(&record)? {
+                return Ok(());
             }
         }
         Ok(())
@@ -136,7 +172,7 @@ impl Seen {
 pub(super) struct Record<'a> {
     pub(super) stream: &'a str,
     pub(super) sequence: Sequence,
-    /// On disk.
+    /// On disk; zero for what is in memory only.
     pub(super) bytes: u64,
     pub(super) uplink: &'a Uplink,
 }
@@ -145,6 +181,7 @@ pub(super) struct Record<'a> {
 pub(super) struct Looked {
     header: Option<Header>,
     segment: SegmentSeen,
+    unsettled: Ranges,
     bytes: Vec<u8>,
     pub(super) damages: Vec<Damage>,
     pub(super) torn_at: Option<u64>,
@@ -153,10 +190,11 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    fn new(header: Header, segment: &SegmentSeen, bytes: Vec<u8>) -> Self {
+    fn new(header: Header, segment: &SegmentSeen, unsettled: Ranges, bytes: Vec<u8>) -> Self {
         let mut looked = Self {
             header: Some(header),
             segment: *segment,
+            unsettled,
             bytes,
             damages: Vec::new(),
             torn_at: None,
@@ -171,6 +209,7 @@ impl Looked {
                         readings: uplink.readings(),
                     });
                 }
+                Found::Cursor(..) => {}
                 Found::Damage(damage) => damages.push(damage),
                 Found::Torn { offset } => torn_at = Some(offset),
             }
@@ -184,6 +223,7 @@ impl Looked {
         Self {
             header: None,
             segment: *segment,
+            unsettled: Ranges::default(),
             bytes: Vec::new(),
             damages: vec![Damage {
                 offset: 0,
@@ -200,6 +240,6 @@ impl Looked {
     pub(super) fn walk(&self) -> impl Iterator<Item = Found> + '_ {
         self.header
             .into_iter()
-            .flat_map(|header| Walk::new(header, self.segment.end, &self.bytes))
+            .flat_map(|header| Walk::new(header, self.segment.end, &self.unsettled, &self.bytes))
     }
 }

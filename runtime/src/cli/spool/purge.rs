@@ -12,6 +12,7 @@ use super::super::{exit, figures, reload};
 use super::look::{Record, Seen};
 use super::source::Stream;
 use super::{Found, Which, fail};
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::spool::OpenError;
 use crate::spool::disk::DirectoryError;
@@ -67,7 +68,8 @@ fn wanted(found: &Found) -> Result<bool, ExitCode> {
     }
     let (mut records, mut readings) = (0, 0);
     for stream in &found.streams {
-        let mut seen = Seen::new(stream).map_err(|trouble| fail(&trouble))?;
+        let mut seen =
+            Seen::new(stream, &found.settings.spool).map_err(|trouble| fail(&trouble))?;
         seen.each_record(Sequence(0), false, &mut |record: &Record<'_>| {
             records += 1;
             readings += record.uplink.readings();
@@ -96,9 +98,8 @@ fn purge_one(settings: &Settings, stream: &Stream) -> Result<Purged, ExitCode> {
     if reload::status_of_running(settings).is_some() {
         return ask(settings, &stream.directory);
     }
-    let mut spool = settings.spool.clone();
-    spool.directory.clone_from(&stream.directory);
-    purge::stopped(&spool).map_err(|error| {
+    let now = Clock::start().wall();
+    purge::stopped(&settings.spool, &stream.name, &stream.directory, now).map_err(|error| {
         let hint = match &error {
             OpenError::Directory(DirectoryError::InUse { .. }) => {
                 "; its status file is not fresh, so that it cannot be asked: is gateway.status_file the one it writes?"

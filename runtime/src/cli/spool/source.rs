@@ -10,9 +10,6 @@ use thiserror::Error;
 
 use crate::spool::disk::translate;
 
-/// What the stream is called that lies in the spool's directory itself.
-const ONLY_STREAM: &str = "default";
-
 /// Why a spool cannot be looked at.
 #[derive(Debug, Error)]
 pub(super) enum Trouble {
@@ -61,12 +58,6 @@ pub(super) fn streams(spool: &Path) -> Result<Vec<Stream>, Trouble> {
         Err(error) => return Err(trouble(error)),
     };
     let mut streams = Vec::new();
-    if holds_a_stream(spool) {
-        streams.push(Stream {
-            name: ONLY_STREAM.to_owned(),
-            directory: spool.to_owned(),
-        });
-    }
     for entry in entries {
         let directory = entry.map_err(trouble)?.path();
         let name = directory.file_name().and_then(|name| name.to_str());
@@ -98,8 +89,8 @@ fn holds_a_stream(directory: &Path) -> bool {
 pub(super) struct Source(PathBuf);
 
 impl Source {
-    pub(super) fn new(stream: &Stream) -> Self {
-        Self(stream.directory.clone())
+    pub(super) fn new(directory: &Path) -> Self {
+        Self(directory.to_owned())
     }
 }
 
@@ -144,6 +135,10 @@ impl Storage for Source {
             }
         }
         Ok(filled)
+    }
+
+    fn free_bytes(&mut self) -> Option<u64> {
+        None
     }
 
     fn create(&mut self, _name: &str) -> Result<File, StorageError> {

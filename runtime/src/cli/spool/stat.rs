@@ -81,7 +81,7 @@ pub(super) fn stat(options: &StatOptions) -> Result<ExitCode, ExitCode> {
     let found = options.which.find()?;
     let mut streams = Vec::new();
     for stream in &found.streams {
-        let seen = Seen::new(stream).map_err(|trouble| fail(&trouble))?;
+        let seen = Seen::new(stream, &found.settings.spool).map_err(|trouble| fail(&trouble))?;
         streams.push(count(seen, options.top).map_err(|trouble| fail(&trouble))?);
     }
     let running = reload::status_of_running(&found.settings);
@@ -155,16 +155,18 @@ fn count(mut seen: Seen, top: usize) -> Result<StreamStat, Trouble> {
 }
 
 fn figures_of(stream: &str, contents: &Contents) -> StreamStat {
-    let cursor = contents.cursor.unwrap_or_default();
+    let cursor = contents.cursor.as_ref();
+    let cursor = cursor.map(|(_, cursor)| cursor.clone()).unwrap_or_default();
+    let evicted = cursor.evicted.plus(cursor.dropped);
     StreamStat {
         stream: stream.to_owned(),
         segments: contents.segments.len() as u64,
         spares: contents.spares,
         quarantined_segments: contents.quarantined.len() as u64,
         bytes: contents.bytes,
-        acked_sequence: cursor.acked.sequence.0,
-        evicted_records: cursor.evicted.records,
-        evicted_readings: cursor.evicted.readings,
+        acked_sequence: cursor.unsettled.acked().sequence.0,
+        evicted_records: evicted.records,
+        evicted_readings: evicted.readings,
         damaged_records: cursor.damaged.records,
         damaged_readings: cursor.damaged.readings,
         dead_lettered_readings: cursor.set_aside_readings,

@@ -69,7 +69,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(file: String, damage: &Damage, acked: u64) -> Self {
+    fn new(file: String, damage: &Damage) -> Self {
         Self {
             file,
             offset: damage.offset,
@@ -77,7 +77,7 @@ impl Place {
             what: damage.wrong.to_string(),
             lost_records: damage.lost.records,
             lost_readings: damage.lost.readings,
-            waited: damage.after.sequence.0 >= acked,
+            waited: damage.lost.records > 0,
         }
     }
 }
@@ -86,7 +86,7 @@ pub(super) fn verify(options: &VerifyOptions) -> Result<ExitCode, ExitCode> {
     let found = options.which.find()?;
     let mut seen = Vec::new();
     for stream in &found.streams {
-        seen.push(Seen::new(stream).map_err(|trouble| fail(&trouble))?);
+        seen.push(Seen::new(stream, &found.settings.spool).map_err(|trouble| fail(&trouble))?);
     }
     let total = seen.iter().flat_map(|seen| &seen.contents.segments);
     let mut progress = Progress::new(total.map(|segment| segment.bytes).sum());
@@ -116,7 +116,6 @@ fn check(seen: &mut Seen, progress: &mut Progress) -> Result<StreamPage, Trouble
         cursor_slots_damaged: seen.contents.cursor_slots_damaged,
         ..StreamPage::default()
     };
-    let acked = seen.acked().0;
     for segment in seen.segments(true) {
         let looked = seen.look(&segment)?;
         progress.add(segment.bytes);
@@ -137,7 +136,7 @@ fn check(seen: &mut Seen, progress: &mut Progress) -> Result<StreamPage, Trouble
             page.lost_records += damage.lost.records;
             page.lost_readings += damage.lost.readings;
             if page.damages.len() < NAMED_MAX {
-                page.damages.push(Place::new(segment.name(), damage, acked));
+                page.damages.push(Place::new(segment.name(), damage));
             }
         }
     }
@@ -179,18 +178,13 @@ fn print(page: &Page) {
         }
         for place in &stream.damages {
             exit::print(&format!(
-                "  DAMAGED {} at {}, {} bytes: {}; {} readings in {} records are lost{}",
+                "  DAMAGED {} at {}, {} bytes: {}; {} readings in {} records that wait are lost",
                 place.file,
                 place.offset,
                 place.bytes,
                 place.what,
                 place.lost_readings,
-                place.lost_records,
-                if place.waited {
-                    ""
-                } else {
-                    ", delivered before"
-                }
+                place.lost_records
             ));
         }
         let unnamed = stream.damages_total - stream.damages.len() as u64;

@@ -1,18 +1,18 @@
 //! MQTT 3.1.1 on `rumqttc_v4`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use moorline_core::message::Qos;
 use rumqttc_v4::{
-    AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
+    AckMode, AsyncClient, Broker, Event, EventLoop, ManualAck, MqttOptions, Outgoing, Packet,
+    PubAck, PubRec, PublishOptions, QoS,
 };
 use rumqttc_v4::{ConnectionError, StateError, SubscribeFilter, SubscribeReasonCode};
 
 use super::super::settings::LinkSettings;
 use super::{
-    GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
-    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, request_capacity,
+    AckDue, GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, Message, PumpEnds, Received,
+    SessionEvent, SessionFull, UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, request_capacity,
 };
 
 /// The driver owns every deadline; the crate's own must never be the first.
@@ -35,8 +35,9 @@ pub(super) fn open(
     });
     options
         .set_keep_alive(keep_alive_s)
-        .set_clean_session(settings.clean_start)
+        .set_clean_session(settings.clean_start())
         .set_max_packet_size(INCOMING_BYTES_MAX as usize, OUTGOING_BYTES_MAX)
+        .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(WRITE_BATCH)
         .set_inflight(settings.inflight_max.max(1));
     match (
@@ -62,14 +63,28 @@ pub(super) fn open(
     (client, event_loop)
 }
 
-pub(super) fn publish(
-    client: &AsyncClient,
-    topic: &'static str,
-    payload: Bytes,
-) -> Result<(), SessionFull> {
+pub(super) fn publish(client: &AsyncClient, message: Message) -> Result<(), SessionFull> {
+    let options = PublishOptions::new(qos(message.qos));
     client
-        .try_publish(topic, payload, PublishOptions::at_least_once())
+        .try_publish(message.topic, message.payload, options)
         .map_err(|_full| SessionFull)
+}
+
+const fn qos(qos: Qos) -> QoS {
+    match qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+        Qos::ExactlyOnce => QoS::ExactlyOnce,
+    }
+}
+
+pub(super) fn acknowledge(client: &AsyncClient, due: &AckDue) -> Result<(), SessionFull> {
+    let ack = if due.received {
+        ManualAck::PubRec(PubRec::new(due.id))
+    } else {
+        ManualAck::PubAck(PubAck::new(due.id))
+    };
+    client.try_manual_ack(ack).map_err(|_full| SessionFull)
 }
 
 pub(super) fn publish_own(
@@ -100,7 +115,6 @@ pub(super) fn subscribe(client: &AsyncClient, topics: &[(&str, u8)]) -> Result<(
 
 /// Runs the connection to its end and returns the crate's word about it.
 pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveUp {
-    let mut unacked = HashMap::new();
     loop {
         let event = match event_loop.poll().await {
             Ok(event) => event,
@@ -116,7 +130,7 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
                 };
             }
         };
-        if let Some(translated) = translate(event, &mut unacked, &mut ends)
+        if let Some(translated) = translate(event, &mut ends)
             && ends.events.send(translated).await.is_err()
         {
             return GaveUp {
@@ -127,26 +141,22 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
     }
 }
 
-fn translate(
-    event: Event,
-    unacked: &mut HashMap<u16, Token>,
-    ends: &mut PumpEnds,
-) -> Option<SessionEvent> {
+fn translate(event: Event, ends: &mut PumpEnds) -> Option<SessionEvent> {
     match event {
-        // QoS 0 has no identifier and no acknowledgement.
-        Event::Outgoing(Outgoing::Publish(0)) => None,
-        Event::Outgoing(Outgoing::Publish(id)) => {
-            unacked.insert(id, ends.tokens.try_recv().ok()?);
-            None
-        }
-        Event::Incoming(Packet::PubAck(ack)) => unacked
-            .remove(&ack.pkid)
-            .map(|token| SessionEvent::Acked { token, code: 0 }),
-        Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received {
+        Event::Outgoing(Outgoing::Publish(id)) => ends.written(id),
+        Event::Incoming(Packet::PubAck(ack)) => ends.acked(ack.pkid, 0),
+        Event::Incoming(Packet::PubRec(ack)) => ends.taken(ack.pkid),
+        Event::Incoming(Packet::PubComp(ack)) => ends.acked(ack.pkid, 0),
+        Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received(Received {
+            due: (publish.qos != QoS::AtMostOnce).then_some(AckDue {
+                id: publish.pkid,
+                received: publish.qos == QoS::ExactlyOnce,
+            }),
             topic: publish.topic,
             payload: publish.payload,
             retained: publish.retain,
-        }),
+            redelivered: publish.dup,
+        })),
         Event::Incoming(Packet::SubAck(ack)) => {
             let refused = ack
                 .return_codes

@@ -1,22 +1,25 @@
 //! MQTT 5.0 on `rumqttc`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use moorline_core::message::Qos;
 use rumqttc::mqttbytes;
+use rumqttc::mqttbytes::v5::{PubAck, PubRec, PublishProperties};
 use rumqttc::{
-    AsyncClient, Broker, Event, EventLoop, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
+    AckMode, AsyncClient, Broker, Event, EventLoop, ManualAck, MqttOptions, Outgoing, Packet,
+    PublishOptions, QoS,
 };
 use rumqttc::{ConnectionError, StateError, SubscribeFilterInput, SubscribeReasonCode};
 
-use super::super::settings::LinkSettings;
+use super::super::settings::{LinkSettings, MessageIdentity};
 use super::{
-    GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, PumpEnds, SessionEvent, SessionFull, Token,
-    UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, request_capacity,
+    AckDue, GaveUp, GaveUpOver, HandOver, INCOMING_BYTES_MAX, Message, PumpEnds, RECEIVE_MAX,
+    Received, SessionEvent, SessionFull, UNUSED_HOST, UNUSED_PORT, WRITE_BATCH, request_capacity,
 };
 
+/// Codes from here on refuse (MQTT 5.0 section 2.4).
+const REFUSED: u8 = 0x80;
 /// The driver owns every deadline; the crate's own must never be the first.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -35,9 +38,11 @@ pub(super) fn open(
     });
     options
         .set_keep_alive(keep_alive_s)
-        .set_clean_start(settings.clean_start)
+        .set_clean_start(settings.clean_start())
         .set_connect_timeout(NEVER)
         .set_max_packet_size(Some(INCOMING_BYTES_MAX))
+        .set_receive_maximum(Some(RECEIVE_MAX))
+        .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(WRITE_BATCH)
         .set_outgoing_inflight_upper_limit(settings.inflight_max.max(1));
     let expiry_s = u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX);
@@ -66,12 +71,36 @@ pub(super) fn open(
 
 pub(super) fn publish(
     client: &AsyncClient,
-    topic: &'static str,
-    payload: Bytes,
+    message: Message,
+    named: Option<&MessageIdentity>,
 ) -> Result<(), SessionFull> {
+    let mut options = PublishOptions::new(qos(message.qos));
+    if let (Some(named), Some(identity)) = (named, &message.identity) {
+        options = options.properties(PublishProperties {
+            user_properties: named.properties(identity),
+            ..PublishProperties::default()
+        });
+    }
     client
-        .try_publish(topic, payload, PublishOptions::at_least_once())
+        .try_publish(message.topic, message.payload, options)
         .map_err(|_full| SessionFull)
+}
+
+const fn qos(qos: Qos) -> QoS {
+    match qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+        Qos::ExactlyOnce => QoS::ExactlyOnce,
+    }
+}
+
+pub(super) fn acknowledge(client: &AsyncClient, due: &AckDue) -> Result<(), SessionFull> {
+    let ack = if due.received {
+        ManualAck::PubRec(PubRec::new(due.id, None))
+    } else {
+        ManualAck::PubAck(PubAck::new(due.id, None))
+    };
+    client.try_manual_ack(ack).map_err(|_full| SessionFull)
 }
 
 pub(super) fn publish_own(
@@ -108,7 +137,6 @@ pub(super) fn subscribe_own(client: &AsyncClient, topic: &str) -> Result<(), Ses
 
 /// Runs the connection to its end and returns the crate's word about it.
 pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveUp {
-    let mut unacked = HashMap::new();
     loop {
         let event = match event_loop.poll().await {
             Ok(event) => event,
@@ -119,7 +147,7 @@ pub(super) async fn pump(mut event_loop: EventLoop, mut ends: PumpEnds) -> GaveU
                 };
             }
         };
-        if let Some(translated) = translate(event, &mut unacked, &mut ends)
+        if let Some(translated) = translate(event, &mut ends)
             && ends.events.send(translated).await.is_err()
         {
             return GaveUp {
@@ -148,29 +176,27 @@ fn given_up_over(error: &ConnectionError) -> GaveUpOver {
     }
 }
 
-fn translate(
-    event: Event,
-    unacked: &mut HashMap<u16, Token>,
-    ends: &mut PumpEnds,
-) -> Option<SessionEvent> {
+fn translate(event: Event, ends: &mut PumpEnds) -> Option<SessionEvent> {
     match event {
-        // QoS 0 has no identifier and no acknowledgement.
-        Event::Outgoing(Outgoing::Publish(0)) => None,
-        Event::Outgoing(Outgoing::Publish(id)) => {
-            unacked.insert(id, ends.tokens.try_recv().ok()?);
-            None
+        Event::Outgoing(Outgoing::Publish(id)) => ends.written(id),
+        Event::Incoming(Packet::PubAck(ack)) => ends.acked(ack.pkid, ack.reason as u8),
+        // Refused, and at its end: no PUBREL follows.
+        Event::Incoming(Packet::PubRec(ack)) if ack.reason as u8 >= REFUSED => {
+            ends.acked(ack.pkid, ack.reason as u8)
         }
-        Event::Incoming(Packet::PubAck(ack)) => {
-            unacked.remove(&ack.pkid).map(|token| SessionEvent::Acked {
-                token,
-                code: ack.reason as u8,
-            })
-        }
-        Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received {
+        Event::Incoming(Packet::PubRec(ack)) => ends.taken(ack.pkid),
+        // Whatever it says, the server has had the message since its PUBREC.
+        Event::Incoming(Packet::PubComp(ack)) => ends.acked(ack.pkid, 0),
+        Event::Incoming(Packet::Publish(publish)) => Some(SessionEvent::Received(Received {
+            due: (publish.qos != QoS::AtMostOnce).then_some(AckDue {
+                id: publish.pkid,
+                received: publish.qos == QoS::ExactlyOnce,
+            }),
             topic: publish.topic,
             payload: publish.payload,
             retained: publish.retain,
-        }),
+            redelivered: publish.dup,
+        })),
         Event::Incoming(Packet::SubAck(ack)) => {
             let refused = ack
                 .return_codes

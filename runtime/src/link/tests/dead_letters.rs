@@ -13,7 +13,7 @@ use super::scripted::{Act, connack_v5, connack_v311, payload_v5, play};
 const CONNECT: Act = Act::Expect(PacketKind::Connect);
 
 fn letters(rig: &Rig) -> Vec<(PathBuf, Letter)> {
-    let spool = rig.directory.path().join("spool");
+    let spool = rig.directory.path().join("spool/telemetry");
     let mut letters: Vec<_> = std::fs::read_dir(spool)
         .expect("a spool")
         .map(|entry| entry.expect("an entry").path())
@@ -77,7 +77,7 @@ async fn a_publish_refused_for_good_is_kept_and_can_be_sent_again() {
         .expect("in time");
     assert_eq!(payload_v5(&again), payload_v5(&refused));
     let mut spool = rig.spool.status();
-    let settled = spool.wait_for(|spool| spool.acked.0 > 1 && spool.depth_readings == 0);
+    let settled = spool.wait_for(|spool| spool.settled_records > 1 && spool.depth_readings == 0);
     let settled = tokio::time::timeout(DEADLINE, settled).await;
     settled.expect("in time").expect("a live spool");
     assert!(letters(&rig).is_empty());

@@ -281,7 +281,7 @@ async fn an_rpc_comes_down_unless_the_broker_kept_it() {
     ];
     let broker = play(vec![script]).await;
     let mut rig = rig::start(broker.address, |_| {});
-    let downlink = tokio::time::timeout(DEADLINE, rig.downlinks.recv())
+    let downlink = tokio::time::timeout(DEADLINE, rig.downlinks.arrivals.recv())
         .await
         .expect("in time")
         .expect("a downlink");
@@ -290,7 +290,7 @@ async fn an_rpc_comes_down_unless_the_broker_kept_it() {
         request_id,
         method,
         ..
-    } = downlink
+    } = downlink.downlink
     else {
         panic!("{downlink:?}")
     };
@@ -447,7 +447,7 @@ async fn a_new_process_sends_what_the_one_before_left_unacknowledged() {
     }
     let five = rig
         .spool_status
-        .wait_for(|status| status.acked.0 == status.last.0 - 15);
+        .wait_for(|status| status.depth_records == 15);
     tokio::time::timeout(DEADLINE, five)
         .await
         .expect("in time")

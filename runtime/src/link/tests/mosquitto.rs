@@ -160,9 +160,14 @@ async fn kill_and_restart(message: fn(u64) -> Uplink, versions: Versions) {
             }
         }
     };
-    tokio::time::timeout(DEADLINE, auditing)
-        .await
-        .expect("all of it arrives");
+    let audited = tokio::time::timeout(DEADLINE, auditing).await;
+    assert!(
+        audited.is_ok(),
+        "not all of it arrives: {} of {MESSAGES}, {:?}, {:?}",
+        seen.len(),
+        *rig.spool_status.borrow(),
+        *rig.status.borrow()
+    );
     producer.await.expect("all of it was accepted");
     rig.delivered().await;
     assert_eq!(seen.len() as u64, MESSAGES, "lost");

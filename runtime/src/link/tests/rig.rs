@@ -6,28 +6,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moorline_core::link::cause::Disconnect;
-use moorline_core::message::{
-    DeviceName, DeviceReadings, Downlink, Key, Quality, Reading, Uplink, Value,
-};
+use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::super::{DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, spawn};
+use super::super::{Arrivals, DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, door, spawn};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
-use crate::spool::{self, Appender, Durability, Spool, SpoolSettings, SpoolStatus};
+use crate::spool::{self, AfterOutage, Appender, Spool, SpoolSettings, SpoolStatus};
 
 /// Nothing in these tests takes this long.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-const DOWNLINKS: usize = 16;
 
 pub(super) struct Rig {
     pub(super) link: LinkHandle,
     pub(super) status: watch::Receiver<LinkStatus>,
     pub(super) spool_status: watch::Receiver<SpoolStatus>,
     pub(super) appender: Appender,
-    pub(super) downlinks: mpsc::Receiver<Downlink>,
+    pub(super) downlinks: Arrivals,
     pub(super) spool: Spool,
     pub(super) directory: TempDir,
     /// The newest message `append` was given a sequence for: the spool's status may not show it yet.
@@ -67,22 +64,22 @@ pub(super) fn restart(
 ) -> Rig {
     let mut settings = settings(address, &directory);
     change(&mut settings);
-    let spool_settings = SpoolSettings {
-        directory: directory.path().join("spool"),
-        segment_bytes: 4 << 20,
-        bytes_max: 256 << 20,
-        commit_interval: Duration::from_millis(20),
-        commit_bytes: 1 << 20,
-        sync: Durability::Batched,
-    };
-    let (spool, appender, outlet, _) = spool::open(spool_settings).expect("a usable spool");
+    let mut spool_settings = SpoolSettings::new(directory.path().join("spool"));
+    spool_settings.commit_interval = Duration::from_millis(20);
+    spool_settings.window_directory = Some(directory.path().join("window"));
+    for setup in &mut spool_settings.streams {
+        setup.stream.after_outage = AfterOutage::BacklogFirst;
+        setup.segment_bytes = 4 << 20;
+    }
+    let clock = Clock::start();
+    let (spool, appender, outlet, _) = spool::open(spool_settings, clock).expect("a usable spool");
     // Nobody answers: the built-in policy decides.
     let (policy, _) = PolicyHandle::channel();
-    let (downlink, downlinks) = mpsc::channel(DOWNLINKS);
+    let (door, downlinks) = door();
     let spool_status = outlet.status();
     let network = crate::network::unwatched();
-    let link = spawn(settings, outlet, policy, downlink, network, Clock::start())
-        .expect("usable settings");
+    let link =
+        spawn(settings, outlet, policy, door, network, Clock::start()).expect("usable settings");
     Rig {
         status: link.status(),
         link,
@@ -156,7 +153,7 @@ impl Rig {
         let appended = self.appended.load(Ordering::Relaxed);
         let waiting = self
             .spool_status
-            .wait_for(|status| status.acked == status.last && status.last.0 >= appended);
+            .wait_for(|status| status.depth_records == 0 && status.accepted_records >= appended);
         let settled = tokio::time::timeout(DEADLINE, waiting).await;
         assert!(
             settled.is_ok(),

@@ -320,8 +320,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 }
                 PacketKind::Publish if publishes > 0 => {
                     publishes -= 1;
-                    puback(&frame, code)
+                    let mut answer = puback(&frame, code);
+                    if qos(&frame) == 2 {
+                        answer[0] = 0x50;
+                    }
+                    answer
                 }
+                PacketKind::Pubrel => vec![0x70, 2, frame[2], frame[3]],
                 _ => continue,
             };
             if self.stream.write_all(&answer).await.is_err() {

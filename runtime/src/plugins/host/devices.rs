@@ -33,6 +33,7 @@ impl Host for HostState {
         self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         let device = device_name(&device)?;
+        resident.report.forget(&device);
         if resident.devices.remove(&device) {
             resident.claims.release(device.clone()).await;
         }

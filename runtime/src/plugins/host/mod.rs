@@ -5,6 +5,7 @@
 
 mod devices;
 pub(crate) mod log;
+mod report;
 mod rpc;
 mod state;
 mod streams;
@@ -18,6 +19,7 @@ use moorline_core::message::{DeviceName, Uplink};
 use moorline_core::route::DEVICES_MAX;
 use moorline_core::time::saturating_ms;
 
+pub(crate) use report::Reporting;
 pub(crate) use rpc::PendingRpcs;
 pub(crate) use state::KeyValues;
 
@@ -43,6 +45,7 @@ pub(crate) struct Resident {
     pub(crate) streams: Streams,
     pub(crate) state: KeyValues,
     pub(crate) log: LogGate,
+    pub(crate) report: Reporting,
     pub(crate) readings: u64,
     pub(crate) back_pressure: u64,
     /// Devices this instance has claimed, so that a batch costs no message per device.

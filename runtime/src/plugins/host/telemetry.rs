@@ -15,17 +15,22 @@ impl Host for HostState {
         if batch.is_empty() {
             return Ok(());
         }
-        let batch =
+        let mut batch =
             convert::batch(batch, resident.clock.wall()).map_err(|bad| refused(bad.to_string()))?;
         for device in &batch {
             resident.claim(&device.device).await?;
         }
+        let now = resident.clock.now();
+        resident.report.offer(&resident.instance, &mut batch, now);
         let uplink = Uplink::Telemetry(batch);
         let readings = uplink.readings();
-        if readings == 0 {
-            return Ok(());
-        }
-        resident.append(uplink).await?;
+        let answer = if readings == 0 {
+            Ok(())
+        } else {
+            resident.append(uplink).await
+        };
+        resident.report.settle(answer.is_ok());
+        answer?;
         resident.readings += readings;
         Ok(())
     }

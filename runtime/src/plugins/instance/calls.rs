@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::message::{Downlink, Uplink};
+use moorline_core::inbox::Refusal;
+use moorline_core::message::{DeviceName, Uplink};
 use moorline_core::swap::{Failure, Reason};
 
 use super::{Body, Down, Instance, Trouble};
+use crate::inbox::Delivery;
 use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
     Event, Fault, RpcRequest,
 };
@@ -112,9 +114,12 @@ impl Instance {
             return;
         };
         let (readings, back_pressure) = (resident.readings, resident.back_pressure);
+        let report = resident.report.total();
         self.status.send_if_modified(|status| {
             status.memory_bytes = memory_bytes;
             status.readings = readings;
+            status.suppressed_readings = report.suppressed;
+            status.unfiltered_readings = report.unfiltered;
             status.back_pressure = back_pressure;
             false
         });
@@ -180,50 +185,95 @@ impl Instance {
         };
     }
 
-    pub(super) async fn on_downlink(&mut self, downlink: Downlink) {
-        match convert::downlink(downlink) {
-            ForGuest::Attributes(update) => self.on_event(Event::AttributesChanged(update)).await,
+    /// Hands a message of the platform to the guest. It is settled when the guest's call has ended, so that another process
+    /// hands out what this one did not come to; an update the guest broke over is tried again.
+    pub(super) async fn on_downlink(&mut self, delivery: Delivery) {
+        let Delivery {
+            downlink,
+            deadline,
+            ticket,
+            ..
+        } = delivery;
+        let is_late = deadline.is_some_and(|end| end.is_over(self.clock.now(), self.clock.wall()));
+        let refusal = match convert::downlink(downlink) {
+            ForGuest::Attributes(update) => {
+                let was_up = self.is_up();
+                self.on_event(Event::AttributesChanged(update)).await;
+                match (was_up, self.is_up()) {
+                    (false, _) => Some(Refusal::Busy),
+                    (true, false) => Some(Refusal::Failed),
+                    (true, true) => None,
+                }
+            }
+            ForGuest::Rpc {
+                device, request_id, ..
+            } if is_late => {
+                let body = error_body("the request waited for too long");
+                let reply = Uplink::RpcReply {
+                    device,
+                    request_id,
+                    body,
+                };
+                self.refuse_rpc(reply).await;
+                None
+            }
             ForGuest::Rpc {
                 device,
                 request_id,
                 method,
                 params,
             } => {
-                let now = self.clock.now();
-                let numbered = self
-                    .resident()
-                    .and_then(|resident| resident.rpcs.remember(device.clone(), request_id, now));
-                let Some(id) = numbered else {
-                    let full = "too many requests wait for an answer";
-                    return self
-                        .refuse_rpc(Uplink::RpcReply {
-                            device,
-                            request_id,
-                            body: error_body(full),
-                        })
-                        .await;
-                };
-                let request = RpcRequest {
-                    id,
-                    device: device.as_str().to_owned(),
-                    method,
-                    params,
-                };
-                if let Err(words) = self.call(Event::Rpc(request)).await {
-                    let now = self.clock.now();
-                    let unanswered = self
-                        .resident()
-                        .and_then(|resident| resident.rpcs.take(id, now));
-                    if unanswered.is_some() {
-                        let body = error_body(&words);
-                        self.refuse_rpc(Uplink::RpcReply {
-                            device,
-                            request_id,
-                            body,
-                        })
-                        .await;
-                    }
-                }
+                self.on_rpc(device, request_id, method, params).await;
+                None
+            }
+        };
+        match (ticket, refusal) {
+            (Some(ticket), Some(refusal)) => ticket.refuse(refusal).await,
+            (Some(ticket), None) => ticket.settle().await,
+            (None, _) => {}
+        }
+    }
+
+    async fn on_rpc(
+        &mut self,
+        device: DeviceName,
+        request_id: u64,
+        method: String,
+        params: String,
+    ) {
+        let now = self.clock.now();
+        let numbered = self
+            .resident()
+            .and_then(|resident| resident.rpcs.remember(device.clone(), request_id, now));
+        let Some(id) = numbered else {
+            let body = error_body("too many requests wait for an answer");
+            return self
+                .refuse_rpc(Uplink::RpcReply {
+                    device,
+                    request_id,
+                    body,
+                })
+                .await;
+        };
+        let request = RpcRequest {
+            id,
+            device: device.as_str().to_owned(),
+            method,
+            params,
+        };
+        if let Err(words) = self.call(Event::Rpc(request)).await {
+            let now = self.clock.now();
+            let unanswered = self
+                .resident()
+                .and_then(|resident| resident.rpcs.take(id, now));
+            if unanswered.is_some() {
+                let body = error_body(&words);
+                self.refuse_rpc(Uplink::RpcReply {
+                    device,
+                    request_id,
+                    body,
+                })
+                .await;
             }
         }
     }

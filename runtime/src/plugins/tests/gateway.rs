@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::message::{DeviceName, Downlink, Sequence, Uplink, Value};
+use moorline_core::message::{DeviceName, Downlink, Uplink, Value};
+use moorline_core::report::Rules;
 use moorline_core::swap;
 use serde_json::json;
 use tempfile::TempDir;
@@ -14,10 +15,10 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::plugins::{
-    ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, PluginSettings, Plugins,
-    PluginsStatus, PolicySettings, SwapRecord, start,
+    ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, Platform, PluginSettings,
+    Plugins, PluginsStatus, PolicySettings, SwapRecord, start,
 };
-use crate::spool::{self, Durability, Outlet, Spool, SpoolSettings};
+use crate::spool::{self, Outlet, Spool, SpoolSettings};
 
 /// Nothing here takes long, but a test may share its processor with a compiler.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,8 +69,15 @@ impl Plan {
             component,
             configuration: json!({}),
             connections: Vec::new(),
+            report: Rules::default(),
             limits: Limits::default(),
         });
+        self
+    }
+
+    /// What the last connector reports.
+    pub(super) fn report(mut self, rules: Rules) -> Self {
+        self.settings.connectors.last_mut().unwrap().report = rules;
         self
     }
 
@@ -96,17 +104,18 @@ impl Plan {
     }
 
     pub(super) async fn start(self) -> Gateway {
-        let (spool, appender, outlet, _recovery) = spool::open(SpoolSettings {
-            directory: self.directory.path().join("spool"),
-            segment_bytes: 1024 * 1024,
-            bytes_max: 64 * 1024 * 1024,
-            commit_interval: Duration::from_millis(10),
-            commit_bytes: 64 * 1024,
-            sync: Durability::Batched,
-        })
-        .unwrap();
+        let mut settings = SpoolSettings::new(self.directory.path().join("spool"));
+        settings.commit_interval = Duration::from_millis(10);
+        settings.window_directory = Some(self.directory.path().join("window"));
+        for setup in &mut settings.streams {
+            setup.segment_bytes = 1024 * 1024;
+            setup.bytes_max = 64 * 1024 * 1024;
+        }
+        let (spool, appender, outlet, _) = spool::open(settings, Clock::start()).unwrap();
         let (link, link_up) = watch::channel(false);
-        let plugins = start(self.settings.clone(), appender, link_up, Clock::start())
+        let (gap, gaps) = watch::channel(0);
+        let platform = Platform { link_up, gaps };
+        let plugins = start(self.settings.clone(), appender, platform, Clock::start())
             .await
             .unwrap();
         Gateway {
@@ -114,9 +123,10 @@ impl Plan {
             plan: self,
             plugins,
             link,
+            gap,
             spool,
             outlet,
-            position: Sequence::default(),
+            read_records: 0,
             numbers: BTreeMap::new(),
             replies: Vec::new(),
             records: 0,
@@ -135,9 +145,10 @@ pub(super) struct Gateway {
     pub(super) plugins: Plugins,
     pub(super) status: watch::Receiver<PluginsStatus>,
     pub(super) link: watch::Sender<bool>,
+    pub(super) gap: watch::Sender<u64>,
     spool: Spool,
     outlet: Outlet,
-    position: Sequence,
+    read_records: u64,
     /// What each device has counted, in the order of the spool.
     numbers: BTreeMap<String, Vec<i64>>,
     /// Answers to RPC by request.
@@ -208,16 +219,12 @@ impl Gateway {
     async fn read(&mut self) {
         let mut changed = self.outlet.status();
         changed.mark_unchanged();
-        let records = self
-            .outlet
-            .read(self.position, READ_BYTES, 1_000)
-            .await
-            .unwrap();
+        let (records, _) = self.outlet.read(READ_BYTES, 1_000).await.unwrap();
         if records.is_empty() {
             changed.changed().await.unwrap();
         }
         for record in records {
-            self.position = record.sequence;
+            self.read_records += 1;
             match record.uplink {
                 Uplink::Telemetry(devices) => {
                     for readings in devices {
@@ -244,9 +251,9 @@ impl Gateway {
 
     /// What `device` has counted, once it has said `more` numbers more than the spool holds now.
     pub(super) async fn count(&mut self, device: &str, more: usize) -> Vec<i64> {
-        let last = self.outlet.status().borrow().last;
+        let accepted = self.outlet.status().borrow().accepted_records;
         let read = async {
-            while self.position < last {
+            while self.read_records < accepted {
                 self.read().await;
             }
             let seen = self.numbers.get(device).map_or(0, Vec::len);

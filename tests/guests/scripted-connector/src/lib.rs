@@ -9,8 +9,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use moorline_plugin_sdk::{
-    Connector, Description, DeviceReadings, Event, Fault, FrameRule, HandOver, Host, Level,
-    LinkState, Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake, export_connector,
+    AttributeUpdate, Connector, Description, DeviceReadings, Event, Fault, FrameRule, HandOver,
+    Host, Level, LinkState, Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake,
+    export_connector,
 };
 
 /// `SCRIPT:` and words, separated and filled up by spaces.
@@ -137,10 +138,8 @@ impl Connector for Scripted {
         match event {
             Event::Timer => self.timer(host),
             Event::Rpc(request) => self.rpc(&request, host),
-            Event::StreamConnected(_)
-            | Event::StreamData(_)
-            | Event::StreamClosed(_)
-            | Event::AttributesChanged(_) => Ok(None),
+            Event::StreamConnected(_) | Event::StreamData(_) | Event::StreamClosed(_) => Ok(None),
+            Event::AttributesChanged(update) => self.attributes(update, host),
             Event::LinkChanged(state) => {
                 self.link = Some(state);
                 Ok(None)
@@ -237,7 +236,32 @@ impl Scripted {
         Ok(())
     }
 
+    /// Says what it was told, as readings.
+    fn attributes(&self, update: AttributeUpdate, host: &mut dyn Host) -> Result<Wake, Fault> {
+        if scripted("attributes:hang") {
+            hang();
+        }
+        if scripted("attributes:echo") {
+            let readings = update.changed.into_iter().map(|attribute| Reading {
+                key: format!("told-{}", attribute.key),
+                value: attribute.value,
+                quality: Quality::Good,
+                timestamp: None,
+            });
+            let batch = [DeviceReadings {
+                device: self.device.clone(),
+                readings: readings.collect(),
+            }];
+            host.emit(&batch)
+                .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+        }
+        Ok(None)
+    }
+
     fn rpc(&mut self, request: &RpcRequest, host: &mut dyn Host) -> Result<Wake, Fault> {
+        if scripted("rpc:hang") {
+            hang();
+        }
         match request.method.as_str() {
             "trap" => trap("rpc"),
             "later" => self.waiting = Some(request.id),

@@ -1,16 +1,18 @@
 //! Arbitrary bytes where the spool expects its own: never a panic, never a record that was not appended, and the work
 //! is bounded.
 
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
-use super::super::cursor::{Cursor, SLOT_BYTES, SlotRead};
+use super::super::cursor::{Cursor, SLOT_BYTES_MAX, SlotRead};
+use super::super::range::{RANGES_MAX, Range, Ranges};
 use super::super::record::{self, Counted, FrameRead};
 use super::super::segment::{Frames, HEADER_BYTES, Header, HeaderRead};
 use super::super::storage::Storage;
 use super::super::{Position, Spool, Totals};
 use super::{ROOMY, SimStorage, limits, read_all, telemetry};
 use crate::message::Sequence;
+use crate::time::TimestampMs;
 
 const SEGMENT_BYTES: u64 = 16 * 1024;
 
@@ -20,13 +22,41 @@ fn put(storage: &mut SimStorage, name: &str, bytes: &[u8]) {
     storage.write_at(&mut file, 0, bytes).unwrap();
 }
 
+fn header(epoch: u64, capacity: u64, start: Position) -> Header {
+    Header {
+        epoch,
+        capacity,
+        start,
+        begun: TimestampMs(1_700_000_000_000),
+    }
+}
+
+/// Closed ranges between each two of `ends`, and an open one behind them.
+fn ranges(ends: Vec<u64>, (records, readings): (u64, u64)) -> Ranges {
+    let place = |sequence: u64| Position {
+        sequence: Sequence(sequence),
+        totals: Totals { records, readings },
+    };
+    let mut ranges: Vec<_> = ends
+        .chunks_exact(2)
+        .map(|pair| Range {
+            acked: place(pair[0]),
+            through: Some(place(pair[1])),
+        })
+        .collect();
+    let acked = ends
+        .last()
+        .map_or_else(Position::default, |last| place(*last));
+    ranges.push(Range {
+        acked,
+        through: None,
+    });
+    Ranges::of(ranges).unwrap()
+}
+
 /// A good header of segment `epoch`, then `frames`.
 fn segment(epoch: u64, frames: &[u8]) -> Vec<u8> {
-    let header = Header {
-        epoch,
-        capacity: SEGMENT_BYTES,
-        start: Position::default(),
-    };
+    let header = header(epoch, SEGMENT_BYTES, Position::default());
     let mut bytes = vec![0; SEGMENT_BYTES as usize];
     bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
     let length = frames.len().min(bytes.len() - 4096);
@@ -45,29 +75,34 @@ proptest! {
     }
 
     #[test]
-    fn slots_and_headers_read_back(numbers in any::<[u64; 12]>()) {
+    fn slots_and_headers_read_back(numbers in any::<[u64; 12]>(), ends in btree_set(1_u64.., 0..2 * RANGES_MAX - 1)) {
         let [a, b, c, d, e, f, g, h, i, j, k, generation] = numbers;
         let cursor = Cursor {
-            acked: Position { sequence: Sequence(a), totals: Totals { records: b, readings: c } },
+            identity: a,
+            unsettled: ranges(ends.into_iter().collect(), (b, c)),
             evicted: Totals { records: d, readings: e },
+            dropped: Totals { records: e, readings: d },
             damaged: Totals { records: f, readings: g },
             reserved_sequence: h,
             reserved_epoch: i,
             poisoned_epoch: j,
             set_aside_readings: k,
         };
-        prop_assert_eq!(Cursor::decode(&cursor.encode(generation)), SlotRead::Whole(generation, cursor));
-        let header = Header { epoch: h, capacity: i, start: cursor.acked };
+        let slot = cursor.encode(generation);
+        prop_assert!(slot.len() <= SLOT_BYTES_MAX);
+        prop_assert_eq!(Cursor::decode(&slot), SlotRead::Whole(generation, cursor.clone()));
+        let header = header(h, i, cursor.unsettled.acked());
         prop_assert_eq!(Header::decode(&header.encode(), h), HeaderRead::Whole(header));
         prop_assert_eq!(Header::decode(&header.encode(), h ^ 1), HeaderRead::Unused);
     }
 
     #[test]
-    fn every_flipped_bit_of_a_slot_or_header_is_noticed(bit in 0..SLOT_BYTES * 8) {
+    fn every_flipped_bit_of_a_slot_or_header_is_noticed(bit in 0..SLOT_BYTES_MAX * 8) {
         let mut slot = Cursor { reserved_epoch: 77, ..Cursor::default() }.encode(5);
-        slot[bit / 8] ^= 1 << (bit % 8);
+        let at = bit % (slot.len() * 8);
+        slot[at / 8] ^= 1 << (at % 8);
         prop_assert_eq!(Cursor::decode(&slot), SlotRead::Damaged);
-        let mut header = Header { epoch: 9, capacity: SEGMENT_BYTES, start: Position::default() }.encode();
+        let mut header = header(9, SEGMENT_BYTES, Position::default()).encode();
         let bit = bit % (HEADER_BYTES * 8);
         header[bit / 8] ^= 1 << (bit % 8);
         prop_assert_eq!(Header::decode(&header, 9), HeaderRead::Damaged);
@@ -107,7 +142,7 @@ proptest! {
                 counted = Counted { records: counted.records + 1, readings: counted.readings + 2 };
                 let start = record::begin(&mut bytes);
                 bytes = postcard::to_extend(&telemetry(sequence as i64, 2), bytes).unwrap();
-                record::finish(&mut bytes, start, seed, Sequence(sequence), counted);
+                record::finish(&mut bytes, start, seed, record::KIND_UPLINK, Sequence(sequence), counted);
                 expected.push(sequence);
             }
         }
