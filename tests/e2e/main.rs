@@ -20,6 +20,7 @@ mod duel;
 mod faults;
 mod fleet;
 mod journal;
+mod limits;
 mod modbus;
 mod netns;
 mod policies;

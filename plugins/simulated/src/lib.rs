@@ -27,6 +27,7 @@ const CONFIGURATION_SCHEMA: &str = r#"{
     "device_prefix": {"type": "string", "default": "sim-"},
     "profile": {"type": "string", "default": "simulated"},
     "key": {"type": "string", "default": "seq"},
+    "readings_max": {"type": "integer", "minimum": 1, "description": "of all devices together; then no more are made"},
     "period_ms": {"type": "integer", "minimum": 1, "maximum": 60000, "default": 100},
     "witness": {"type": "string", "description": "a granted stream that is told every accepted value"}
   }
@@ -40,6 +41,7 @@ struct Configuration {
     device_prefix: String,
     profile: String,
     key: String,
+    readings_max: Option<u64>,
     period_ms: u32,
     witness: Option<String>,
 }
@@ -52,6 +54,7 @@ impl Default for Configuration {
             device_prefix: "sim-".into(),
             profile: "simulated".into(),
             key: "seq".into(),
+            readings_max: None,
             period_ms: 100,
             witness: None,
         }
@@ -212,7 +215,10 @@ impl Simulated {
             clippy::cast_sign_loss,
             reason = "at least 1 and capped"
         )]
-        let count = (due as u64).min(BATCH_MAX);
+        let count = (due as u64).min(BATCH_MAX).min(self.left());
+        if count == 0 {
+            return None;
+        }
         let batch = self.batch(count, host.now_ms());
         match host.emit(&batch) {
             Ok(()) => {
@@ -230,6 +236,14 @@ impl Simulated {
                 self.period()
             }
         }
+    }
+
+    /// Readings that are still to be made.
+    fn left(&self) -> u64 {
+        let made: i64 = self.progress.counts.iter().sum();
+        self.configuration
+            .readings_max
+            .map_or(u64::MAX, |most| most.saturating_sub(made.unsigned_abs()))
     }
 
     /// The next `count` readings, one device after the other.
@@ -347,7 +361,10 @@ mod tests {
                 host.emit_answers
                     .push_back(Err(EmitError::BackPressure(20)));
             }
-            guest.handle(Event::Timer, &mut host).unwrap();
+            let wake = guest.handle(Event::Timer, &mut host).unwrap();
+            if round % 3 == 0 {
+                assert_eq!(wake, Some(Duration::from_millis(20)), "as the host asks");
+            }
             if round == 10 {
                 let hand_over = guest.stop(&mut host);
                 guest = start(&mut host, Some(hand_over));
@@ -378,6 +395,21 @@ mod tests {
             let first = &host.emitted.last().unwrap()[0].readings[0];
             assert_eq!(first.value, Value::Integer(run * RUN_SPAN + 1));
         }
+    }
+
+    #[test]
+    fn no_more_readings_are_made_than_the_most() {
+        let mut host = FakeHost::default();
+        let setup = FakeHost::setup(r#"{"devices":3,"readings_per_second":100,"readings_max":50}"#);
+        let mut guest = Simulated::start(setup, &mut host).unwrap().0;
+        let mut wake = guest.period();
+        for _ in 0..20 {
+            host.advance(100.0);
+            wake = guest.handle(Event::Timer, &mut host).unwrap();
+        }
+        assert_eq!(wake, None, "there is nothing to do any more");
+        let total: usize = by_device(&host).values().map(Vec::len).sum();
+        assert_eq!(total, 50);
     }
 
     #[test]

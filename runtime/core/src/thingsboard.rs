@@ -24,11 +24,13 @@ use crate::identity::{Identity, Mark};
 use crate::message::{DeviceName, Downlink, Key, NameError, Qos, Sequence, Uplink, Value};
 use crate::time::TimestampMs;
 
+pub mod limits;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 
-pub use telemetry::{Encoder, Place, Run};
+use limits::{Cost, Opened};
+pub use telemetry::{Encoder, Place, Run, Shape};
 
 const CONNECT: &str = "v1/gateway/connect";
 const DISCONNECT: &str = "v1/gateway/disconnect";
@@ -78,6 +80,8 @@ pub struct Publish {
     pub range: Option<SequenceRange>,
     /// How many readings it carries.
     pub readings: u32,
+    /// What it counts as against the platform's limits.
+    pub cost: Cost,
     /// How surely it must arrive.
     pub qos: Qos,
     /// What it is called; nothing for an announcement made after a reconnect.
@@ -165,13 +169,17 @@ impl Announced {
         }
     }
 
-    /// One announcement for each device that is connected, for the start of a session.
-    pub fn announcements(&self) -> impl Iterator<Item = Publish> + '_ {
+    /// One announcement for each device that is connected, for the start of a session, which has `opened` no other.
+    pub fn announcements<'a>(
+        &'a self,
+        opened: &'a mut Opened,
+    ) -> impl Iterator<Item = Publish> + 'a {
         self.devices.iter().map(|(device, profile)| Publish {
             topic: CONNECT,
             payload: connect_payload(device, profile),
             range: None,
             readings: 0,
+            cost: Cost::message().and(opened.open(device)),
             qos: Qos::AtLeastOnce,
             identity: None,
         })

@@ -311,6 +311,7 @@ impl Page {
         if let Some(answer_ms) = link.answer_ms {
             words += &format!("; answers take {answer_ms:.1} ms");
         }
+        words += &self.held_words(link);
         if let Some(seconds) = link.keep_alive_s {
             words += &format!("; keep-alive {seconds} s");
         }
@@ -325,6 +326,21 @@ impl Page {
             words += &format!("; the broker's certificate {}", end.words(self.now));
         }
         words
+    }
+
+    fn held_words(&self, link: &LinkSection) -> String {
+        let Some(by) = &link.held_by else {
+            return String::new();
+        };
+        match link.held_until_ms {
+            Some(until) => format!(
+                "; held back by the platform's limit ({by}) until {}",
+                self.time(until)
+            ),
+            None => format!(
+                "; held back by the platform's limit ({by}) until what is under way is acknowledged"
+            ),
+        }
     }
 
     fn table(&self, transitions: &[Transition]) -> Vec<String> {

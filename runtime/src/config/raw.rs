@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use moorline_core::thingsboard::limits::{Limits, parse_windows};
 use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
@@ -340,6 +341,55 @@ pub(crate) enum AfterOutage {
     Backlog,
 }
 
+/// `"ask"`, `"off"`, or the limits themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "toml::Value")]
+pub(crate) enum RateLimits {
+    Ask,
+    Off,
+    Known(Limits),
+}
+
+impl TryFrom<toml::Value> for RateLimits {
+    type Error = String;
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        let table = match value {
+            toml::Value::String(word) if word == "ask" => return Ok(Self::Ask),
+            toml::Value::String(word) if word == "off" => return Ok(Self::Off),
+            toml::Value::Table(table) => table,
+            toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_)
+            | toml::Value::Array(_) => {
+                return Err(
+                    r#"must be "ask", "off", or a table such as { messages = "200:1,6000:60" }"#
+                        .to_owned(),
+                );
+            }
+        };
+        let mut limits = Limits::default();
+        for (key, value) in table {
+            let windows = match key.as_str() {
+                "messages" => &mut limits.messages,
+                "telemetry_messages" => &mut limits.telemetry_messages,
+                "telemetry_data_points" => &mut limits.telemetry_points,
+                other => {
+                    return Err(format!(
+                        "{other:?} is not limited: messages, telemetry_messages and telemetry_data_points can be"
+                    ));
+                }
+            };
+            let text = value
+                .as_str()
+                .ok_or_else(|| format!("{key} must be text such as \"200:1,6000:60\""))?;
+            *windows = parse_windows(text).map_err(|error| format!("{key}: {error}"))?;
+        }
+        Ok(Self::Known(limits))
+    }
+}
+
 /// Free-form configuration of a guest, handed over as a JSON object.
 pub(crate) type GuestConfiguration = serde_json::Map<String, serde_json::Value>;
 
@@ -405,6 +455,10 @@ pub(crate) struct Link {
     pub(crate) inflight_max: Option<Within<1, 65_535>>,
     pub(crate) inflight_bytes_max: Option<Within<1024, 268_435_456>>,
     pub(crate) packet_bytes_max: Option<Within<1024, 16_777_216>>,
+    pub(crate) batch_readings_max: Option<Within<1, 1_000_000>>,
+    pub(crate) batch_age_max_ms: Option<Within<0, 600_000>>,
+    pub(crate) rate_limits: Option<RateLimits>,
+    pub(crate) rate_limit_percent: Option<Within<10, 100>>,
     pub(crate) report_disconnects: Option<bool>,
     pub(crate) metered: Option<bool>,
     pub(crate) canary: Option<Spanned<Canary>>,

@@ -21,8 +21,8 @@ use crate::clock::Clock;
 use crate::inbox::InboxSettings;
 use crate::link::{
     self, Bind, CanarySettings, CertificateEnd, ClientIdentity, Credentials, EndpointSettings,
-    LinkSettings, MessageIdentity, ProxyKind, ProxyLogin, ProxySettings, Secret, TlsSettings,
-    Versions,
+    LinkSettings, MessageIdentity, ProxyKind, ProxyLogin, ProxySettings, RateLimits, Secret,
+    TlsSettings, Versions,
 };
 use crate::plugins::{
     COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
@@ -173,6 +173,31 @@ pub(super) fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
+/// How much goes at a time, and how fast.
+fn flow(raw: &raw::Link, link: &mut LinkSettings) {
+    if let Some(bytes) = raw.inflight_bytes_max {
+        link.inflight_bytes_max = size(bytes.0);
+    }
+    if let Some(publishes) = raw.inflight_max {
+        link.inflight_max = u16::try_from(publishes.0).unwrap_or(u16::MAX);
+    }
+    if let Some(bytes) = raw.packet_bytes_max {
+        link.packet_bytes_max = size(bytes.0);
+    }
+    if let Some(readings) = raw.batch_readings_max {
+        link.batch.readings_max = u32::try_from(readings.0).unwrap_or(u32::MAX);
+    }
+    link.batch.age_max = milliseconds(raw.batch_age_max_ms, link.batch.age_max);
+    link.rate_limits = match &raw.rate_limits {
+        None | Some(raw::RateLimits::Ask) => RateLimits::Ask,
+        Some(raw::RateLimits::Off) => RateLimits::Off,
+        Some(raw::RateLimits::Known(limits)) => RateLimits::Known(limits.clone()),
+    };
+    if let Some(percent) = raw.rate_limit_percent {
+        link.rate_limit_percent = u32::try_from(percent.0).unwrap_or(u32::MAX);
+    }
+}
+
 /// Messages from the platform are as safe as readings.
 fn inbox(raw: &raw::Downlink, spool: &SpoolSettings, state_dir: &Path) -> InboxSettings {
     InboxSettings {
@@ -299,6 +324,7 @@ impl Resolver<'_> {
             .take()
             .map_or_else(|| gateway.to_owned(), |id| id.0);
         let mut link = LinkSettings::new("", 0, client_id, state_dir.to_owned());
+        flow(&raw, &mut link);
         let span = raw
             .url
             .as_ref()
@@ -341,15 +367,6 @@ impl Resolver<'_> {
                 span.clone(),
                 "retry_floor_ms is above retry_ceiling_s: nothing lies between them",
             );
-        }
-        if let Some(bytes) = raw.inflight_bytes_max {
-            link.inflight_bytes_max = size(bytes.0);
-        }
-        if let Some(publishes) = raw.inflight_max {
-            link.inflight_max = u16::try_from(publishes.0).unwrap_or(u16::MAX);
-        }
-        if let Some(bytes) = raw.packet_bytes_max {
-            link.packet_bytes_max = size(bytes.0);
         }
         if self.findings.is_empty()
             && let Err(error) = link::check(&link)

@@ -4,7 +4,7 @@ use moorline_core::message::Qos;
 use moorline_core::report::{Deadband, Strategy};
 
 use super::*;
-use crate::link::{EndpointSettings, Versions};
+use crate::link::{EndpointSettings, RateLimits, Versions};
 
 const MINIMAL: &str = r#"
 [gateway]
@@ -32,8 +32,9 @@ fn the_smallest_file_resolves_to_the_documented_defaults() {
 }
 
 /// Keys of the shipped example whose value is an example.
-const WITHOUT_DEFAULT: [&str; 7] = [
+const WITHOUT_DEFAULT: [&str; 8] = [
     "metrics_file",
+    "batch_readings_max",
     "bind_address",
     "bind_device",
     "proxy = ",
@@ -395,6 +396,50 @@ fn brokers_that_are_named_ambiguously_are_refused() {
                 .contains(":10:7: link.endpoint.url: has no TLS while"),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn rate_limits_are_asked_for_named_or_off() {
+    let with = |lines: &str| format!("{MINIMAL}{lines}\n");
+    let limits = |lines: &str| {
+        let settings = parse(Path::new("gateway.toml"), &with(lines)).unwrap();
+        settings.link.rate_limits
+    };
+    assert_eq!(limits(""), RateLimits::Ask);
+    assert_eq!(limits("rate_limits = \"ask\""), RateLimits::Ask);
+    assert_eq!(limits("rate_limits = \"off\""), RateLimits::Off);
+    let known =
+        limits("rate_limits = { messages = \"200:1,6000:60\", telemetry_data_points = \"5:1\" }");
+    let RateLimits::Known(known) = known else {
+        panic!("{known:?}");
+    };
+    assert_eq!(
+        known.to_string(),
+        "200 in 1 s: messages, 6000 in 60 s: messages, 5 in 1 s: telemetry data points"
+    );
+    for (lines, words) in [
+        (
+            "rate_limits = \"on\"",
+            "must be \"ask\", \"off\", or a table",
+        ),
+        (
+            "rate_limits = { readings = \"1:1\" }",
+            "\"readings\" is not limited",
+        ),
+        (
+            "rate_limits = { messages = \"200\" }",
+            "messages: limits are written as count:seconds",
+        ),
+        ("rate_limits = { messages = 200 }", "messages must be text"),
+        ("rate_limit_percent = 0", "0 is out of range"),
+        ("batch_readings_max = 0", "0 is out of range"),
+    ] {
+        let found = findings(&with(lines));
+        assert!(
+            found.len() == 1 && found[0].contains(":8:") && found[0].contains(words),
+            "{words}: {found:?}"
+        );
+    }
 }
 
 #[test]

@@ -13,10 +13,13 @@ use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::classify::{
     Observation, Observed, PubackVerdict, Refusals, puback_verdict,
 };
-use moorline_core::link::pace::Pace;
+use moorline_core::link::quota::{Admission, Quota};
 use moorline_core::link::window::{Token, Window};
 use moorline_core::message::{Qos, Sequence};
 use moorline_core::mqtt_frame::Connack;
+use moorline_core::thingsboard::limits::{
+    Cost, LIMITS_QUESTION, LIMITS_REQUEST, LIMITS_SUBSCRIPTION,
+};
 use moorline_core::thingsboard::{Publish, SUBSCRIPTIONS};
 use moorline_core::time::Instant;
 use tokio::sync::mpsc;
@@ -29,7 +32,7 @@ use super::liveness::{self, Facts, Verdict};
 use super::observe;
 use super::session::{AckDue, Message, Received, Session, SessionEvent};
 use super::settings::{LinkSettings, LivenessLimits};
-use super::status::Liveness;
+use super::status::{Held, Liveness};
 use super::wire::Wire;
 use crate::clock::Clock;
 
@@ -41,6 +44,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Codes from here on refuse (MQTT 5.0 section 2.4).
 const REFUSED: u8 = 0x80;
+
+/// What the smallest publish counts as.
+const LEAST: Cost = Cost {
+    telemetry_messages: 1,
+    telemetry_points: 1,
+    ..Cost::NOTHING
+};
 
 /// A publish the broker refused for good.
 #[derive(Debug)]
@@ -56,6 +66,7 @@ pub(super) struct Refusal {
 pub(super) struct Sent {
     pub(super) topic: &'static str,
     pub(super) payload: Bytes,
+    pub(super) cost: Cost,
     pub(super) qos: Qos,
 }
 
@@ -75,6 +86,10 @@ pub(super) struct Progress {
     pub(super) received: Vec<Received>,
     /// Something was learnt of how the peer answers.
     pub(super) answered: bool,
+    /// Something else holds publishes back, or nothing any more.
+    pub(super) held: bool,
+    /// A publish may go, and none is there.
+    pub(super) asks: bool,
     /// A batch for the driver to look at, before its publishes are taken in.
     pub(super) batch: Option<Batch>,
     /// It is over.
@@ -90,6 +105,10 @@ pub(super) struct Beginning {
     pub(super) refusals: Refusals,
     pub(super) careful: bool,
     pub(super) canary: Option<Canary>,
+    /// Whether the platform is asked what it lets us send.
+    pub(super) ask_limits: bool,
+    /// Most publishes unacknowledged at a time.
+    pub(super) inflight_max: u16,
 }
 
 /// A session from CONNECT to its end.
@@ -105,6 +124,10 @@ pub(super) struct Active {
     up_at: Option<Instant>,
     keep_alive: Duration,
     queue: VecDeque<Publish>,
+    ask_limits: bool,
+    /// A publish was asked for and has not come.
+    asked: bool,
+    held: Option<Held>,
     taking_in: bool,
     closing: Option<(Intent, Instant)>,
     /// The last acknowledgement of a publish.
@@ -135,6 +158,8 @@ impl Active {
             refusals,
             careful,
             mut canary,
+            ask_limits,
+            inflight_max,
         } = beginning;
         if let Some(canary) = &mut canary {
             canary.end();
@@ -153,7 +178,10 @@ impl Active {
             keep_alive,
             refusals,
             refused_at: None,
-            inflight_max: settings.inflight_max,
+            inflight_max,
+            ask_limits,
+            asked: false,
+            held: None,
             careful,
             settings,
             queue: VecDeque::new(),
@@ -170,7 +198,21 @@ impl Active {
 
     /// Takes these publishes; they go as the window admits them.
     pub(super) fn queue(&mut self, publishes: Vec<Publish>) {
+        self.asked = false;
         self.queue.extend(publishes);
+    }
+
+    /// What holds the next publish back.
+    pub(super) const fn held(&self) -> Option<Held> {
+        self.held
+    }
+
+    /// At most so many publishes at a time from now on.
+    pub(super) fn narrow(&mut self, inflight_max: u16, window: &mut Window<Sent>) {
+        self.inflight_max = self.inflight_max.min(inflight_max);
+        if !self.careful {
+            window.resize(self.inflight_max);
+        }
     }
 
     /// Takes nothing new; what is in flight may still be acknowledged.
@@ -229,7 +271,7 @@ impl Active {
     pub(super) async fn step(
         &mut self,
         window: &mut Window<Sent>,
-        pace: &mut Pace,
+        quota: &mut Quota,
         batches: &mut mpsc::Receiver<Batch>,
         host: &mut HostWatch,
     ) -> Progress {
@@ -238,18 +280,21 @@ impl Active {
             if host.look(self.clock.now(), self.clock.all()) {
                 self.resume();
             }
-            let paced_until = self.send(window, pace);
+            let held = self.send(window, quota);
             let hungry = self.up_at.is_some()
                 && self.taking_in
                 && self.queue.is_empty()
                 && window.has_room();
+            let held = held.or_else(|| self.ask(hungry, quota, &mut progress));
+            self.tell_held(held, &mut progress);
+            let held_until = held.and_then(|held| held.until);
             self.take_ping_time(&mut progress);
             let verdict = self.judge(window, &mut progress);
             let Verdict::Alive(deadline) = verdict else {
                 // The host may have slept: what the peer said meanwhile is heard before it is declared dead.
                 tokio::select! {
                     biased;
-                    event = self.session.next() => self.hear(event, window, &mut progress),
+                    event = self.session.next() => self.hear(event, window, quota, &mut progress),
                     () = std::future::ready(()) => self.act_on(verdict, window, &mut progress),
                 }
                 if progress.is_something() {
@@ -258,12 +303,15 @@ impl Active {
                 continue;
             };
             let look_at = self.clock.now() + LOOK_EVERY;
-            let awaited = [deadline, paced_until].into_iter().flatten().min();
+            if progress.is_something() {
+                return progress;
+            }
+            let awaited = [deadline, held_until].into_iter().flatten().min();
             let look_again = awaited.map_or(look_at, |at| at.min(look_at));
             host.expect(look_again);
             tokio::select! {
                 biased;
-                event = self.session.next() => self.hear(event, window, &mut progress),
+                event = self.session.next() => self.hear(event, window, quota, &mut progress),
                 Some(batch) = batches.recv(), if hungry => progress.batch = Some(batch),
                 () = tokio::time::sleep_until(self.clock.deadline(look_again)) => {}
             }
@@ -285,19 +333,24 @@ impl Active {
         self.probe();
     }
 
-    /// Sends what window and pace admit; until when the pace admits nothing more.
-    fn send(&mut self, window: &mut Window<Sent>, pace: &mut Pace) -> Option<Instant> {
-        while window.has_room() && self.session.has_room() && !self.queue.is_empty() {
+    /// Sends what window and quota admit; what holds the next one back, if it is the quota.
+    fn send(&mut self, window: &mut Window<Sent>, quota: &mut Quota) -> Option<Held> {
+        while window.has_room()
+            && self.session.has_room()
+            && let Some(publish) = self.queue.front()
+        {
             let now = self.clock.now();
-            if let Some(ready_at) = pace.ready_at(now) {
-                return Some(ready_at);
+            if let Admission::Held { until, by } = quota.admits(now, &publish.cost) {
+                return Some(Held { until, by });
             }
             let Some(publish) = self.queue.pop_front() else {
                 break;
             };
+            let cost = publish.cost;
             let sent = Sent {
                 topic: publish.topic,
                 payload: Bytes::from(publish.payload),
+                cost,
                 qos: publish.qos.min(self.qos_max),
             };
             let bytes = sent.payload.len();
@@ -311,7 +364,7 @@ impl Active {
             else {
                 break;
             };
-            pace.sent(now);
+            quota.sent(now, &cost);
             if let Err(error) = self.session.publish(token.0, message) {
                 // The window never exceeds the session's room, so the session is over; its end is on the way.
                 debug!(%error, "a publish found no session");
@@ -319,6 +372,27 @@ impl Active {
             }
         }
         None
+    }
+
+    /// Asks for a publish once one may go, where they may have to wait: until then it is filled.
+    fn ask(&mut self, hungry: bool, quota: &mut Quota, progress: &mut Progress) -> Option<Held> {
+        if !hungry || self.asked || !quota.is_limited() {
+            return None;
+        }
+        match quota.admits(self.clock.now(), &LEAST) {
+            Admission::Held { until, by } => Some(Held { until, by }),
+            Admission::Now => {
+                self.asked = true;
+                progress.asks = true;
+                None
+            }
+        }
+    }
+
+    fn tell_held(&mut self, held: Option<Held>, progress: &mut Progress) {
+        let by = |held: Option<Held>| held.map(|held| held.by);
+        progress.held |= by(self.held) != by(held);
+        self.held = held;
     }
 
     fn take_ping_time(&mut self, progress: &mut Progress) {
@@ -427,10 +501,16 @@ impl Active {
     }
 
     /// One event, and all that are there already: acknowledgements come in bursts.
-    fn hear(&mut self, event: SessionEvent, window: &mut Window<Sent>, progress: &mut Progress) {
+    fn hear(
+        &mut self,
+        event: SessionEvent,
+        window: &mut Window<Sent>,
+        quota: &mut Quota,
+        progress: &mut Progress,
+    ) {
         let mut next = Some(event);
         while let Some(event) = next {
-            self.take(event, window, progress);
+            self.take(event, window, quota, progress);
             next = if progress.over.is_some() {
                 None
             } else {
@@ -439,10 +519,19 @@ impl Active {
         }
     }
 
-    fn take(&mut self, event: SessionEvent, window: &mut Window<Sent>, progress: &mut Progress) {
+    fn take(
+        &mut self,
+        event: SessionEvent,
+        window: &mut Window<Sent>,
+        quota: &mut Quota,
+        progress: &mut Progress,
+    ) {
         match event {
             SessionEvent::Up(connack) => self.take_up(connack, window, progress),
             SessionEvent::Acked { token, code } => {
+                if let Some(sent) = window.carried(Token(token)) {
+                    quota.answered(self.clock.now(), &sent.cost);
+                }
                 self.take_ack(Token(token), code, window, progress)
             }
             SessionEvent::Taken { token } => {
@@ -518,15 +607,26 @@ impl Active {
             self.keep_alive = Duration::from_secs(u64::from(seconds));
         }
         let offered = connack.properties.receive_maximum.unwrap_or(u16::MAX);
-        self.inflight_max = self.settings.inflight_max.min(offered);
+        self.inflight_max = self.inflight_max.min(offered);
         window.resize(if self.careful { 1 } else { self.inflight_max });
         self.qos_max = match connack.properties.qos_max {
             Some(0) => Qos::AtMostOnce,
             Some(1) => Qos::AtLeastOnce,
             Some(_) | None => Qos::ExactlyOnce,
         };
-        if let Err(error) = self.session.subscribe(&SUBSCRIPTIONS) {
+        let mut wanted = SUBSCRIPTIONS.to_vec();
+        if self.ask_limits {
+            wanted.push(LIMITS_SUBSCRIPTION);
+        }
+        if let Err(error) = self.session.subscribe(&wanted) {
             warn!(%error, "the subscriptions could not be asked for");
+        }
+        if self.ask_limits
+            && let Err(error) = self
+                .session
+                .publish_own(LIMITS_REQUEST, LIMITS_QUESTION.to_owned())
+        {
+            debug!(%error, "the question for the platform's limits found no session");
         }
         if let Some(canary) = &self.settings.canary
             && let Err(error) = self.session.subscribe_own(&canary.topic)
@@ -627,6 +727,8 @@ impl Progress {
             || self.over.is_some()
             || self.batch.is_some()
             || self.answered
+            || self.held
+            || self.asks
             || self.delivered_publishes > 0
             || !self.refused.is_empty()
             || !self.received.is_empty()

@@ -11,21 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_core::host::HostWatch;
-use moorline_core::identity;
 use moorline_core::link::canary::Canary;
 use moorline_core::link::cause::{Cause, Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
 use moorline_core::link::endpoints::Target;
 use moorline_core::link::keep_alive::KeepAlive;
-use moorline_core::link::pace::Pace;
 use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, PolicyFault, Question};
+use moorline_core::link::quota::Quota;
 use moorline_core::link::window::Window;
 use moorline_core::link::{DecidedBy, Facts, Input, Link, Next, Output, Record, Remedy, State};
 use moorline_core::message::{Downlink, Sequence};
 use moorline_core::mqtt_frame::Connack;
 use moorline_core::network::Seen;
 use moorline_core::spool::dead_letter::{Letter, Reason};
+use moorline_core::thingsboard::limits::LIMITS_ANSWER;
 use moorline_core::thingsboard::{self, DecodeError, LeftOut, WhyLeftOut};
 use moorline_core::time::{Instant, rounded_ms};
 use tokio::sync::mpsc::error::TrySendError;
@@ -38,6 +38,7 @@ use super::certificate::CertificateEnd;
 use super::dialer::{DialError, DialFailure, Dialers, Dialled, PhaseTimes};
 use super::door::{Arrival, Door, Receipt};
 use super::feeder::{Batch, Order};
+use super::limits::PlatformLimits;
 use super::session::Received;
 use super::settings::LinkSettings;
 use super::status::{LinkStatus, UpRecord};
@@ -62,6 +63,8 @@ const PACKET_BYTES_MIN: usize = 128;
 /// Messages from the broker that wait for room in the inbox. A broker that speaks MQTT 5.0 sends no more than its Receive
 /// Maximum unacknowledged.
 const HELD_MAX: usize = 1024;
+
+mod flow;
 
 /// What the driver is doing about the broker.
 enum Work {
@@ -102,7 +105,12 @@ pub(super) struct Driver {
     link: Link,
     classifier: Classifier,
     poison: Poison,
-    pace: Pace,
+    quota: Quota,
+    limits: PlatformLimits,
+    /// Publishes the sessions have asked for.
+    asked: u64,
+    /// The Maximum Packet Size of the session.
+    offered: Option<u32>,
     refusals: Refusals,
     keep_alive: KeepAlive,
     canary: Option<Canary>,
@@ -148,11 +156,16 @@ impl Driver {
         let seed = RandomState::new().hash_one(std::process::id());
         let mut link = Link::new(settings.limits(), seed);
         link.use_endpoints(settings.endpoints());
+        let limits = PlatformLimits::new(&settings);
+        let quota = Quota::new(settings.rate_limit_percent);
         Self {
             link,
             classifier: Classifier::for_floor(settings.pace.floor),
             poison: Poison::default(),
-            pace: Pace::default(),
+            quota,
+            limits,
+            asked: 0,
+            offered: None,
             refusals: Refusals::default(),
             keep_alive: keep_alive(&settings),
             canary: canary(&settings),
@@ -185,6 +198,7 @@ impl Driver {
         if unclean {
             self.tell_restart();
         }
+        self.apply_limits();
         self.input(Input::Start);
         while !(self.stopping && *self.link.state() == State::Stopped) {
             self.turn().await;
@@ -196,7 +210,7 @@ impl Driver {
         let deadline = self.deadline();
         tokio::select! {
             command = self.ends.commands.recv(), if !self.stopping => self.command(command),
-            happened = happens(&mut self.work, &mut self.window, &mut self.pace, &mut self.ends.batches, &mut self.host) => match happened {
+            happened = happens(&mut self.work, &mut self.window, &mut self.quota, &mut self.ends.batches, &mut self.host) => match happened {
                 Happened::Dialled(version, result) => self.dialled(version, result),
                 Happened::Progress(progress) => self.progress(*progress),
             },
@@ -221,6 +235,7 @@ impl Driver {
             .map(|(at, _why)| at)
             .into_iter()
             .chain(self.drain_until)
+            .chain(self.limits.asking.hold_until())
             .min()
     }
 
@@ -228,6 +243,7 @@ impl Driver {
         let now = self.clock.now();
         self.link.handle_timeout(now);
         self.drain();
+        self.stop_waiting_for_limits(now);
         if self.drain_until.is_some_and(|until| until <= now) {
             self.stop_now();
         }
@@ -265,8 +281,10 @@ impl Driver {
                 if self.settings.canary != settings.canary {
                     self.canary = canary(&settings);
                 }
+                let before = Arc::clone(&self.settings);
                 self.count(|status| status.client_id = settings.client_id.as_str().into());
                 self.settings = Arc::new(settings);
+                self.reconfigure_limits(&before);
                 self.input(Input::Reconfigured(limits));
             }
             Some(LinkCommand::Stop { grace }) => self.stop(grace),
@@ -421,6 +439,8 @@ impl Driver {
                     refusals: self.refusals,
                     careful: self.poison.careful_through().is_some(),
                     canary: self.canary.clone(),
+                    ask_limits: self.limits.asking.asks(),
+                    inflight_max: self.limits.inflight_max(&self.settings),
                 };
                 self.begun += 1;
                 let active = Active::open(dialled, beginning, self.clock);
@@ -437,13 +457,15 @@ impl Driver {
         if progress.delivered_publishes > 0 {
             self.input(Input::Acknowledged);
         }
-        let limit_per_s = self.pace.limit_per_s();
-        let liveness = match &self.work {
-            Work::Session(active) => Some(active.liveness()),
-            Work::Idle | Work::Dialling { .. } => None,
+        self.follow_quota(progress.asks);
+        let limit_per_s = self.quota.limit_per_s();
+        let (liveness, held) = match &self.work {
+            Work::Session(active) => (Some(active.liveness()), active.held()),
+            Work::Idle | Work::Dialling { .. } => (None, None),
         };
         self.count(|status| {
             status.liveness = liveness.or(status.liveness);
+            status.held = held;
             status.publish_limit_per_s = limit_per_s;
             status.delivered_publishes += progress.delivered_publishes;
             status.delivered_readings += progress.delivered_readings;
@@ -469,21 +491,10 @@ impl Driver {
     }
 
     fn up(&mut self, connack: &Connack) {
-        let offered = connack
-            .properties
-            .packet_bytes_max
-            .and_then(|bytes| usize::try_from(bytes).ok());
-        let packet_bytes_max = offered.map_or(self.settings.packet_bytes_max, |bytes| {
-            bytes.min(self.settings.packet_bytes_max)
-        });
-        let named =
-            self.settings.message_identity.is_some() && self.link.version() == MqttVersion::V5;
-        let packet_bytes_max = if named {
-            packet_bytes_max.saturating_sub(identity::PROPERTIES_BYTES_MAX)
-        } else {
-            packet_bytes_max
-        };
-        let after = self.window.cursor();
+        self.session_limits_begin();
+        self.offered = connack.properties.packet_bytes_max;
+        let shape = self.shape();
+        let packet_bytes_max = shape.packet_bytes_max;
         info!(
             version = %self.link.version(),
             session = session_words(&self.settings, connack.session_present),
@@ -494,16 +505,9 @@ impl Driver {
         self.warn_of_end();
         self.input(Input::Opened);
         self.tell_up(connack.session_present);
-        let (careful_through, guilty) = (self.poison.careful_through(), self.poison.guilty());
-        self.order(|order| {
-            order.generation += 1;
-            order.acked = after;
-            order.careful_through = careful_through;
-            order.guilty = guilty.map(|guilty| guilty.sequence);
-            order.packet_bytes_max = packet_bytes_max;
-            order.keep_grouping = named;
-            order.running = packet_bytes_max >= PACKET_BYTES_MIN;
-        });
+        if self.limits.asking.hold_until().is_none() {
+            self.begin_feeding();
+        }
     }
 
     fn warn_of_end(&self) {
@@ -647,6 +651,13 @@ impl Driver {
         let topic = String::from_utf8_lossy(&received.topic);
         let session = self.begun;
         let receipt = received.due.map(|due| Receipt { session, due });
+        if topic == LIMITS_ANSWER {
+            self.limits_answered(&received.payload);
+            if let Some(receipt) = receipt {
+                self.acknowledge(receipt);
+            }
+            return;
+        }
         let dropped = match thingsboard::decode(&topic, &received.payload) {
             Err(DecodeError::Echo) => None,
             // It would be carried out again at each reconnect.
@@ -724,7 +735,11 @@ impl Driver {
         let in_flight = self.window.in_flight() as u64;
         let newest = self.window.newest();
         self.window.lost();
-        self.count(|status| status.duplicates_possible += in_flight);
+        self.session_limits_end();
+        self.count(|status| {
+            status.duplicates_possible += in_flight;
+            status.held = None;
+        });
         self.explain(&mut observation.evidence);
         let mut disconnect = self.classifier.classify(observation);
         if disconnect.cause.remedy() == Remedy::YieldToTakeover {
@@ -752,8 +767,8 @@ impl Driver {
     /// Who says that we send too much gets less.
     fn slow_down(&mut self, cause: Cause) {
         if matches!(cause, Cause::QuotaExceeded | Cause::MessageRateTooHigh) {
-            self.pace.quota(self.clock.now());
-            let limit_per_s = self.pace.limit_per_s();
+            self.quota.exceeded(self.clock.now());
+            let limit_per_s = self.quota.limit_per_s();
             warn!(
                 limit_per_s,
                 "the broker says that we send too much: half as many publishes as before, and then slowly more"
@@ -861,7 +876,7 @@ fn canary(settings: &LinkSettings) -> Option<Canary> {
 async fn happens(
     work: &mut Work,
     window: &mut Window<Sent>,
-    pace: &mut Pace,
+    quota: &mut Quota,
     batches: &mut mpsc::Receiver<Batch>,
     host: &mut HostWatch,
 ) -> Happened {
@@ -871,7 +886,7 @@ async fn happens(
             version, dialling, ..
         } => Happened::Dialled(*version, dialling.await),
         Work::Session(active) => {
-            Happened::Progress(Box::new(active.step(window, pace, batches, host).await))
+            Happened::Progress(Box::new(active.step(window, quota, batches, host).await))
         }
     }
 }

@@ -7,13 +7,19 @@ use std::pin::pin;
 use std::time::Duration;
 
 use moorline_core::identity::Grouping;
+use moorline_core::link::batching::{self, Asks, Filling};
 use moorline_core::message::{Qos, Sequence};
 use moorline_core::spool::dead_letter::Letter;
-use moorline_core::thingsboard::{Announced, Encoder, LeftOut, Place, Publish, Run};
+use moorline_core::thingsboard::limits::Opened;
+use moorline_core::thingsboard::{
+    Announced, Encoded, Encoder, LeftOut, Place, Publish, Run, Shape,
+};
+use moorline_core::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::clock::Clock;
 use crate::spool::{Handed, Outlet, ReadError, SpoolStatus};
 
 /// Batches that wait encoded while the window is full.
@@ -33,8 +39,12 @@ pub(super) struct Order {
     pub(super) generation: u64,
     /// Everything through this turn may have been sent before this session: it is sent again as it was.
     pub(super) sent: Sequence,
-    /// The smaller of our limit and the broker's.
-    pub(super) packet_bytes_max: usize,
+    /// How large a publish may get.
+    pub(super) shape: Shape,
+    /// How long one that is not full may be filled.
+    pub(super) age_max: Duration,
+    /// Publishes that were asked for since the link began; none where they are taken as they come.
+    pub(super) asked: Option<u64>,
     /// Whether there is a session to feed.
     pub(super) running: bool,
     /// Everything through this one is acknowledged by the broker.
@@ -64,6 +74,7 @@ pub(super) async fn feed(
     mut orders: watch::Receiver<Order>,
     batches: mpsc::Sender<Batch>,
     letters: mpsc::Receiver<Letter>,
+    clock: Clock,
 ) {
     let mut spool = outlet.status();
     let order = *orders.borrow_and_update();
@@ -71,10 +82,14 @@ pub(super) async fn feed(
         outlet,
         qos,
         letters,
+        clock,
         order,
         begun: false,
         position: order.acked,
         ready: None,
+        encoder: Encoder::shaped(order.shape, Opened::default()),
+        begun_at: None,
+        answered: 0,
         announced: Announced::default(),
         grouping: Grouping::default(),
         acked: order.acked,
@@ -108,10 +123,11 @@ pub(super) async fn feed(
                 pausing = false;
                 feeder.acknowledge().await;
             }
-            permit = batches.reserve(), if feeder.ready.is_some() => {
+            permit = batches.reserve(), if feeder.may_go() => {
                 let Ok(permit) = permit else { return };
-                permit.send(feeder.ready.take().unwrap_or_default());
+                permit.send(feeder.take());
             }
+            () = sleep_until(clock, feeder.close_at()), if feeder.ready.is_none() => feeder.close(),
             changed = spool.changed(), if feeder.ready.is_none() => {
                 if changed.is_err() {
                     return;
@@ -122,17 +138,31 @@ pub(super) async fn feed(
     }
 }
 
+async fn sleep_until(clock: Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(clock.deadline(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Feeder {
     outlet: Outlet,
     /// Of each stream.
     qos: Vec<Qos>,
     letters: mpsc::Receiver<Letter>,
+    clock: Clock,
     order: Order,
     /// The spool knows of this session.
     begun: bool,
     /// Everything through this turn was read for this session.
     position: Sequence,
     ready: Option<Batch>,
+    /// Holds the publish that is being filled.
+    encoder: Encoder,
+    /// Since when.
+    begun_at: Option<Instant>,
+    /// The last of what was asked for that is on its way in this session.
+    answered: u64,
     announced: Announced,
     /// What shares a publish and is not acknowledged.
     grouping: Grouping,
@@ -162,19 +192,120 @@ impl Feeder {
     }
 
     fn follow(&mut self, order: Order) {
-        if order.generation != self.order.generation {
+        let another_session = order.generation != self.order.generation;
+        let another_shape = order.shape != self.order.shape;
+        self.grouping.settled(order.acked);
+        self.order = order;
+        if another_session {
             self.begun = false;
             self.position = order.acked;
+            // The first may go as it is: whether it was asked for before or after the session began does not show here.
+            self.answered = 0;
+            self.begun_at = None;
             // Devices the platform knew on the session before: without this, RPC to a quiet device stops.
-            let publishes: Vec<_> = self.announced.announcements().collect();
+            let mut opened = Opened::default();
+            let publishes: Vec<_> = self.announced.announcements(&mut opened).collect();
             self.ready = (order.running && !publishes.is_empty()).then(|| Batch {
                 generation: order.generation,
                 publishes,
                 left_out: Vec::new(),
             });
+            self.encoder = Encoder::shaped(order.shape, opened);
+            self.keep_grouping();
+        } else if another_shape {
+            self.encoder.close();
+            self.collect();
+            let nothing = Encoder::shaped(order.shape, Opened::default());
+            let opened = std::mem::replace(&mut self.encoder, nothing).into_opened();
+            self.encoder = Encoder::shaped(order.shape, opened);
+            self.keep_grouping();
         }
-        self.grouping.settled(order.acked);
-        self.order = order;
+    }
+
+    /// What shared a publish in a session before shares it again, under the same name.
+    fn keep_grouping(&mut self) {
+        let breaks = self.grouping.after(self.position);
+        self.encoder.keep_grouping(breaks);
+    }
+
+    fn asks(&self) -> Asks {
+        match self.order.asked {
+            None => Asks::Never,
+            Some(asked) if asked > self.answered => Asks::Waiting,
+            Some(_) => Asks::NotYet,
+        }
+    }
+
+    /// What is ready goes at once, or when it is asked for: what waits here can still be overtaken.
+    fn may_go(&self) -> bool {
+        self.ready.is_some() && self.asks() != Asks::NotYet
+    }
+
+    /// Enough to fill a few of the largest publishes, or about one where each is asked for.
+    fn records_max(&self) -> usize {
+        let points = self.order.shape.cost_max.telemetry_points;
+        match self.asks() {
+            Asks::Never => READ_RECORDS_MAX,
+            Asks::Waiting | Asks::NotYet => usize::try_from(points)
+                .unwrap_or(READ_RECORDS_MAX)
+                .clamp(1, READ_RECORDS_MAX),
+        }
+    }
+
+    fn filling(&self) -> Option<Filling> {
+        let age_max = self.order.age_max;
+        self.begun_at
+            .map(|begun_at| batching::judge(self.asks(), age_max, begun_at, self.clock.now()))
+    }
+
+    fn is_due(&self) -> bool {
+        self.filling() == Some(Filling::Close)
+    }
+
+    /// When the publish that is being filled must go.
+    fn close_at(&self) -> Option<Instant> {
+        match self.filling()? {
+            Filling::Close => Some(self.clock.now()),
+            Filling::Until(at) => Some(at),
+            Filling::UntilAsked => None,
+        }
+    }
+
+    fn close(&mut self) {
+        self.encoder.close();
+        self.collect();
+    }
+
+    /// Makes a batch of what is complete.
+    fn collect(&mut self) {
+        let Encoded {
+            publishes,
+            left_out,
+        } = self.encoder.take();
+        if !self.encoder.is_filling() {
+            self.begun_at = None;
+        } else if self.begun_at.is_none() || !publishes.is_empty() {
+            self.begun_at = Some(self.clock.now());
+        }
+        if publishes.is_empty() && left_out.is_empty() {
+            return;
+        }
+        if self.order.keep_grouping {
+            for (begins, ends) in publishes.iter().filter_map(Publish::bounds) {
+                self.grouping.note(begins, ends);
+            }
+        }
+        let batch = self.ready.get_or_insert_with(|| Batch {
+            generation: self.order.generation,
+            ..Batch::default()
+        });
+        batch.publishes.extend(publishes);
+        batch.left_out.extend(left_out);
+    }
+
+    fn take(&mut self) -> Batch {
+        self.answered = self.order.asked.unwrap_or_default();
+        self.ready.take().unwrap_or_default()
     }
 
     /// Reads what is next; how long to wait where that has its pace.
@@ -194,54 +325,44 @@ impl Feeder {
         } else if !more {
             return Ok(None);
         }
-        let careful = self.order.careful_through;
-        let records_max = match careful {
-            Some(through) if self.position < through => 1,
-            Some(_) | None => READ_RECORDS_MAX,
-        };
+        let careful = self
+            .order
+            .careful_through
+            .is_some_and(|through| self.position < through);
+        let records_max = if careful { 1 } else { self.records_max() };
         let (handed, wait) = self.outlet.read(READ_BYTES_MAX, records_max).await?;
         let Some(newest) = handed.last().map(|handed| handed.turn) else {
             return Ok(wait);
         };
-        let mut encoder = Encoder::new(self.order.packet_bytes_max);
-        encoder.keep_grouping(self.grouping.after(self.position));
         for handed in &handed {
             self.announced.observe(&handed.uplink);
-            encoder.begin(self.run_of(handed));
+            self.encoder.begin(run(&self.qos, handed));
             let place = Place {
                 turn: handed.turn,
                 sequence: handed.sequence,
             };
             if self.order.guilty == Some(handed.turn) {
-                encoder.set_aside(place, &handed.uplink);
+                self.encoder.set_aside(place, &handed.uplink);
             } else {
-                encoder.push(place, &handed.uplink);
-            }
-        }
-        let encoded = encoder.finish();
-        if self.order.keep_grouping {
-            for (begins, ends) in encoded.publishes.iter().filter_map(Publish::bounds) {
-                self.grouping.note(begins, ends);
+                self.encoder.push(place, &handed.uplink);
             }
         }
         self.position = newest;
-        self.ready = Some(Batch {
-            generation: self.order.generation,
-            publishes: encoded.publishes,
-            left_out: encoded.left_out,
-        });
+        self.collect();
+        if careful || self.is_due() {
+            self.close();
+        }
         Ok(None)
     }
+}
 
-    fn run_of(&self, handed: &Handed) -> Run {
-        Run {
-            qos: self
-                .qos
-                .get(usize::from(handed.stream.0))
-                .copied()
-                .unwrap_or_default(),
-            historical: handed.historical,
-            stream: handed.stream,
-        }
+fn run(qos: &[Qos], handed: &Handed) -> Run {
+    Run {
+        qos: qos
+            .get(usize::from(handed.stream.0))
+            .copied()
+            .unwrap_or_default(),
+        historical: handed.historical,
+        stream: handed.stream,
     }
 }

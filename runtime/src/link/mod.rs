@@ -19,6 +19,7 @@ mod door;
 mod driver;
 mod feeder;
 mod kernel;
+mod limits;
 mod liveness;
 mod observe;
 pub(crate) mod probe;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use moorline_core::message::Sequence;
 use moorline_core::network::Seen;
+use moorline_core::thingsboard::Shape;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -51,12 +53,12 @@ pub use certificate::CertificateEnd;
 pub use dialer::PhaseTimes;
 pub use door::{Arrival, Arrivals, Door, Receipt, door};
 pub use settings::{
-    Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings, KeptSession, LinkSettings,
-    LivenessLimits, MessageIdentity, Pace, PhaseTimeouts, ProxyKind, ProxyLogin, ProxySettings,
-    Secret, TlsSettings, Versions,
+    BatchSettings, Bind, CanarySettings, ClientIdentity, Credentials, EndpointSettings,
+    KeptSession, LinkSettings, LivenessLimits, MessageIdentity, Pace, PhaseTimeouts, ProxyKind,
+    ProxyLogin, ProxySettings, RateLimits, Secret, TlsSettings, Versions,
 };
 pub(crate) use status::{DUPLICATE_ADVICE, DUPLICATE_CERTAIN, DUPLICATE_INFERRED};
-pub use status::{DisconnectRecord, LinkStatus, Liveness, UpRecord};
+pub use status::{DisconnectRecord, Held, LinkStatus, Liveness, UpRecord};
 pub use tls::TlsSetupError;
 
 /// Orders that wait for the driver.
@@ -165,7 +167,9 @@ pub fn spawn(
     let first_order = Order {
         generation: 0,
         sent: acked,
-        packet_bytes_max: settings.packet_bytes_max,
+        shape: Shape::of_packets(settings.packet_bytes_max),
+        age_max: settings.batch.age_max,
+        asked: None,
         running: false,
         acked,
         set_aside_readings: 0,
@@ -185,6 +189,7 @@ pub fn spawn(
         order_feed,
         batch_feed,
         letter_feed,
+        clock,
     ));
     let ends = Ends {
         commands: command_feed,

@@ -12,6 +12,7 @@ use moorline_core::link::canary;
 use moorline_core::link::endpoints::{Endpoint, ServerReference};
 use moorline_core::link::proxy::authority;
 use moorline_core::message::Qos;
+use moorline_core::thingsboard::limits::Limits;
 
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -290,6 +291,26 @@ impl EndpointSettings {
     }
 }
 
+/// From where the link knows what the platform lets it send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateLimits {
+    /// The platform is asked at the beginning of each session.
+    Ask,
+    /// Nobody is asked; a quota slows the link down all the same.
+    Off,
+    /// The configuration says it, of all devices together and of the gateway itself.
+    Known(Limits),
+}
+
+/// How publishes are filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// Most readings in one.
+    pub readings_max: u32,
+    /// How long one that is not full may be filled.
+    pub age_max: Duration,
+}
+
 /// A stream of QoS 2 and a session that the broker keeps do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -336,6 +357,12 @@ pub struct LinkSettings {
     pub inflight_bytes_max: usize,
     /// Most bytes of one publish; the broker's Maximum Packet Size may lower it.
     pub packet_bytes_max: usize,
+    /// How publishes are filled.
+    pub batch: BatchSettings,
+    /// What the platform lets us send.
+    pub rate_limits: RateLimits,
+    /// How much of that is used, percent, 1 to 100.
+    pub rate_limit_percent: u32,
     /// How long the broker keeps our session after a disconnect: what we are subscribed to and what came for us meanwhile.
     /// Zero = it forgets at once. With 3.1.1 anything else has no end.
     pub session_expiry: Duration,
@@ -389,6 +416,12 @@ impl LinkSettings {
             inflight_max: 100,
             inflight_bytes_max: 512 * 1024,
             packet_bytes_max: 64 * 1024,
+            batch: BatchSettings {
+                readings_max: u32::MAX,
+                age_max: Duration::ZERO,
+            },
+            rate_limits: RateLimits::Ask,
+            rate_limit_percent: 80,
             session_expiry: Duration::ZERO,
             message_identity: None,
             metered: false,

@@ -8,10 +8,12 @@ use std::time::Duration;
 use moorline_core::link::answer_time::AnswerTime;
 use moorline_core::link::canary;
 use moorline_core::link::cause::{Certainty, Intent, MqttVersion};
+use moorline_core::link::quota::HeldBy;
 use moorline_core::link::{
     DecidedBy, DuplicateClientId, Link, Next, Record, State, TAKEOVER_MEMORY,
 };
 use moorline_core::spool::dead_letter::Reason;
+use moorline_core::thingsboard::limits::SessionLimits;
 use moorline_core::time::{Instant, TimestampMs, saturating_ms};
 use tracing::{info, warn};
 
@@ -87,6 +89,15 @@ pub struct Liveness {
     pub canary: Option<canary::Seen>,
 }
 
+/// What holds the next publish back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// None: until something in flight is acknowledged.
+    pub until: Option<Instant>,
+    /// By what.
+    pub by: HeldBy,
+}
+
 /// The link as others see it. Changes of `state` wake those who wait; counters are silently kept current.
 #[derive(Clone, Debug)]
 pub struct LinkStatus {
@@ -120,6 +131,10 @@ pub struct LinkStatus {
     pub delivered_readings: u64,
     /// The most publishes a second, while the broker's quota is kept.
     pub publish_limit_per_s: Option<f64>,
+    /// What holds the next publish back; none while nothing waits for a limit.
+    pub held: Option<Held>,
+    /// What the platform lets us send, where it has said so or the configuration does.
+    pub session_limits: Option<Arc<SessionLimits>>,
     /// Publishes that were in flight when a session ended: the broker may get them twice.
     pub duplicates_possible: u64,
     /// Messages set aside: the broker refused them for good, or no packet can carry them.
@@ -154,6 +169,8 @@ impl LinkStatus {
             delivered_publishes: 0,
             delivered_readings: 0,
             publish_limit_per_s: None,
+            held: None,
+            session_limits: None,
             duplicates_possible: 0,
             dead_letters: 0,
             dead_letter_readings: 0,

@@ -13,6 +13,7 @@ mod downlinks;
 mod endpoints;
 mod hostile;
 mod keep_alive;
+mod limits;
 mod mosquitto;
 mod proxies;
 mod qos;

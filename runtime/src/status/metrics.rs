@@ -69,6 +69,7 @@ impl Page {
                 self.gauge(name, help, value)?;
             }
         }
+        self.held(link.held_by.is_some())?;
         if let Some(canary) = &link.canary {
             self.canary(canary)?;
         }
@@ -99,6 +100,14 @@ impl Page {
             "link_downlinks_dropped_total",
             "Messages from the platform that were not understood or not kept.",
             link.downlinks_dropped,
+        )
+    }
+
+    fn held(&mut self, is_held: bool) -> fmt::Result {
+        self.gauge(
+            "link_held",
+            "Whether a limit of the platform holds the next publish back.",
+            u8::from(is_held),
         )
     }
 
@@ -352,6 +361,7 @@ mod tests {
         status.link.state = "up".to_owned();
         status.link.certificate_end_ms = Some(2_208_988_800_000);
         status.link.keep_alive_s = Some(30);
+        status.link.held_by = Some("60 in 60 s: telemetry messages".to_owned());
         status.link.answer_ms = Some(12.5);
         status.link.canary = Some(CanarySection {
             back: 7,
@@ -374,6 +384,7 @@ mod tests {
             "# TYPE moorline_link_up gauge",
             "moorline_link_up 1",
             "moorline_link_parked 0",
+            "moorline_link_held 1",
             "moorline_link_certificate_end_seconds 2208988800",
             "moorline_link_keep_alive_seconds 30",
             "moorline_link_answer_seconds 0.0125",

@@ -97,6 +97,15 @@ pub struct LinkSection {
     /// The most publishes a second, while the link keeps a quota of the broker; none otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish_limit_per_s: Option<f64>,
+    /// What the platform lets the gateway send for its devices, where it has said so or the configuration does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform_limits: Option<String>,
+    /// The limit that holds the next publish back; none while nothing waits for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+    /// Until when, milliseconds since the Unix epoch; none: until something in flight is acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until_ms: Option<u64>,
     /// The keep-alive in force, seconds: what was asked for, or the broker's own; none before the first session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive_s: Option<u64>,

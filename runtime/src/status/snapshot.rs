@@ -252,6 +252,15 @@ impl Tracker {
                 .and_then(|up| up.certificate_end)
                 .map(|end| end.0.0),
             publish_limit_per_s: link.publish_limit_per_s,
+            platform_limits: link
+                .session_limits
+                .as_ref()
+                .map(|limits| limits.devices.to_string()),
+            held_by: link.held.map(|held| held.by.to_string()),
+            held_until_ms: link
+                .held
+                .and_then(|held| held.until)
+                .map(|until| self.wall(until).0),
             keep_alive_s: liveness.map(|of| of.keep_alive.as_secs()),
             answer_ms: answers.and_then(|time| time.smoothed()).map(rounded_ms),
             jitter_ms: answers.and_then(|time| time.jitter()).map(rounded_ms),

@@ -26,14 +26,14 @@ use moorline_core::spool::segment::{Header, HeaderRead};
 use moorline_core::spool::sim_storage::SimStorage;
 use moorline_core::spool::storage::Storage;
 use moorline_core::spool::{Limits, Spool};
-use moorline_core::thingsboard;
+use moorline_core::thingsboard::{self, limits};
 use moorline_core::time::Instant;
 
 /// A property by the name of its corpus.
 pub type Property = fn(&[u8]);
 
 /// Every property there is.
-pub const PROPERTIES: [(&str, Property); 9] = [
+pub const PROPERTIES: [(&str, Property); 10] = [
     ("mqtt_stream", mqtt_stream),
     ("thingsboard", thingsboard),
     ("spool_bytes", spool_bytes),
@@ -43,6 +43,7 @@ pub const PROPERTIES: [(&str, Property); 9] = [
     ("wireless", wireless),
     ("server_reference", server_reference),
     ("spool_inspect", spool_inspect),
+    ("session_limits", session_limits),
 ];
 
 /// The tap must follow a broker's bytes the same way however the network cuts them. The first byte says how.
@@ -124,6 +125,38 @@ pub fn server_reference(data: &[u8]) {
         None => to.host.clone(),
     };
     assert_eq!(ServerReference::parse(&written), Some(to), "{written}");
+}
+
+/// Limits are few and can be kept, whatever the platform or a configuration says, and mean the same when they are read again.
+///
+/// # Panics
+/// When they are not.
+pub fn session_limits(data: &[u8]) {
+    let answer = limits::decode_limits(data).ok();
+    let text = String::from_utf8_lossy(data);
+    let mut lists = Vec::from_iter(limits::parse_windows(&text).ok());
+    if let Some(limits) = answer {
+        assert!(limits.packet_bytes_max != Some(0) && limits.inflight_max != Some(0));
+        for scope in [limits.devices, limits.own] {
+            lists.extend([
+                scope.messages,
+                scope.telemetry_messages,
+                scope.telemetry_points,
+            ]);
+        }
+    }
+    for list in lists {
+        assert!(list.len() <= 8);
+        assert!(
+            list.iter()
+                .all(|limit| limit.count > 0 && limit.seconds > 0)
+        );
+        let written: Vec<_> = list
+            .iter()
+            .map(|limit| format!("{}:{}", limit.count, limit.seconds))
+            .collect();
+        assert_eq!(limits::parse_windows(&written.join(",")), Ok(list));
+    }
 }
 
 /// The whole frames of a stream that arrives `cut` bytes at a time.

@@ -117,6 +117,11 @@ fn a_reference_to_another_server() {
 }
 
 #[test]
+fn a_platforms_limits() {
+    replay("session_limits");
+}
+
+#[test]
 fn a_disks_bytes() {
     replay("spool_bytes");
 }

@@ -23,7 +23,9 @@ use std::time::Duration;
 
 mod advice;
 pub mod answer_time;
+pub mod asking;
 pub mod backoff;
+pub mod batching;
 pub mod canary;
 pub mod cause;
 pub mod classify;
@@ -34,6 +36,7 @@ pub mod pace;
 pub mod poison;
 pub mod policy;
 pub mod proxy;
+pub mod quota;
 mod reaction;
 pub mod window;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::limits::{Cost, Opened};
 use super::{
     ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_TELEMETRY, LeftOut, Publish, RPC,
     SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload, connect_payload,
@@ -13,6 +14,33 @@ use crate::message::{DeviceName, Key, Qos, Quality, Reading, Sequence, StreamId,
 /// Bytes of a PUBLISH besides its payload: fixed header (5), topic length (2), the longest topic here (24), packet id
 /// (2), property length (1) and a margin.
 const PACKET_OVERHEAD_BYTES: usize = 48;
+
+/// How large a publish may get. A reading that is too much alone goes alone, unless it is its bytes that are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes of the packet.
+    pub packet_bytes_max: usize,
+    /// Readings.
+    pub readings_max: u32,
+    /// What it may count as against the platform's limits.
+    pub cost_max: Cost,
+}
+
+impl Shape {
+    /// Only the packet is bounded: by the smaller of the setting and the broker's Maximum Packet Size.
+    #[must_use]
+    pub const fn of_packets(packet_bytes_max: usize) -> Self {
+        Self {
+            packet_bytes_max,
+            readings_max: u32::MAX,
+            cost_max: Cost::UNBOUNDED,
+        }
+    }
+
+    const fn payload_bytes_max(&self) -> usize {
+        self.packet_bytes_max.saturating_sub(PACKET_OVERHEAD_BYTES)
+    }
+}
 
 /// What messages must have in common to share a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -51,7 +79,8 @@ impl From<Sequence> for Place {
 /// its name ([`Identity`]) can be a range.
 #[derive(Debug)]
 pub struct Encoder {
-    payload_bytes_max: usize,
+    shape: Shape,
+    opened: Opened,
     run: Run,
     /// Where a new publish must begin, the nearest last.
     breaks: Vec<Mark>,
@@ -69,6 +98,7 @@ struct OpenPublish {
     bytes: usize,
     carried: Option<Carried>,
     readings: u32,
+    cost: Cost,
 }
 
 /// What is in a publish, in both counts.
@@ -92,12 +122,18 @@ struct DeviceEntries {
 const DEVICE_END: &[u8] = b"}}]";
 
 impl Encoder {
-    /// An encoder for packets of at most `packet_bytes_max` bytes (the smaller of the setting and the broker's Maximum
-    /// Packet Size).
+    /// An encoder for packets of at most `packet_bytes_max` bytes, without other limits.
     #[must_use]
     pub fn new(packet_bytes_max: usize) -> Self {
+        Self::shaped(Shape::of_packets(packet_bytes_max), Opened::default())
+    }
+
+    /// An encoder for publishes of this shape, in a session in which the platform has heard of the devices `opened`.
+    #[must_use]
+    pub fn shaped(shape: Shape, opened: Opened) -> Self {
         Self {
-            payload_bytes_max: packet_bytes_max.saturating_sub(PACKET_OVERHEAD_BYTES),
+            shape,
+            opened,
             run: Run::default(),
             breaks: Vec::new(),
             open: OpenPublish::default(),
@@ -138,44 +174,42 @@ impl Encoder {
                 self.open.complete(place, index);
             }
             Uplink::Attributes { device, values } => {
-                self.push_single(place, ATTRIBUTES, attributes_payload(device, values), 0);
+                let cost = Cost::telemetry(values.len()).and(self.opened.open(device));
+                let payload = attributes_payload(device, values);
+                self.push_single(place, self.single(place, ATTRIBUTES, payload, cost));
             }
             Uplink::DeviceConnected { device, profile } => {
-                self.push_single(place, CONNECT, connect_payload(device, profile), 0);
+                let cost = Cost::message().and(self.opened.open(device));
+                let payload = connect_payload(device, profile);
+                self.push_single(place, self.single(place, CONNECT, payload, cost));
             }
             Uplink::DeviceDisconnected { device } => {
-                self.push_single(place, DISCONNECT, device_payload(device), 0);
+                self.opened.close(device);
+                let payload = device_payload(device);
+                self.push_single(
+                    place,
+                    self.single(place, DISCONNECT, payload, Cost::message()),
+                );
             }
             Uplink::RpcReply {
                 device,
                 request_id,
                 body,
             } => {
-                self.push_single(place, RPC, reply_payload(device, *request_id, body), 0);
+                let cost = Cost::message().and(self.opened.open(device));
+                let payload = reply_payload(device, *request_id, body);
+                self.push_single(place, self.single(place, RPC, payload, cost));
             }
             Uplink::Gateway { timestamp, values } => {
-                self.push_single(
-                    place,
-                    GATEWAY_TELEMETRY,
-                    gateway_payload(*timestamp, values),
-                    0,
-                );
+                let cost = Cost::telemetry(values.len()).of_itself();
+                let payload = gateway_payload(*timestamp, values);
+                self.push_single(place, self.single(place, GATEWAY_TELEMETRY, payload, cost));
             }
             Uplink::Letter {
                 topic,
                 payload,
                 readings,
-            } => match TOPICS.into_iter().find(|known| known == topic) {
-                Some(topic) => {
-                    self.push_single(place, topic, payload.clone().into_bytes(), *readings);
-                }
-                None => {
-                    let bytes = payload.clone().into_bytes();
-                    let publish = self.single(place, TELEMETRY, bytes, *readings);
-                    self.leave_out(place.turn, WhyLeftOut::Topic, publish);
-                    self.open.complete(place, 0);
-                }
-            },
+            } => self.push_letter(place, topic, payload, *readings),
         }
     }
 
@@ -186,17 +220,29 @@ impl Encoder {
         self.encoded
     }
 
-    /// Publishes that are complete; the one under way is not among them.
+    /// Gives out what is complete; the publish under way is filled further.
     #[must_use]
-    pub fn complete(&self) -> usize {
-        self.encoded.publishes.len()
+    pub fn take(&mut self) -> Encoded {
+        std::mem::take(&mut self.encoded)
+    }
+
+    /// Whether a publish is under way.
+    #[must_use]
+    pub const fn is_filling(&self) -> bool {
+        self.open.carried.is_some()
+    }
+
+    /// The devices the platform has heard of once everything taken in is sent.
+    #[must_use]
+    pub fn into_opened(self) -> Opened {
+        self.opened
     }
 
     /// Leaves the next message out, whatever it is, and gives out what would have been sent.
     pub fn set_aside(&mut self, place: impl Into<Place>, uplink: &Uplink) {
         let place = place.into();
         self.close();
-        let mut apart = Self::new(self.payload_bytes_max + PACKET_OVERHEAD_BYTES);
+        let mut apart = Self::new(self.shape.packet_bytes_max);
         apart.run = self.run;
         apart.push(place, uplink);
         let encoded = apart.finish();
@@ -207,15 +253,34 @@ impl Encoder {
         self.open.complete(place, 0);
     }
 
-    fn push_single(&mut self, place: Place, topic: &'static str, payload: Vec<u8>, readings: u32) {
+    fn push_single(&mut self, place: Place, publish: Publish) {
         self.close();
-        let bytes = payload.len();
-        let publish = self.single(place, topic, payload, readings);
-        if bytes > self.payload_bytes_max {
+        let bytes = publish.payload.len();
+        if bytes > self.shape.payload_bytes_max() {
             self.leave_out(place.turn, WhyLeftOut::TooLarge { bytes }, publish);
             self.open.complete(place, 0);
         } else {
             self.encoded.publishes.push(publish);
+        }
+    }
+
+    fn push_letter(&mut self, place: Place, topic: &str, payload: &str, readings: u32) {
+        let known = TOPICS.into_iter().find(|known| *known == topic);
+        let cost = match known {
+            Some(TELEMETRY | ATTRIBUTES) => Cost::of_text(payload, readings),
+            Some(GATEWAY_TELEMETRY) => Cost::telemetry(1).of_itself(),
+            Some(_) | None => Cost::message(),
+        };
+        let topic = known.unwrap_or(TELEMETRY);
+        let publish = Publish {
+            readings,
+            ..self.single(place, topic, payload.into(), cost)
+        };
+        if known.is_some() {
+            self.push_single(place, publish);
+        } else {
+            self.leave_out(place.turn, WhyLeftOut::Topic, publish);
+            self.open.complete(place, 0);
         }
     }
 
@@ -236,25 +301,40 @@ impl Encoder {
             self.scratch
                 .extend_from_slice(format!(":\"{quality}\"").as_bytes());
         }
-        if !self
-            .open
-            .try_add(device, reading, &self.scratch, self.payload_bytes_max)
-        {
+        let cost = Cost {
+            telemetry_points: if quality.is_some() { 2 } else { 1 },
+            ..self.opened.opening(device)
+        };
+        let json = std::mem::take(&mut self.scratch);
+        self.add(place, index, (device, reading), Pair { json: &json, cost });
+        self.scratch = json;
+    }
+
+    fn add(
+        &mut self,
+        place: Place,
+        index: u32,
+        (device, reading): (&DeviceName, &Reading),
+        pair: Pair<'_>,
+    ) {
+        if !self.open.try_add(device, reading, pair, &self.shape) {
             self.close();
-            if !self
-                .open
-                .try_add(device, reading, &self.scratch, self.payload_bytes_max)
-            {
+            if !self.open.try_add(device, reading, pair, &self.shape) {
                 let mut alone = OpenPublish::default();
+                let endless = Shape::of_packets(usize::MAX);
                 // With room without end it is always added.
-                if alone.try_add(device, reading, &self.scratch, usize::MAX) {
-                    let bytes = self.scratch.len();
-                    let publish = self.single(place, TELEMETRY, alone.payload(), 1);
+                if alone.try_add(device, reading, pair, &endless) {
+                    let bytes = pair.json.len();
+                    let publish = Publish {
+                        readings: 1,
+                        ..self.single(place, TELEMETRY, alone.payload(), alone.cost)
+                    };
                     self.leave_out(place.turn, WhyLeftOut::TooLarge { bytes }, publish);
                 }
                 return;
             }
         }
+        self.opened.open(device);
         let carried = self.open.begin(place, index);
         carried.last = place.sequence;
         carried.through = Some(index + 1);
@@ -294,7 +374,8 @@ impl Encoder {
         }
     }
 
-    fn close(&mut self) {
+    /// Closes the publish under way.
+    pub fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
         let Some(carried) = open.carried else { return };
         self.encoded.publishes.push(Publish {
@@ -302,26 +383,22 @@ impl Encoder {
             payload: open.payload(),
             range: Some(carried.range),
             readings: open.readings,
+            cost: open.cost,
             qos: self.run.qos,
             identity: Some(carried.identity(self.run)),
         });
     }
 
     /// A publish that carries one message, or a part that is told alone.
-    fn single(
-        &self,
-        place: Place,
-        topic: &'static str,
-        payload: Vec<u8>,
-        readings: u32,
-    ) -> Publish {
+    fn single(&self, place: Place, topic: &'static str, payload: Vec<u8>, cost: Cost) -> Publish {
         let mut carried = Carried::from(place, 0);
         carried.range.last = place.turn;
         Publish {
             topic,
             payload,
             range: Some(carried.range),
-            readings,
+            readings: 0,
+            cost,
             qos: self.run.qos,
             identity: Some(carried.identity(self.run)),
         }
@@ -356,6 +433,13 @@ impl Carried {
     }
 }
 
+/// `"key":value`, and what it counts as in a publish that holds its device already.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    json: &'a [u8],
+    cost: Cost,
+}
+
 impl OpenPublish {
     fn payload(&self) -> Vec<u8> {
         let mut payload = Vec::with_capacity(self.bytes + 2);
@@ -385,18 +469,27 @@ impl OpenPublish {
         carried.through = None;
     }
 
-    /// Adds `"key":value` unless the payload would grow past `bytes_max`.
+    /// Whether it may count for `cost` more and carry another reading.
+    fn admits(&self, cost: Cost, shape: &Shape) -> bool {
+        self.readings == 0
+            || (self.readings < shape.readings_max
+                && self.cost.and(cost).is_within(&shape.cost_max))
+    }
+
+    /// Adds `"key":value` unless the publish would grow out of its shape.
     fn try_add(
         &mut self,
         device: &DeviceName,
         reading: &Reading,
-        pair: &[u8],
-        bytes_max: usize,
+        pair: Pair<'_>,
+        shape: &Shape,
     ) -> bool {
+        let bytes_max = shape.payload_bytes_max();
+        let Pair { json: pair, cost } = pair;
         let timestamp_ms = reading.timestamp.0;
         let braces = 2;
         if let Some(&at) = self.index.get(device) {
-            let entries = &mut self.devices[at];
+            let entries = &self.devices[at];
             let same_entry =
                 entries.timestamp_ms == timestamp_ms && !entries.keys.contains(&reading.key);
             let opening = if same_entry {
@@ -405,9 +498,10 @@ impl OpenPublish {
                 format!("}}}},{}", entry_opening(timestamp_ms))
             };
             let added = opening.len() + pair.len();
-            if self.bytes + added + braces > bytes_max {
+            if self.bytes + added + braces > bytes_max || !self.admits(cost, shape) {
                 return false;
             }
+            let entries = &mut self.devices[at];
             if !same_entry {
                 entries.keys.clear();
                 entries.timestamp_ms = timestamp_ms;
@@ -416,8 +510,13 @@ impl OpenPublish {
             entries.json.extend_from_slice(pair);
             entries.keys.push(reading.key.clone());
             self.bytes += added;
+            self.cost = self.cost.and(cost);
             return true;
         }
+        let cost = Cost {
+            telemetry_messages: 1,
+            ..cost
+        };
         let mut json = Vec::with_capacity(pair.len() + 64);
         json_string(device.as_str(), &mut json);
         json.extend_from_slice(b":[");
@@ -425,7 +524,7 @@ impl OpenPublish {
         json.extend_from_slice(pair);
         let comma = usize::from(!self.devices.is_empty());
         let added = json.len() + DEVICE_END.len() + comma;
-        if self.bytes + added + braces > bytes_max {
+        if self.bytes + added + braces > bytes_max || !self.admits(cost, shape) {
             return false;
         }
         self.index.insert(device.clone(), self.devices.len());
@@ -435,6 +534,7 @@ impl OpenPublish {
             keys: vec![reading.key.clone()],
         });
         self.bytes += added;
+        self.cost = self.cost.and(cost);
         true
     }
 }

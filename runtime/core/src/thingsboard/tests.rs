@@ -219,7 +219,7 @@ fn a_new_session_announces_devices_that_are_connected() {
         device: device("A"),
     });
     let payloads: Vec<_> = announced
-        .announcements()
+        .announcements(&mut Opened::default())
         .map(|p| String::from_utf8(p.payload).unwrap())
         .collect();
     assert_eq!(payloads, [r#"{"device":"B"}"#]);
@@ -268,6 +268,130 @@ fn rpc_and_attributes_come_down() {
             deleted: vec![Key::try_new("k").unwrap()]
         }
     );
+}
+
+fn shaped(uplinks: &[Uplink], readings_max: u32, cost_max: Cost) -> Encoded {
+    let shape = Shape {
+        readings_max,
+        cost_max,
+        ..Shape::of_packets(64 * 1024)
+    };
+    let mut encoder = Encoder::shaped(shape, Opened::default());
+    for (index, uplink) in uplinks.iter().enumerate() {
+        encoder.push(Sequence(index as u64 + 1), uplink);
+    }
+    encoder.finish()
+}
+
+fn costs(encoded: &Encoded) -> Vec<(u32, u32, u32)> {
+    let of = |cost: Cost| {
+        (
+            cost.messages,
+            cost.telemetry_messages,
+            cost.telemetry_points,
+        )
+    };
+    encoded.publishes.iter().map(|p| of(p.cost)).collect()
+}
+
+#[test]
+fn a_publish_counts_as_the_platform_counts_it() {
+    let mut bad = reading("k", Value::Integer(1), 10);
+    bad.quality = Quality::Bad;
+    let name = device("A");
+    let values = vec![(Key::try_new("model").unwrap(), Value::Integer(1))];
+    let encoded = encode(
+        &[
+            telemetry("A", vec![bad, reading("m", Value::Integer(1), 10)]),
+            telemetry("B", vec![reading("k", Value::Integer(1), 10)]),
+            Uplink::Attributes {
+                device: name.clone(),
+                values: values.clone(),
+            },
+            Uplink::DeviceDisconnected {
+                device: name.clone(),
+            },
+            Uplink::RpcReply {
+                device: name,
+                request_id: 1,
+                body: "1".into(),
+            },
+            Uplink::Gateway {
+                timestamp: TimestampMs(1),
+                values,
+            },
+        ],
+        1024,
+    );
+    let expected = [(4, 2, 4), (0, 1, 1), (1, 0, 0), (3, 0, 0), (0, 1, 1)];
+    assert_eq!(costs(&encoded), expected);
+    let scopes: Vec<_> = encoded.publishes.iter().map(|p| p.cost.scope).collect();
+    assert_eq!(scopes[4], limits::Scope::Own);
+    assert!(
+        scopes[..4]
+            .iter()
+            .all(|scope| *scope == limits::Scope::Devices)
+    );
+}
+
+#[test]
+fn a_publish_is_closed_before_it_counts_as_more_than_may_go_at_once() {
+    let readings = |n: i64| {
+        (0..n)
+            .map(|i| reading("k", Value::Integer(i), i.unsigned_abs()))
+            .collect()
+    };
+    let most = |telemetry_messages, telemetry_points| Cost {
+        telemetry_messages,
+        telemetry_points,
+        ..Cost::UNBOUNDED
+    };
+    let one = [telemetry("A", readings(25))];
+    let encoded = shaped(&one, u32::MAX, most(9, 10));
+    assert_eq!(costs(&encoded), [(2, 1, 10), (0, 1, 10), (0, 1, 5)]);
+    let ends: Vec<_> = encoded
+        .publishes
+        .iter()
+        .map(|p| p.range.unwrap().last.0)
+        .collect();
+    assert_eq!(ends, [0, 0, 1], "only the last part settles the message");
+    let encoded = shaped(&one, 7, Cost::UNBOUNDED);
+    let readings_of: Vec<_> = encoded.publishes.iter().map(|p| p.readings).collect();
+    assert_eq!(readings_of, [7, 7, 7, 4]);
+    let many: Vec<_> = ["A", "B", "C"]
+        .map(|name| telemetry(name, readings(1)))
+        .into();
+    assert_eq!(costs(&shaped(&many, 9, most(2, 9))), [(4, 2, 2), (2, 1, 1)]);
+    let mut doubled = reading("k", Value::Integer(1), 10);
+    doubled.quality = Quality::Uncertain;
+    let encoded = shaped(&[telemetry("A", vec![doubled])], 9, most(1, 1));
+    assert_eq!(costs(&encoded), [(2, 1, 2)], "alone it goes");
+}
+
+#[test]
+fn what_is_complete_can_be_taken_while_the_next_publish_is_filled() {
+    let mut encoder = Encoder::shaped(
+        Shape {
+            readings_max: 2,
+            ..Shape::of_packets(1024)
+        },
+        Opened::default(),
+    );
+    for sequence in 1..=3 {
+        let ms = sequence * 10;
+        encoder.push(
+            Sequence(sequence),
+            &telemetry("A", vec![reading("k", Value::Integer(1), ms)]),
+        );
+    }
+    let taken = encoder.take();
+    assert_eq!(taken.publishes.len(), 1);
+    assert!(encoder.is_filling());
+    encoder.close();
+    assert!(!encoder.is_filling());
+    let rest = encoder.take();
+    assert_eq!(rest.publishes[0].range.unwrap().last, Sequence(3));
+    assert_eq!(encoder.into_opened().opening(&device("A")).messages, 0);
 }
 
 #[test]

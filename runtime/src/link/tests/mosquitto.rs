@@ -123,6 +123,24 @@ pub(super) fn numbers(acknowledged: &Acknowledged) -> Vec<u64> {
     }
 }
 
+/// A killed broker is told as one.
+fn only_kills(status: &LinkStatus) {
+    for record in &status.disconnects {
+        let cause = record.record.disconnect.cause;
+        assert!(
+            matches!(
+                cause,
+                Cause::Reset
+                    | Cause::ClosedByServer(_)
+                    | Cause::ClosedBeforeConnack
+                    | Cause::ConnectRefused
+            ),
+            "{}",
+            record.text
+        );
+    }
+}
+
 async fn kill_and_restart(message: fn(u64) -> Uplink, versions: Versions) {
     const MESSAGES: u64 = 10_000;
     let Some(mut mosquitto) = Mosquitto::start("").await else {
@@ -177,20 +195,7 @@ async fn kill_and_restart(message: fn(u64) -> Uplink, versions: Versions) {
         received - MESSAGES <= status.duplicates_possible * 1024,
         "{received} {status:?}"
     );
-    for record in &status.disconnects {
-        let cause = record.record.disconnect.cause;
-        assert!(
-            matches!(
-                cause,
-                Cause::Reset
-                    | Cause::ClosedByServer(_)
-                    | Cause::ClosedBeforeConnack
-                    | Cause::ConnectRefused
-            ),
-            "{}",
-            record.text
-        );
-    }
+    only_kills(&status);
     eprintln!(
         "{} sessions, {} publishes in flight at a kill, {received} received for {MESSAGES}",
         status.sessions, status.duplicates_possible

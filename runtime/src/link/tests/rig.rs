@@ -11,7 +11,9 @@ use moorline_core::time::TimestampMs;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::super::{Arrivals, DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, door, spawn};
+use super::super::{
+    Arrivals, DisconnectRecord, LinkHandle, LinkSettings, LinkStatus, RateLimits, door, spawn,
+};
 use crate::clock::Clock;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::{self, AfterOutage, Appender, Spool, SpoolSettings, SpoolStatus};
@@ -49,6 +51,8 @@ pub(super) fn settings(address: SocketAddr, directory: &TempDir) -> LinkSettings
     settings.liveness.write_stall = Duration::from_secs(3);
     settings.pace.floor = Duration::from_millis(10);
     settings.pace.ceiling = Duration::from_millis(200);
+    // The scripts count what comes.
+    settings.rate_limits = RateLimits::Off;
     settings
 }
 

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use moorline_core::mqtt_frame::{FrameScanner, PacketKind, body};
+use moorline_core::link::cause::MqttVersion;
+use moorline_core::mqtt_frame::{FrameScanner, PacketKind, body, packet};
+use moorline_core::thingsboard::limits::{LIMITS_ANSWER, LIMITS_REQUEST};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -60,6 +62,11 @@ pub(super) enum Act {
     Serve,
     /// The same, and lead so many QoS 0 publishes back to the client.
     ServeEchoing(usize),
+    /// Say what a session may send when that is asked (5.0), and be a good broker that acknowledges so many publishes.
+    ServeLimits {
+        answer: &'static str,
+        publishes: usize,
+    },
     /// Grant every SUBSCRIBE but the one that names this topic; after its refusal the script goes on.
     RefuseTopic(&'static [u8]),
     /// Be a good broker until a publish holds these bytes; then the script goes on.
@@ -239,6 +246,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 let good = Good::with(usize::MAX);
                 self.serve(Good { until, ..good }).await
             }
+            Act::ServeLimits { answer, publishes } => {
+                let limits = Some(answer);
+                let good = Good::with(publishes);
+                self.serve(Good { limits, ..good }).await
+            }
             Act::RefuseTopic(topic) => self.refuse(topic).await,
             Act::AcknowledgeAndSend { publishes, bytes } => {
                 self.acknowledge_and_send(publishes, bytes).await
@@ -301,6 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             code,
             until,
             mut echoes,
+            limits,
         } = good;
         let counted = publishes > 0;
         while let Some((kind, frame)) = self.next_frame().await {
@@ -309,6 +322,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 PacketKind::Subscribe => subscribe_answer(&frame, 1),
                 PacketKind::Publish if until.is_some_and(|marker| holds(&frame, marker)) => {
                     return true;
+                }
+                PacketKind::Publish
+                    if qos(&frame) == 0 && holds(&frame, LIMITS_REQUEST.as_bytes()) =>
+                {
+                    limits.map(limits_answer).unwrap_or_default()
                 }
                 // Nothing acknowledges QoS 0; with QoS 0 and without a flag a PUBLISH is the same in both directions.
                 PacketKind::Publish if qos(&frame) == 0 => {
@@ -384,6 +402,8 @@ struct Good {
     until: Option<&'static [u8]>,
     /// So many QoS 0 publishes are led back.
     echoes: usize,
+    /// What is answered to the question for a session's limits.
+    limits: Option<&'static str>,
 }
 
 impl Good {
@@ -393,11 +413,23 @@ impl Good {
             code: 0,
             until: None,
             echoes: 0,
+            limits: None,
         }
     }
 }
 
-fn qos(publish: &[u8]) -> u8 {
+fn limits_answer(answer: &str) -> Vec<u8> {
+    let publish = packet::Publish {
+        topic: LIMITS_ANSWER.to_owned(),
+        payload: answer.into(),
+        qos: 0,
+        retain: false,
+        packet_id: 0,
+    };
+    publish.encode(MqttVersion::V5)
+}
+
+pub(super) fn qos(publish: &[u8]) -> u8 {
     (publish[0] >> 1) & 3
 }
 

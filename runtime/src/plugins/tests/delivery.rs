@@ -1,10 +1,11 @@
 //! What passes between a guest and the platform.
 
-use moorline_core::message::{DeviceName, Downlink};
+use moorline_core::message::{DeviceName, Downlink, Uplink};
 
 use super::gateway::{Plan, assert_gapless};
 use super::guests::connector;
 use crate::plugins::{DeliveryRefused, InstanceState};
+use crate::spool::AppendRefused;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readings_reach_the_spool_in_order() {
@@ -86,6 +87,41 @@ async fn nan_is_refused_with_its_place_and_the_guest_goes_on() {
     );
     assert_eq!((line.readings, line.traps), (0, 0));
     assert_gapless(&gateway.count("dev-other", 20).await, 1);
+    gateway.stop().await;
+}
+
+/// More appends at once than wait in the spool's queue.
+const FLOOD: usize = 1_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_spool_queue_is_back_pressure_that_the_guest_acts_on() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.count("dev-line", 1).await;
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..FLOOD {
+        let appender = gateway.appender.clone();
+        flood.spawn(async move {
+            loop {
+                match appender.append(Uplink::Telemetry(Vec::new())).await {
+                    Ok(_) => {}
+                    Err(AppendRefused::Behind { .. }) => tokio::task::yield_now().await,
+                    Err(_closed) => return,
+                }
+            }
+        });
+    }
+    let pressed = gateway
+        .instance("line", "back-pressure", |line| line.back_pressure > 0)
+        .await;
+    flood.shutdown().await;
+    // It offered the same number again.
+    assert_gapless(&gateway.count("dev-line", 20).await, 1);
+    let line = gateway
+        .instance("line", "its readings", |line| {
+            line.readings > pressed.readings
+        })
+        .await;
+    assert_eq!((line.state, line.faults), (InstanceState::Serving, 0));
     gateway.stop().await;
 }
 

@@ -18,7 +18,7 @@ use crate::plugins::{
     ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, Platform, PluginSettings,
     Plugins, PluginsStatus, PolicySettings, SwapRecord, start,
 };
-use crate::spool::{self, Outlet, Spool, SpoolSettings};
+use crate::spool::{self, Appender, Outlet, Spool, SpoolSettings};
 
 /// Nothing here takes long, but a test may share its processor with a compiler.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -115,15 +115,21 @@ impl Plan {
         let (link, link_up) = watch::channel(false);
         let (gap, gaps) = watch::channel(0);
         let platform = Platform { link_up, gaps };
-        let plugins = start(self.settings.clone(), appender, platform, Clock::start())
-            .await
-            .unwrap();
+        let plugins = start(
+            self.settings.clone(),
+            appender.clone(),
+            platform,
+            Clock::start(),
+        )
+        .await
+        .unwrap();
         Gateway {
             status: plugins.status(),
             plan: self,
             plugins,
             link,
             gap,
+            appender,
             spool,
             outlet,
             read_records: 0,
@@ -146,6 +152,8 @@ pub(super) struct Gateway {
     pub(super) status: watch::Receiver<PluginsStatus>,
     pub(super) link: watch::Sender<bool>,
     pub(super) gap: watch::Sender<u64>,
+    /// Another way into the same spool.
+    pub(super) appender: Appender,
     spool: Spool,
     outlet: Outlet,
     read_records: u64,
@@ -299,6 +307,7 @@ impl Gateway {
     /// Stops everything and gives back the plan, for another start on the same directory.
     pub(super) async fn stop(mut self) -> Plan {
         self.plugins.stop(PATIENCE).await;
+        drop(self.appender);
         drop(self.outlet);
         let status = self.spool.status();
         self.spool.close().await.unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use moorline_core::message::{Sequence, Uplink};
 use moorline_core::spool::{Refused, Spool};
 use moorline_core::thingsboard::Encoder;
+use moorline_core::thingsboard::limits::Opened;
 use moorline_core::time::Instant;
 
 use super::{Event, World};
@@ -239,7 +240,10 @@ impl Host {
         }
         if order.generation != feeder.following.generation {
             feeder.position = order.after;
-            let publishes: Vec<_> = feeder.announced.announcements().collect();
+            let publishes: Vec<_> = feeder
+                .announced
+                .announcements(&mut Opened::default())
+                .collect();
             feeder.ready = (order.running && !publishes.is_empty()).then(|| Batch {
                 generation: order.generation,
                 publishes,
