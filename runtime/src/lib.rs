@@ -1,5 +1,6 @@
 //! Moorline: the host process. The pure machines are in `moorline_core`; here is what moves bytes for them.
 
+pub mod audit;
 mod bounded_file;
 pub mod cli;
 pub mod clock;
@@ -23,3 +24,4 @@ pub mod shutdown;
 pub mod spool;
 pub mod status;
 mod stress;
+mod wear;

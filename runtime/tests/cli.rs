@@ -31,7 +31,7 @@ fn help_names_every_command_and_shows_examples() {
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
     for command in [
-        "run", "demo", "check", "doctor", "reload", "explain", "plugin",
+        "run", "demo", "check", "doctor", "reload", "explain", "plugin", "spool", "audit",
     ] {
         assert!(help.contains(command), "{help}");
     }
@@ -45,6 +45,12 @@ fn help_names_every_command_and_shows_examples() {
         &["reload"],
         &["plugin", "build"],
         &["plugin", "inspect"],
+        &["audit"],
+        &["spool", "stat"],
+        &["spool", "verify"],
+        &["spool", "dump"],
+        &["spool", "export"],
+        &["spool", "purge"],
     ] {
         let help = moorline(&[command, &["--help"]].concat());
         assert!(

@@ -8,6 +8,7 @@
     reason = "tests: a panic is the report, and some measure"
 )]
 
+mod audit;
 mod bad_input;
 mod bad_plugins;
 mod broker;
@@ -27,6 +28,7 @@ mod netns;
 mod outage;
 mod policies;
 mod reporting;
+mod spool_tools;
 mod starvation;
 mod stress;
 mod swaps;

@@ -27,3 +27,4 @@ pub mod spool;
 pub mod swap;
 pub mod thingsboard;
 pub mod time;
+pub mod wear;

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use moorline_core::spool::dead_letter::{self, LETTER_BYTES_MAX, Letter, replay_name};
 use serde::Serialize;
 
-use super::{ConfigFile, OutputFormat, exit, reload};
+use super::{ConfigFile, OutputFormat, exit, figures, reload};
 use crate::bounded_file;
 use crate::config::{self, Settings};
 
@@ -168,7 +168,7 @@ fn list(directory: &Path, format: OutputFormat) -> Result<u64, Trouble> {
     for Entry { number, letter } in &entries {
         exit::print(&format!(
             "{number:>6}  {}  {:>8}  {}",
-            when(letter),
+            figures::when(letter.at_ms.0),
             letter.readings,
             letter.reason
         ));
@@ -183,19 +183,6 @@ fn list(directory: &Path, format: OutputFormat) -> Result<u64, Trouble> {
     }
     exit::print(&format!("{count} dead letters with {readings} readings"));
     Ok(count)
-}
-
-/// Local time, as a log shows it.
-fn when(letter: &Letter) -> String {
-    let at = i64::try_from(letter.at_ms.0).ok();
-    let at = at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    at.map_or_else(
-        || format!("{:<19}", letter.at_ms.0),
-        |at| {
-            let local = at.to_zoned(jiff::tz::TimeZone::system());
-            local.strftime("%Y-%m-%d %H:%M:%S").to_string()
-        },
-    )
 }
 
 /// The beginning, without anything a terminal would obey.

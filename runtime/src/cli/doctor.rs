@@ -10,9 +10,10 @@ use moorline_core::doctor::{Field, Probe, Remedy, Verdict};
 use moorline_core::time::rounded_ms;
 use serde_json::json;
 
+use super::broker::BrokerChoice;
 use super::exit;
 use super::run::with_runtime;
-use crate::config::{self, Place, Refused, Settings};
+use crate::config::{self, Place};
 use crate::doctor::{self, Examination, Options};
 use crate::link::{EndpointSettings, LinkSettings};
 use page::Page;
@@ -22,32 +23,8 @@ mod page;
 /// What `moorline doctor` takes.
 #[derive(Debug, Args)]
 pub(super) struct DoctorOptions {
-    /// The broker, mqtt://host[:port], or with mqtts://, ws:// or wss://, without a configuration file.
-    #[arg(value_name = "URL", conflicts_with = "config")]
-    url: Option<String>,
-    /// The gateway's configuration file.
-    #[arg(
-        long,
-        short,
-        value_name = "FILE",
-        default_value = "/etc/moorline/gateway.toml"
-    )]
-    config: PathBuf,
-    /// Where [[link.endpoint]] names several brokers: which of them, counted from 1 as they are written.
-    #[arg(long, value_name = "N", conflicts_with = "url", value_parser = clap::value_parser!(u32).range(1..))]
-    endpoint: Option<u32>,
-    /// With a URL: the client id the gateway would have.
-    #[arg(long, value_name = "ID", requires = "url")]
-    client_id: Option<String>,
-    /// With a URL: user name or access token, as env:NAME, file:PATH or the text itself.
-    #[arg(long, value_name = "SECRET", requires = "url")]
-    username: Option<String>,
-    /// With a URL: password, as env:NAME or file:PATH. As the text itself every user of this machine can read it.
-    #[arg(long, value_name = "SECRET", requires = "username")]
-    password: Option<String>,
-    /// With a URL that begins with mqtts:// or wss://: the authorities to trust, as PEM; those of this system otherwise.
-    #[arg(long, value_name = "FILE", requires = "url")]
-    ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker: BrokerChoice,
     /// Use the gateway's own client id. A gateway that runs with it is thrown off the broker.
     #[arg(long)]
     as_gateway: bool,
@@ -75,29 +52,26 @@ fn topic(text: &str) -> Result<String, &'static str> {
 }
 
 pub(super) fn doctor(options: DoctorOptions) -> ExitCode {
-    let settings = match settings(&options) {
-        Ok(settings) => settings.link,
+    let broker = &options.broker;
+    let settings = match broker.settings() {
+        Ok(settings) => settings,
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
-    let count = settings.endpoints.len();
-    let number = usize::try_from(options.endpoint.unwrap_or(1)).unwrap_or(usize::MAX);
-    let Some(endpoint) = settings.endpoints.get(number - 1).cloned() else {
-        let refused = format!("--endpoint {number}: the configuration names only {count}");
-        return exit::fail(exit::CONFIG, &refused);
+    let (number, endpoint) = match broker.chosen(&settings) {
+        Ok(chosen) => chosen,
+        Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
-    let mut places = Places::new(options.url.is_none().then_some(options.config.as_path()));
-    places.endpoint = Some(number - 1);
-    if options.endpoint.is_none() && count > 1 {
+    let settings = settings.link;
+    let count = settings.endpoints.len();
+    let mut places = Places::new(broker.url.is_none().then_some(broker.config.as_path()));
+    places.endpoint = Some(number);
+    if broker.endpoint.is_none() && count > 1 {
         exit::progress(&format!(
             "moorline: this examines {}, the first of {count} brokers; --endpoint 2 examines the next",
             endpoint.name()
         ));
     }
-    if options.password.as_deref().is_some_and(is_literal) {
-        exit::progress(
-            &"moorline: a password on the command line can be read by every user of this machine; use env:NAME or file:PATH",
-        );
-    }
+    broker.warn_of_password();
     if options.as_gateway {
         exit::progress(&format!(
             "moorline: as the gateway's own client id {:?}: a gateway that runs with it is thrown off the broker, and comes \
@@ -106,37 +80,6 @@ pub(super) fn doctor(options: DoctorOptions) -> ExitCode {
         ));
     }
     with_runtime(examine(settings, endpoint, options, places))
-}
-
-fn is_literal(secret: &str) -> bool {
-    !secret.starts_with("env:") && !secret.starts_with("file:")
-}
-
-/// From the file, or from one written from the options, so that both are checked alike.
-fn settings(options: &DoctorOptions) -> Result<Settings, Refused> {
-    let Some(url) = &options.url else {
-        return config::load(&options.config);
-    };
-    let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let mut file = format!(
-        "[gateway]\nname = \"moorline\"\nstate_dir = \".\"\n[link]\nurl = {}\n",
-        text(url)
-    );
-    let given = [
-        ("client_id", &options.client_id),
-        ("username", &options.username),
-        ("password", &options.password),
-    ];
-    for (key, value) in given {
-        if let Some(value) = value {
-            file.push_str(&format!("{key} = {}\n", text(value)));
-        }
-    }
-    if let Some(ca_file) = &options.ca_file {
-        let ca_file = text(&ca_file.to_string_lossy());
-        file.push_str(&format!("[link.tls]\nca_file = {ca_file}\n"));
-    }
-    config::from_text(&file)
 }
 
 async fn examine(

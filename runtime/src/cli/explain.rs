@@ -179,12 +179,16 @@ impl Page {
         } else {
             ""
         };
+        let about = if alarm.client_id.is_empty() {
+            String::new()
+        } else {
+            format!(" ({:?})", alarm.client_id)
+        };
         format!(
-            "alarm {}{mark} since {}: {} ({:?})\n      {}",
+            "alarm {}{mark} since {}: {}{about}\n      {}",
             alarm.name,
             self.time(alarm.since_ms),
             alarm.text,
-            alarm.client_id,
             alarm.advice
         )
     }

@@ -7,16 +7,21 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::demo::part::{DemoOptions, Part};
 
+mod audit;
+mod broker;
 mod check;
 mod dead_letter;
 mod doctor;
 pub mod exit;
 mod explain;
+mod figures;
+mod glob;
 mod log;
 mod plugin;
 mod policy;
 mod reload;
 mod run;
+mod spool;
 mod stress;
 
 /// An edge gateway: one MQTT link that no plugin, reload or swap drops; device connectors are WebAssembly components.
@@ -104,6 +109,18 @@ enum Command {
         after_help = "Examples:\n  moorline doctor --config gateway.toml\n  moorline doctor --config gateway.toml --json\n  moorline doctor mqtt://192.168.1.10 --username env:TB_ACCESS_TOKEN\n  moorline doctor mqtts://broker.plant.example --ca-file ca.pem --username line-7 --password file:/run/secrets/line-7"
     )]
     Doctor(doctor::DoctorOptions),
+    /// Prove by sequence numbers that nothing is missing: a subscriber beside the platform, at the same broker.
+    ///
+    /// Reads ThingsBoard gateway telemetry and follows, for each device, a key that counts up by one: what is missing in
+    /// between, what came twice, what came late, and how long it took. Connects as the configuration says, with a client id
+    /// of its own (CLIENT_ID-audit-…) and a session that outlives its connections, which it takes away at the end.
+    ///
+    /// Goes on until it is interrupted, or as --seconds or --until-idle-s say. Ends with 0 if nothing is missing, with 65 if
+    /// something is or nothing came at all, with 69 if the broker let it not subscribe.
+    #[command(
+        after_help = "Examples:\n  moorline audit --config gateway.toml --key seq\n  moorline audit --config gateway.toml --seconds 600 --json --report audit.json\n  moorline audit mqtt://192.168.1.10 --username env:TOKEN --device 'press-*' --until-idle-s 10 --expect 100000"
+    )]
+    Audit(audit::AuditOptions),
     /// Have a running gateway read its configuration again; a session that is up goes on.
     ///
     /// The link's settings count from its next attempt on, which is made now if the link waits or is parked. What needs a
@@ -116,9 +133,9 @@ enum Command {
     /// Build and inspect plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Look into the spool.
+    /// Look into the spool, carry readings out of it by hand, or give up what waits there.
     #[command(subcommand)]
-    Spool(SpoolCommand),
+    Spool(spool::SpoolCommand),
     /// Break the way to your own broker in every way there is, at a given load, and report what became of it.
     ///
     /// Uses the link, the policy and the disk as `moorline run` would, with test readings of devices named
@@ -151,16 +168,6 @@ enum PluginCommand {
         #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
         format: OutputFormat,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum SpoolCommand {
-    /// What the platform refused for good, no packet can carry, or the broker ended sessions over.
-    #[command(
-        subcommand,
-        after_help = "Examples:\n  moorline spool dead-letter ls --config gateway.toml\n  moorline spool dead-letter show 3 --config gateway.toml\n  moorline spool dead-letter replay --all --config gateway.toml"
-    )]
-    DeadLetter(dead_letter::DeadLetterCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -199,11 +206,12 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Demo(options) => run::demo(options),
         Command::Check { config, format } => check::check(&config.config, format),
         Command::Doctor(options) => doctor::doctor(options),
+        Command::Audit(options) => audit::audit(options),
         Command::Reload(file) => reload::reload(&file.config),
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
         Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
-        Command::Spool(SpoolCommand::DeadLetter(command)) => dead_letter::dead_letter(&command),
+        Command::Spool(command) => spool::spool(command),
         Command::Stress(options) => stress::stress(&options),
         Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
         Command::DemoPart(part) => run::demo_part(part),

@@ -10,11 +10,16 @@ use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::status::Status;
 
-/// The gateway that runs with these settings.
-fn running(settings: &Settings) -> Option<Pid> {
+/// What the gateway that runs with these settings says of itself.
+pub(super) fn status_of_running(settings: &Settings) -> Option<Status> {
     Status::read_file(&settings.status_file)
         .ok()
         .filter(|status| status.is_fresh(Clock::start().wall()))
+}
+
+/// The gateway that runs with these settings.
+fn running(settings: &Settings) -> Option<Pid> {
+    status_of_running(settings)
         .and_then(|status| i32::try_from(status.pid).ok())
         .and_then(Pid::from_raw)
 }

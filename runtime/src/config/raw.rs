@@ -401,6 +401,7 @@ pub(crate) struct File {
     pub(crate) policy: Option<Policy>,
     #[serde(default)]
     pub(crate) spool: Spool,
+    pub(crate) wear: Option<Wear>,
     pub(super) report: Option<report::Report>,
     #[serde(default)]
     pub(crate) stream: Vec<Stream>,
@@ -547,6 +548,14 @@ pub(crate) struct Downlink {
     pub(crate) rpc_expiry_s: Option<Within<1, 86_400>>,
     pub(crate) messages_max: Option<Within<1, 65_536>>,
     pub(crate) bytes_max: Option<Within<524_288, 268_435_456>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wear {
+    pub(crate) bytes_per_day_max: Option<Spanned<Within<1_048_576, 1_125_899_906_842_624>>>,
+    pub(crate) endurance_gb: Option<Within<1, 100_000_000>>,
+    pub(crate) life_years: Option<Spanned<Within<1, 100>>>,
 }
 
 #[derive(Debug, Deserialize)]

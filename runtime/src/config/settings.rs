@@ -10,6 +10,7 @@ use moorline_core::inbox;
 use moorline_core::link::canary;
 use moorline_core::report::Strategy;
 use moorline_core::swap;
+use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
@@ -50,6 +51,10 @@ const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
 const RPC_EXPIRY: Duration = Duration::from_secs(30);
 /// The stream that messages come from.
 const STREAM: &str = "spool";
+/// As data sheets count it.
+const GIGABYTE: u64 = 1_000_000_000;
+/// How long a medium is to live, where only its endurance is given.
+const LIFE_YEARS: u64 = 10;
 
 /// Everything the gateway is told, resolved.
 #[derive(Clone, Debug)]
@@ -70,6 +75,8 @@ pub struct Settings {
     pub policy: Option<PolicySettings>,
     /// The spool.
     pub spool: SpoolSettings,
+    /// What may be written to the medium of the state directory; none = anything.
+    pub wear: Option<Budget>,
     /// What keeps messages from the platform.
     pub inbox: InboxSettings,
     /// The connectors.
@@ -111,6 +118,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         deadline: milliseconds(policy.deadline_ms, link.pace.policy_deadline),
         configuration: serde_json::Value::Object(policy.config),
     });
+    let wear = raw.wear.and_then(|wear| resolver.wear(wear));
     let spool = resolver.spool(&raw.spool, &raw.stream, &state_dir, &link);
     if let Some(identity) = &mut link.message_identity {
         identity.streams = streams::names(&spool);
@@ -131,6 +139,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         report_disconnects,
         policy,
         spool,
+        wear,
         inbox,
         connectors,
         swap,
@@ -207,6 +216,29 @@ fn inbox(raw: &raw::Downlink, spool: &SpoolSettings, state_dir: &Path) -> InboxS
 }
 
 impl Resolver<'_> {
+    fn wear(&mut self, raw: raw::Wear) -> Option<Budget> {
+        if let (Some(daily), Some(_endurance)) = (&raw.bytes_per_day_max, &raw.endurance_gb) {
+            self.find(
+                daily.span(),
+                "goes without wear.endurance_gb: either says what a day may come to",
+            );
+        }
+        if let (Some(years), None) = (&raw.life_years, &raw.endurance_gb) {
+            self.find(
+                years.span(),
+                "needs wear.endurance_gb, the bytes that the medium endures by its data sheet",
+            );
+        }
+        let endurance = raw.endurance_gb.map(|endurance| Budget::Endurance {
+            bytes: endurance.0.saturating_mul(GIGABYTE),
+            years: raw.life_years.map_or(LIFE_YEARS, |years| years.get_ref().0) as f64,
+        });
+        let daily = raw
+            .bytes_per_day_max
+            .map(|bytes| Budget::BytesPerDay(bytes.get_ref().0));
+        endurance.or(daily)
+    }
+
     pub(super) fn find(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.findings.push(self.source.at(span, message));
     }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline_core::spool::cursor::CursorFound;
+use moorline_core::wear::Budget;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,9 +32,10 @@ use crate::journal;
 use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSetupError};
 use crate::network;
 use crate::plugins::{self, PluginSettings, Plugins, StartError};
-use crate::shutdown::{self, Asked, Signals};
+use crate::shutdown::{self, Asked, Shutdown, Signals};
 use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
 use crate::status::{self, Sources, Tracker};
+use crate::wear::{Watcher, WearStatus};
 
 use reload::Reload;
 
@@ -89,6 +91,7 @@ pub async fn run(file: &Path, settings: Settings) -> Result<(), GatewayError> {
                 Asked::Reload => {
                     reload.apply(&gateway.link).await;
                     gateway.spool.replay().await;
+                    gateway.spool.purge().await;
                 }
             },
             () = gateway.link_ended() => break Err(GatewayError::LinkEnded),
@@ -148,22 +151,22 @@ impl Gateway {
         let inbox = downlinks::attend(&mut tasks, inbox, plugins.deliveries(), appender, clock);
         tasks.spawn(teller.run(link.status(), spool.status()));
         tasks.spawn(tell_network(link.status(), towards));
-        tasks.spawn(journal::keep(state_dir, link.status()));
         let sources = Sources {
             link: link.status(),
             spool: spool.status(),
             inbox,
             plugins: plugins.status(),
             network,
+            wear: follow_wear(&mut tasks, &state_dir, settings.wear, clock, &stop_writing),
         };
-        let tracker = Tracker::new(clock);
+        tasks.spawn(journal::keep(state_dir, link.status()));
         tasks.spawn(status::run(
             status::Files {
                 status: settings.status_file,
                 metrics: settings.metrics_file,
             },
             sources,
-            tracker,
+            Tracker::new(clock),
             stop_writing,
         ));
         Ok(Self {
@@ -213,6 +216,19 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Counts what is written to the medium under the state directory, until the status is no longer written.
+fn follow_wear(
+    tasks: &mut JoinSet<()>,
+    state_dir: &Path,
+    budget: Option<Budget>,
+    clock: Clock,
+    stop: &Shutdown,
+) -> watch::Receiver<WearStatus> {
+    let (watcher, wear) = Watcher::new(state_dir, budget, clock);
+    tasks.spawn(watcher.run(stop.clone()));
+    wear
 }
 
 /// The state directory is for the gateway's user alone: it holds plugin state and what was measured.

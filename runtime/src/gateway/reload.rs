@@ -84,6 +84,7 @@ impl Reload {
             (gateway, "[gateway] or link.report_disconnects"),
             (old.policy != new.policy, "[policy]"),
             (old.spool != new.spool, "[spool]"),
+            (old.wear != new.wear, "[wear]"),
             (
                 old.connectors != new.connectors,
                 "[[connector]] or [report]",

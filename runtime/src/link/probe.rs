@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use moorline_core::doctor::facts::{Failed, Speech};
 use moorline_core::link::cause::{MqttVersion, Phase};
-use moorline_core::link::classify::{Classifier, Observation};
+use moorline_core::link::classify::{Classifier, Observation, Observed};
 use moorline_core::mqtt_frame::packet::{Connect, Packet, decode, disconnect};
 use moorline_core::mqtt_frame::{Connack, FrameScanner};
 use rustls::ClientConnection;
@@ -205,6 +205,7 @@ impl Prober {
             scanner: FrameScanner::default(),
             pending: Vec::new(),
             frame: Vec::new(),
+            incoming_bytes_max: INCOMING_BYTES_MAX,
             clock: self.clock,
         };
         conversation.send(&connect.encode()).await;
@@ -287,10 +288,17 @@ pub(crate) struct Conversation {
     scanner: FrameScanner,
     pending: Vec<u8>,
     frame: Vec<u8>,
+    incoming_bytes_max: usize,
     clock: Clock,
 }
 
 impl Conversation {
+    /// The same, with packets of up to so many bytes.
+    pub(crate) fn taking(mut self, incoming_bytes_max: usize) -> Self {
+        self.incoming_bytes_max = incoming_bytes_max;
+        self
+    }
+
     /// The version spoken.
     pub(crate) const fn version(&self) -> MqttVersion {
         self.version
@@ -333,7 +341,7 @@ impl Conversation {
                 return Err(self.garbage("bytes that begin no packet"));
             };
             self.frame.extend(self.pending.drain(..piece.len));
-            if self.frame.len() > INCOMING_BYTES_MAX {
+            if self.frame.len() > self.incoming_bytes_max {
                 return Err(self.garbage("a packet too large to look at"));
             }
             if piece.ends {
@@ -383,10 +391,19 @@ impl Conversation {
 
     /// CONNECT got no answer.
     fn silent(&self) -> Failed {
+        self.unanswered(Phase::Connect, Observed::Timeout)
+    }
+
+    /// PINGREQ got no answer.
+    pub(crate) fn dead(&self) -> Failed {
+        self.unanswered(Phase::Session, Observed::PingrespMissing)
+    }
+
+    fn unanswered(&self, phase: Phase, observed: Observed) -> Failed {
         classified(Observation {
-            phase: Phase::Connect,
+            phase,
             version: self.version,
-            observed: moorline_core::link::classify::Observed::Timeout,
+            observed,
             evidence: observe::evidence(&self.wire, self.clock.now()),
             suspect: None,
         })

@@ -160,7 +160,7 @@ impl Storage for Disk {
     clippy::wildcard_enum_match_arm,
     reason = "ErrorKind is not ours and grows"
 )]
-fn translate(error: &io::Error) -> StorageError {
+pub(crate) fn translate(error: &io::Error) -> StorageError {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             StorageError::Full

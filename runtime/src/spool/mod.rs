@@ -5,6 +5,7 @@
 
 pub mod disk;
 mod owner;
+pub(crate) mod purge;
 mod routes;
 mod settings;
 mod status;
@@ -263,6 +264,14 @@ impl Spool {
         match self.orders.send(Order::Replay).await {
             Ok(()) => {}
             Err(_ended) => tracing::debug!("the spool is closed: letters wait for the next start"),
+        }
+    }
+
+    /// Has everything given up that waits, if somebody asked for it with a file (see `purge`).
+    pub async fn purge(&self) {
+        match self.orders.send(Order::Purge).await {
+            Ok(()) => {}
+            Err(_ended) => tracing::debug!("the spool is closed: nothing is given up"),
         }
     }
 

@@ -7,12 +7,13 @@ use moorline_core::message::{Sequence, StreamId, Uplink};
 use moorline_core::spool::dead_letter::{Letter, Replayed};
 use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::streams::{Handed, Streams};
-use moorline_core::spool::{self as core_spool, Refused};
+use moorline_core::spool::{self as core_spool, Refused, Totals};
 use moorline_core::time::TimestampMs;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 
 use super::disk::Disk;
+use super::purge;
 use super::settings::{StreamSetup, TELEMETRY};
 use super::{AppendRefused, Durability, ReadError, SpoolSettings, SpoolStatus};
 use crate::clock::Clock;
@@ -60,6 +61,8 @@ pub(super) enum Ask {
 pub(super) enum Order {
     /// Do what files are marked for.
     Replay,
+    /// Give up what waits, if somebody asked for that with a file.
+    Purge,
     /// Answered when the directory is free again.
     Close(CloseReply),
 }
@@ -135,6 +138,7 @@ impl Owner {
                 biased;
                 Some(order) = orders.recv() => match order {
                     Order::Replay => self.replay(),
+                    Order::Purge => self.purge(),
                     Order::Close(reply) => break Some(reply),
                 },
                 () = commit.elapsed() => {
@@ -306,6 +310,35 @@ impl Owner {
         }
     }
 
+    /// Gives up what waits in the streams for which somebody asked.
+    fn purge(&mut self) {
+        let ids: Vec<_> = self.ids().collect();
+        for id in ids {
+            let setup = self.setup(id);
+            let name = setup.stream.name.clone();
+            let directory = self.settings.stream_directory(setup);
+            if !purge::taken_up(&directory) {
+                continue;
+            }
+            let Some(spool) = self.streams.spool_mut(id) else {
+                continue;
+            };
+            let purged = spool.purge();
+            match purged {
+                Ok(Totals { records, readings }) => {
+                    tracing::warn!(
+                        stream = &*name,
+                        records,
+                        readings,
+                        "an operator gave up what waited; it is counted as evicted"
+                    );
+                }
+                Err(error) => tracing::warn!(stream = &*name, %error, "nothing was given up"),
+            }
+            purge::reply(&directory, &purged.into());
+        }
+    }
+
     /// Whether a commit should not wait for its time.
     fn due(&self) -> bool {
         let mut spools = self.streams.spools();
@@ -452,7 +485,7 @@ async fn asked_to_close(mut orders: mpsc::Receiver<Order>) -> Option<CloseReply>
     orders.close();
     loop {
         match orders.recv().await? {
-            Order::Replay => {}
+            Order::Replay | Order::Purge => {}
             Order::Close(reply) => return Some(reply),
         }
     }

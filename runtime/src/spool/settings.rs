@@ -163,10 +163,15 @@ impl SpoolSettings {
         self.directory.join("telemetry")
     }
 
+    /// Where the window of the stream in `directory` is, whether or not it is there.
+    pub(crate) fn window_path(&self, directory: &Path, stream: &str) -> Option<PathBuf> {
+        let parent = self.window_directory.as_ref()?;
+        Some(parent.join(window_name(directory, stream)?))
+    }
+
     /// A directory of the window's for this stream alone, if there is one.
     pub(super) fn window_of(&self, setup: &StreamSetup, disk: &Disk) -> Option<Disk> {
-        let parent = self.window_directory.as_ref()?;
-        let path = parent.join(window_name(disk.path(), &setup.stream.name)?);
+        let path = self.window_path(disk.path(), &setup.stream.name)?;
         let opened = make_private(&path).map_err(Some).and_then(|()| {
             // What other users may have put there is none of ours.
             let metadata = std::fs::symlink_metadata(&path).map_err(Some)?;

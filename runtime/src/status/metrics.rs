@@ -26,6 +26,7 @@ impl Page {
         )?;
         self.link(status)?;
         self.spool(status)?;
+        self.wear(status)?;
         self.inbox(status)?;
         self.policy(status)?;
         self.connectors(status)
@@ -173,6 +174,37 @@ impl Page {
             "Whether nothing can be written now.",
             u8::from(spool.fault.is_some()),
         )
+    }
+
+    fn wear(&mut self, status: &Status) -> fmt::Result {
+        let wear = &status.wear;
+        for (name, help, bytes) in [
+            (
+                "wear_last_day_bytes",
+                "Bytes written to the medium of the state directory in the last 24 hours.",
+                Some(wear.bytes_last_day),
+            ),
+            (
+                "wear_projected_day_bytes",
+                "What a day comes to at the present rate.",
+                wear.projected_bytes_per_day,
+            ),
+            (
+                "wear_budget_day_bytes",
+                "What a day may come to.",
+                wear.budget_bytes_per_day,
+            ),
+            (
+                "wear_own_last_day_bytes",
+                "Bytes this process dirtied on storage in the last 24 hours, in whole pages.",
+                Some(wear.own_bytes_last_day),
+            ),
+        ] {
+            if let Some(bytes) = bytes {
+                self.gauge(name, help, bytes)?;
+            }
+        }
+        Ok(())
     }
 
     fn inbox(&mut self, status: &Status) -> fmt::Result {
@@ -338,6 +370,8 @@ mod tests {
             back_at_ms: Some(1),
         });
         status.link.disconnects_by_cause = [("reset".to_owned(), 2)].into();
+        status.wear.bytes_last_day = 9;
+        status.wear.budget_bytes_per_day = Some(10);
         status.connectors = vec![ConnectorEntry {
             name: "line \"7\"".to_owned(),
             readings: 3,
@@ -359,6 +393,8 @@ mod tests {
             "moorline_link_canary_round_trip_seconds 0.002",
             "# TYPE moorline_link_disconnects_total counter",
             "moorline_link_disconnects_total{cause=\"reset\"} 2",
+            "moorline_wear_last_day_bytes 9",
+            "moorline_wear_budget_day_bytes 10",
             "moorline_connector_readings_total{connector=\"line \\\"7\\\"\"} 3",
             "moorline_connector_suppressed_readings_total{connector=\"line \\\"7\\\"\"} 97",
         ] {

@@ -7,10 +7,12 @@
 mod disconnect;
 mod metrics;
 mod snapshot;
+mod wear;
 mod writer;
 
 pub use disconnect::{DisconnectEntry, EvidenceEntry};
 pub(crate) use snapshot::Tracker;
+pub use wear::WearSection;
 pub(crate) use writer::{Files, Sources, run};
 
 use std::collections::BTreeMap;
@@ -41,6 +43,9 @@ pub struct Status {
     pub network: NetworkSection,
     /// The spool.
     pub spool: SpoolSection,
+    /// What is written to the medium of the state directory.
+    #[serde(default)]
+    pub wear: WearSection,
     /// Messages from the platform that are not handled yet.
     #[serde(default)]
     pub inbox: InboxSection,
@@ -56,13 +61,13 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AlarmEntry {
-    /// Its stable name: `duplicate-client-id`.
+    /// Its stable name: `duplicate-client-id` or `wear-budget`.
     pub name: String,
     /// Since when, milliseconds since the Unix epoch.
     pub since_ms: u64,
     /// `certain` or `inferred`.
     pub certainty: String,
-    /// The client id it is about.
+    /// The client id it is about; empty where it is about none.
     pub client_id: String,
     /// What is the matter.
     pub text: String,

@@ -10,9 +10,10 @@ use moorline_core::network::Seen;
 use moorline_core::swap;
 use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
+use super::wear::alarm as wear_alarm;
 use super::{
     AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, InboxSection, LinkSection,
-    NetworkChange, NetworkSection, PolicySection, SpoolSection, Status, SwapEntry,
+    NetworkChange, NetworkSection, PolicySection, SpoolSection, Status, SwapEntry, WearSection,
 };
 use crate::clock::Clock;
 use crate::inbox::InboxStatus;
@@ -22,6 +23,7 @@ use crate::plugins::{
     SwapOutcome, SwapRecord,
 };
 use crate::spool::SpoolStatus;
+use crate::wear::WearStatus;
 
 /// Swaps that are kept for the status.
 const SWAPS_KEPT: usize = 128;
@@ -151,15 +153,17 @@ impl Tracker {
         inbox: InboxStatus,
         plugins: &PluginsStatus,
         network: &Seen,
+        wear: &WearStatus,
     ) -> Status {
         Status {
             pid: self.pid,
             started_at_ms: self.started_at.0,
             written_at_ms: self.clock.wall().0,
-            alarms: self.alarms(link),
+            alarms: self.alarms(link, wear),
             link: self.link_section(link),
             network: self.network_section(network),
             spool: spool_section(spool),
+            wear: WearSection::from(wear),
             inbox: inbox_section(inbox),
             swaps: self.swaps.iter().cloned().collect(),
             connectors: plugins.connectors.iter().map(connector).collect(),
@@ -167,7 +171,7 @@ impl Tracker {
         }
     }
 
-    fn alarms(&self, link: &LinkStatus) -> Vec<AlarmEntry> {
+    fn alarms(&self, link: &LinkStatus, wear: &WearStatus) -> Vec<AlarmEntry> {
         let duplicate = link.duplicate_client_id(self.clock.now()).map(|alarm| {
             let (certainty, text) = match alarm.certainty {
                 Certainty::Certain => ("certain", link::DUPLICATE_CERTAIN),
@@ -182,7 +186,7 @@ impl Tracker {
                 advice: link::DUPLICATE_ADVICE.to_owned(),
             }
         });
-        duplicate.into_iter().collect()
+        duplicate.into_iter().chain(wear_alarm(wear)).collect()
     }
 
     fn network_section(&self, network: &Seen) -> NetworkSection {

@@ -15,6 +15,7 @@ use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
 use crate::shutdown::Shutdown;
 use crate::spool::SpoolStatus;
+use crate::wear::WearStatus;
 
 /// The least time between two writes, and so the most a change waits.
 const WRITE_EVERY_MIN: Duration = Duration::from_millis(100);
@@ -40,6 +41,7 @@ pub(crate) struct Sources {
     pub(crate) inbox: watch::Receiver<InboxStatus>,
     pub(crate) plugins: watch::Receiver<PluginsStatus>,
     pub(crate) network: watch::Receiver<Seen>,
+    pub(crate) wear: watch::Receiver<WearStatus>,
 }
 
 /// Writes until told to stop, and once more then.
@@ -74,8 +76,9 @@ pub(crate) async fn run(
                 let plugins = sources.plugins.borrow_and_update();
                 let network = sources.network.borrow_and_update();
                 let spool = sources.spool.borrow_and_update();
+                let wear = sources.wear.borrow_and_update();
                 let inbox = *sources.inbox.borrow_and_update();
-                tracker.snapshot(&link, &spool, inbox, &plugins, &network)
+                tracker.snapshot(&link, &spool, inbox, &plugins, &network, &wear)
             };
             written = Some(Instant::now());
             let measures =

@@ -20,6 +20,7 @@ use moorline_core::mqtt_frame::{
 use moorline_core::network::rtnetlink::{self, Message};
 use moorline_core::network::{View, Watch, wireless};
 use moorline_core::spool::cursor::{Cursor, SlotRead};
+use moorline_core::spool::inspect::{self, Found, Walk};
 use moorline_core::spool::record::{self, FrameRead};
 use moorline_core::spool::segment::{Header, HeaderRead};
 use moorline_core::spool::sim_storage::SimStorage;
@@ -32,7 +33,7 @@ use moorline_core::time::Instant;
 pub type Property = fn(&[u8]);
 
 /// Every property there is.
-pub const PROPERTIES: [(&str, Property); 9] = [
+pub const PROPERTIES: [(&str, Property); 10] = [
     ("mqtt_stream", mqtt_stream),
     ("thingsboard", thingsboard),
     ("spool_bytes", spool_bytes),
@@ -41,6 +42,7 @@ pub const PROPERTIES: [(&str, Property); 9] = [
     ("rtnetlink", rtnetlink),
     ("wireless", wireless),
     ("server_reference", server_reference),
+    ("spool_inspect", spool_inspect),
     ("session_limits", session_limits),
 ];
 
@@ -324,20 +326,67 @@ pub const FILE_NAMES: [&str; 6] = [
     "0000000000000005.filling",
 ];
 
+/// Whatever is found in the directory, a look at it comes to an end, sees records in order, and every byte of a segment at
+/// most once. The bytes are files, as for [`spool_directory`].
+///
+/// # Panics
+/// When it does not.
+pub fn spool_inspect(data: &[u8]) {
+    let Some(mut storage) = disk(data) else {
+        return;
+    };
+    let Ok(contents) = inspect::survey(&mut storage) else {
+        panic!("a directory that can be listed can be looked at");
+    };
+    let unsettled = contents.unsettled();
+    for segment in &contents.segments {
+        let HeaderRead::Whole(header) = segment.header else {
+            continue;
+        };
+        let Ok(Some(bytes)) = inspect::load(&mut storage, segment) else {
+            panic!("it is there and can be read");
+        };
+        let (mut sequence, mut end) = (header.start.sequence, 0);
+        for found in Walk::new(header, segment.end, &unsettled, &bytes) {
+            let (from, to) = match found {
+                Found::Record {
+                    offset,
+                    bytes,
+                    position,
+                    ..
+                } => {
+                    assert!(position.sequence > sequence, "in order");
+                    sequence = position.sequence;
+                    (offset, offset + bytes)
+                }
+                Found::Damage(damage) => (damage.offset, damage.offset + damage.bytes),
+                Found::Cursor(..) => continue,
+                Found::Torn { offset } => (offset, offset),
+            };
+            assert!(from >= end && to >= from, "each byte once");
+            end = to;
+        }
+    }
+}
+
+/// A disk with the files that `data` makes; none where it cannot hold them.
+fn disk(data: &[u8]) -> Option<SimStorage> {
+    let mut storage = SimStorage::new(1, 1 << 30);
+    for (name, contents) in files(data) {
+        let mut file = storage.create(name).ok()?;
+        let written = storage.write_at(&mut file, 0, contents);
+        assert!(written.is_ok(), "the disk has room");
+    }
+    Some(storage)
+}
+
 /// Whatever is found in the directory, the spool opens, hands out what is whole, each record once and in order, and works
 /// on. The bytes are files: which name, two bytes of length, contents.
 ///
 /// # Panics
 /// When it does not.
 pub fn spool_directory(data: &[u8]) {
-    let mut storage = SimStorage::new(1, 1 << 30);
-    for (name, contents) in files(data) {
-        let Ok(mut file) = storage.create(name) else {
-            return;
-        };
-        let written = storage.write_at(&mut file, 0, contents);
-        assert!(written.is_ok(), "the disk has room");
-    }
+    let Some(storage) = disk(data) else { return };
     let limits = Limits::new(16 * 1024, 160 * 1024, 4 * 1024);
     let Ok(limits) = limits else { return };
     let Ok((mut spool, _)) = Spool::open(storage.clone(), limits) else {

@@ -132,6 +132,11 @@ fn a_disks_files() {
 }
 
 #[test]
+fn a_disks_files_looked_at_from_outside() {
+    replay("spool_inspect");
+}
+
+#[test]
 fn a_proxys_answers() {
     replay("proxy_answers");
 }
@@ -139,12 +144,17 @@ fn a_proxys_answers() {
 /// A directory as a spool leaves it, damaged in a few places: nearer to the truth than what chance makes up.
 #[test]
 fn a_spool_directory_that_was_damaged() {
-    let (_, property) = PROPERTIES[3];
     let whole = directory_of_a_spool();
-    property(&whole);
-    let mut dice = Dice(7);
-    for _ in 0..ROUNDS {
-        hold("spool_directory", property, &mutate(&whole, &mut dice));
+    for name in ["spool_directory", "spool_inspect"] {
+        let (_, property) = PROPERTIES
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .unwrap();
+        property(&whole);
+        let mut dice = Dice(7);
+        for _ in 0..ROUNDS {
+            hold(name, property, &mutate(&whole, &mut dice));
+        }
     }
 }
 

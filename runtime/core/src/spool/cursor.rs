@@ -25,8 +25,8 @@ use crate::message::Sequence;
 /// The largest slot.
 pub const SLOT_BYTES_MAX: usize = 8 + 8 * (FIXED + RANGES_MAX * PER_RANGE) + 4;
 
-const CURSOR_NAME: &str = "cursor";
-const SLOT_STRIDE: usize = 4096;
+pub(super) const CURSOR_NAME: &str = "cursor";
+pub(super) const SLOT_STRIDE: usize = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"MLCU");
 const VERSION: u16 = 2;
 /// Numbers before the ranges, and of each range.

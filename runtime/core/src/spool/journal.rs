@@ -19,7 +19,7 @@ use super::{Position, Spool};
 use crate::message::Sequence;
 use crate::time::TimestampMs;
 
-const NAMES: [&str; 2] = ["window.a", "window.b"];
+pub(super) const NAMES: [&str; 2] = ["window.a", "window.b"];
 
 /// Beyond this a journal is turned although no window closes: acknowledgements alone make it grow.
 const NOTES_BYTES_MAX: u64 = 1024 * 1024;

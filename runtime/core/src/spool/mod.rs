@@ -62,6 +62,7 @@ mod append;
 pub mod cursor;
 pub mod dead_letter;
 mod evict;
+pub mod inspect;
 mod journal;
 mod lane;
 mod pending;

@@ -16,23 +16,20 @@ mod subscriber;
 mod tests;
 mod witness;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::audit::telemetry;
 use crate::fault_proxy::tap::Acknowledged;
 
-pub use ledger::{Balance, Ledger, RUN, Serials};
-
-/// The topic of ThingsBoard's gateway telemetry.
-pub const TELEMETRY_TOPIC: &str = "v1/gateway/telemetry";
+pub use crate::audit::{RUN, Serials, TELEMETRY_TOPIC};
+pub use ledger::{Balance, Ledger};
 
 /// Inputs that may wait for the ledger's owner. A full queue holds the proxy and the subscriber back.
 const INPUTS: usize = 1_024;
@@ -151,16 +148,6 @@ impl Drop for Audit {
     }
 }
 
-/// One entry of ThingsBoard's telemetry: `{"ts":ms,"values":{key:value}}`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    ts: u64,
-    values: BTreeMap<String, serde_json::Value>,
-}
-
-type Telemetry = BTreeMap<String, Vec<Entry>>;
-
 struct Owner {
     ledger: Ledger,
     totals: Totals,
@@ -199,11 +186,13 @@ impl Owner {
 
     fn saw(&mut self, payload: &[u8]) {
         self.totals.publishes += 1;
-        match serde_json::from_slice::<Telemetry>(payload) {
-            Ok(telemetry) => {
-                for_each(&telemetry, |device, key, ts, serial| {
-                    self.ledger.saw(device, key, ts, serial)
-                });
+        match telemetry::parse(payload) {
+            Ok(readings) => {
+                for reading in readings.iter() {
+                    let serial = reading.serial();
+                    self.ledger
+                        .saw(reading.device, reading.key, reading.ts_ms, serial);
+                }
             }
             Err(error) => {
                 self.totals.malformed += 1;
@@ -217,19 +206,11 @@ impl Owner {
             return;
         }
         // A payload that cannot be read is counted where the subscriber sees it.
-        if let Ok(telemetry) = serde_json::from_slice::<Telemetry>(&publish.payload) {
-            for_each(&telemetry, |device, key, _ts, serial| {
-                self.ledger.acknowledged(device, key, serial)
-            });
-        }
-    }
-}
-
-fn for_each(telemetry: &Telemetry, mut each: impl FnMut(&str, &str, u64, Option<u64>)) {
-    for (device, entries) in telemetry {
-        for entry in entries {
-            for (key, value) in &entry.values {
-                each(device, key, entry.ts, value.as_u64());
+        if let Ok(readings) = telemetry::parse(&publish.payload) {
+            for reading in readings.iter() {
+                let serial = reading.serial();
+                self.ledger
+                    .acknowledged(reading.device, reading.key, serial);
             }
         }
     }
