@@ -78,7 +78,6 @@ async fn measure(report: Rules) {
         .await
         .expect("a host");
     let mut spooled = outlet.status();
-    let mut after = Sequence(0);
     for batch in BATCHES {
         let mut rounds = Vec::new();
         for round in 0..ROUNDS {
@@ -88,14 +87,11 @@ async fn measure(report: Rules) {
                     .read(READ_BYTES, READ_RECORDS)
                     .await
                     .expect("a spool");
-                match records.last() {
-                    Some(last) => after = last.turn,
-                    None => {
-                        spooled.changed().await.expect("a spool");
-                        continue;
-                    }
-                }
-                outlet.ack(after, 0).await;
+                let Some(last) = records.last() else {
+                    spooled.changed().await.expect("a spool");
+                    continue;
+                };
+                outlet.ack(last.turn, 0).await;
                 if let Some(answer) = records.iter().find_map(|record| answer(&record.uplink)) {
                     break answer;
                 }
