@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
