@@ -164,8 +164,9 @@ impl Owner {
             self.append(&mut batch);
         }
         let closed = self.streams.close();
-        if let Err(error) = closed {
-            tracing::error!(%error, "the spool was not committed at the end");
+        match closed {
+            Ok(()) => self.settings.clear_windows(),
+            Err(error) => tracing::error!(%error, "the spool was not committed at the end"),
         }
         let reply = match reply {
             Some(reply) => Some(reply),

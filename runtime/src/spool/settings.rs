@@ -169,6 +169,19 @@ impl SpoolSettings {
         Some(parent.join(window_name(directory, stream)?))
     }
 
+    /// Takes the window's directories away: everything is committed, and nothing is in them.
+    pub(super) fn clear_windows(&self) {
+        for setup in &self.streams {
+            let path = self.window_path(&self.stream_directory(setup), &setup.stream.name);
+            if let Some(path) = path
+                && let Err(error) = std::fs::remove_dir_all(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::debug!(window = %path.display(), %error, "a window cannot be cleared away");
+            }
+        }
+    }
+
     /// A directory of the window's for this stream alone, if there is one.
     pub(super) fn window_of(&self, setup: &StreamSetup, disk: &Disk) -> Option<Disk> {
         let path = self.window_path(disk.path(), &setup.stream.name)?;
