@@ -10,7 +10,7 @@ use moorline::plugins::{
     self, ConnectorSettings, DeliveryRefused, Limits, Platform, PluginSettings,
 };
 use moorline::spool::{self, SpoolSettings};
-use moorline_core::message::{DeviceName, Downlink, Sequence, Uplink};
+use moorline_core::message::{DeviceName, Downlink, Uplink};
 use moorline_core::report::{Deadband, Pattern, Rule, Rules, Strategy};
 use moorline_core::swap;
 use moorline_tests::plugins::Guest;
