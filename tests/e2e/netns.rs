@@ -38,11 +38,17 @@ impl Site {
     }
 
     async fn flowing_at(readings_per_s: u32) -> Self {
+        Self::flowing_with(readings_per_s, "").await
+    }
+
+    /// With these tables in the configuration, too.
+    async fn flowing_with(readings_per_s: u32, tables: &str) -> Self {
         let cable = Cable::lay();
         let rig = Rig::start_with(mosquitto().unwrap(), |_directory| netns::listener()).await;
         let subscriber = Subscriber::start(rig.broker.address(), TELEMETRY).await;
         let place = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
         let configuration = Configuration::as_shipped(&rig.state_dir(), broker_address())
+            .with(tables)
             .simulated("sim", place.path(), None)
             .replaced(
                 "readings_per_second = 1000",
@@ -305,6 +311,24 @@ fn packets_to_the_broker_vanish() {
 fn packets_from_the_broker_vanish() {
     netns::inside("netns::packets_from_the_broker_vanish", async {
         vanish("DROP towards the gateway", &["OUTPUT -o broker"]).await;
+    });
+}
+
+/// With QoS 0 nothing is acknowledged that could be missed: the link asks.
+#[test]
+fn a_dead_link_is_found_under_qos_0_as_soon() {
+    netns::inside("netns::a_dead_link_is_found_under_qos_0_as_soon", async {
+        let qos_0 = "[[stream]]\nname = \"telemetry\"\nqos = 0\n";
+        let mut site = Site::flowing_with(READINGS_PER_S, qos_0).await;
+        let gone_ms = now_ms();
+        site.cable.at_broker("iptables -A INPUT -i broker -j DROP");
+        let first = site.disconnect(0).await;
+        assert_found("DROP under QoS 0", &first, gone_ms);
+        assert_eq!(first.cause, "black-hole", "{}", first.text);
+        site.cable.at_broker("iptables -D INPUT -i broker -j DROP");
+        let repaired_ms = now_ms();
+        let live_ms = site.live_after(repaired_ms).await;
+        println!("FIGURE netns: under QoS 0 the first new reading {live_ms} ms after the repair");
     });
 }
 
