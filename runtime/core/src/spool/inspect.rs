@@ -67,6 +67,17 @@ impl Contents {
         cursor.map_or_else(Ranges::default, |(_, cursor)| cursor.unsettled.clone())
     }
 
+    /// Whether a window with this cursor is this spool's. A directory on a tmpfs can outlive the spool it was for, and
+    /// another spool's directory can have that one's number.
+    #[must_use]
+    pub fn owns(&self, window: &Cursor) -> bool {
+        let ours = self
+            .cursor
+            .as_ref()
+            .map_or(0, |(_, cursor)| cursor.identity);
+        ours != 0 && ours == window.identity
+    }
+
     /// Takes a state of the same spool that was found elsewhere, if it is newer.
     pub fn adopt(&mut self, generation: u64, cursor: Cursor) {
         let newer = self.cursor.as_ref().is_none_or(|(known, ours)| {
@@ -587,6 +598,23 @@ mod tests {
     }
 
     type Spool = super::super::Spool<SimStorage>;
+
+    /// A directory on a tmpfs can outlive the spool it was for.
+    #[test]
+    fn the_window_of_another_spool_is_not_looked_at() {
+        let of = |identity| Cursor {
+            identity,
+            ..Cursor::default()
+        };
+        let contents = |identity| Contents {
+            cursor: Some((1, of(identity))),
+            ..Contents::default()
+        };
+        assert!(contents(7).owns(&of(7)));
+        assert!(!contents(7).owns(&of(8)));
+        assert!(!contents(0).owns(&of(7)) && !contents(0).owns(&of(0)));
+        assert!(!Contents::default().owns(&of(7)));
+    }
 
     fn filled() -> (SimStorage, Spool) {
         let storage = SimStorage::new(1, 1 << 30);

@@ -49,7 +49,9 @@ impl Seen {
         self.contents = surveyed.map_err(|error| self.stream.trouble(error))?;
         if let Some(window) = &mut self.window {
             let seen = inspect::journal(window).map_err(|error| self.stream.trouble(error))?;
-            if let Some((generation, cursor)) = seen.cursor {
+            if let Some((generation, cursor)) = seen.cursor
+                && self.contents.owns(&cursor)
+            {
                 self.contents.adopt(generation, cursor);
                 self.in_memory = seen.records;
             }
