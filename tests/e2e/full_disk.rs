@@ -186,7 +186,7 @@ async fn a_full_volume_keeps_what_was_accepted_and_is_used_again_once_there_is_r
 }
 
 #[tokio::test]
-#[ignore = "the spool does not degrade to memory yet"]
+#[ignore = "not seen to pass yet with a file system that fails while the gateway runs"]
 async fn a_volume_that_fails_is_told_and_readings_go_on_through_memory() {
     let Some(mut site) = site(Kind::Ext4, SLOW_PER_S, "", Access::Writable).await else {
         return;
@@ -226,7 +226,7 @@ async fn a_volume_that_fails_is_told_and_readings_go_on_through_memory() {
 }
 
 #[tokio::test]
-#[ignore = "the spool does not degrade to memory yet"]
+#[ignore = "a start on a read-only volume is still refused"]
 async fn a_gateway_that_starts_on_a_read_only_volume_works_and_recovers() {
     let Some(mut site) = site(Kind::Tmpfs, SLOW_PER_S, "", Access::ReadOnly).await else {
         return;
