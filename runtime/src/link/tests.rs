@@ -17,6 +17,7 @@ mod limits;
 mod mosquitto;
 mod proxies;
 mod qos;
+mod resume;
 mod rig;
 mod scripted;
 mod tls;

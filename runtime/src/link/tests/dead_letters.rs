@@ -12,7 +12,7 @@ use super::scripted::{Act, connack_v5, connack_v311, payload_v5, play};
 
 const CONNECT: Act = Act::Expect(PacketKind::Connect);
 
-fn letters(rig: &Rig) -> Vec<(PathBuf, Letter)> {
+pub(super) fn letters(rig: &Rig) -> Vec<(PathBuf, Letter)> {
     let spool = rig.directory.path().join("spool/telemetry");
     let mut letters: Vec<_> = std::fs::read_dir(spool)
         .expect("a spool")

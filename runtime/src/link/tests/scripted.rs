@@ -11,6 +11,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+mod strict;
+
+pub(super) use strict::Terms;
+
 /// No step of a script waits longer.
 const DEADLINE: Duration = Duration::from_secs(20);
 const RECEIVE_BUFFER_BYTES: u32 = 128 * 1024;
@@ -71,6 +75,10 @@ pub(super) enum Act {
     RefuseTopic(&'static [u8]),
     /// Be a good broker until a publish holds these bytes; then the script goes on.
     ServeUntil(&'static [u8]),
+    /// Be a good broker until a packet is larger than this; then the script goes on.
+    ServeUpTo(usize),
+    /// Be a good broker, and a strict one.
+    ServeWithin(Terms),
 }
 
 /// What the broker saw.
@@ -231,27 +239,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                     return false;
                 }
             },
-            Act::OnlyPings => self.serve(Good::with(0)).await,
-            Act::Acknowledge { publishes, code } => {
-                let good = Good::with(publishes);
-                self.serve(Good { code, ..good }).await
-            }
-            Act::Serve => self.serve(Good::with(usize::MAX)).await,
-            Act::ServeEchoing(echoes) => {
-                let good = Good::with(usize::MAX);
-                self.serve(Good { echoes, ..good }).await
-            }
-            Act::ServeUntil(marker) => {
-                let until = Some(marker);
-                let good = Good::with(usize::MAX);
-                self.serve(Good { until, ..good }).await
-            }
-            Act::ServeLimits { answer, publishes } => {
-                let limits = Some(answer);
-                let good = Good::with(publishes);
-                self.serve(Good { limits, ..good }).await
-            }
+            Act::OnlyPings
+            | Act::Acknowledge { .. }
+            | Act::Serve
+            | Act::ServeEchoing(_)
+            | Act::ServeUntil(_)
+            | Act::ServeUpTo(_)
+            | Act::ServeLimits { .. } => self.serve(Good::at(act)).await,
             Act::RefuseTopic(topic) => self.refuse(topic).await,
+            Act::ServeWithin(terms) => self.serve_within(terms).await,
             Act::AcknowledgeAndSend { publishes, bytes } => {
                 self.acknowledge_and_send(publishes, bytes).await
             }
@@ -314,9 +310,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             until,
             mut echoes,
             limits,
+            bytes_max,
         } = good;
         let counted = publishes > 0;
         while let Some((kind, frame)) = self.next_frame().await {
+            if frame.len() > bytes_max {
+                return true;
+            }
             let answer = match kind {
                 PacketKind::Pingreq => vec![0xd0, 0],
                 PacketKind::Subscribe => subscribe_answer(&frame, 1),
@@ -404,9 +404,33 @@ struct Good {
     echoes: usize,
     /// What is answered to the question for a session's limits.
     limits: Option<&'static str>,
+    /// The script goes on when a packet is larger.
+    bytes_max: usize,
 }
 
 impl Good {
+    fn at(act: Act) -> Self {
+        let all = Self::with(usize::MAX);
+        match act {
+            Act::Acknowledge { publishes, code } => Self {
+                code,
+                ..Self::with(publishes)
+            },
+            Act::Serve => all,
+            Act::ServeEchoing(echoes) => Self { echoes, ..all },
+            Act::ServeUntil(marker) => Self {
+                until: Some(marker),
+                ..all
+            },
+            Act::ServeUpTo(bytes_max) => Self { bytes_max, ..all },
+            Act::ServeLimits { answer, publishes } => Self {
+                limits: Some(answer),
+                ..Self::with(publishes)
+            },
+            _ => Self::with(0),
+        }
+    }
+
     const fn with(publishes: usize) -> Self {
         Self {
             publishes,
@@ -414,6 +438,7 @@ impl Good {
             until: None,
             echoes: 0,
             limits: None,
+            bytes_max: usize::MAX,
         }
     }
 }
@@ -451,8 +476,9 @@ pub(super) fn puback(publish: &[u8], code: u8) -> Vec<u8> {
 pub(super) fn payload_v5(publish: &[u8]) -> &[u8] {
     let body = body(publish);
     let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
-    // Packet id, and an empty property length.
-    &body[2 + topic + 2 + 1..]
+    // Behind the packet id: the properties, of which there are few.
+    let properties = usize::from(body[2 + topic + 2]);
+    &body[2 + topic + 2 + 1 + properties..]
 }
 
 /// SUBACK with this code for each filter.
