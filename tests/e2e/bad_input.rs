@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use moorline::demo::broker::Broker;
 use moorline_tests::configuration::Configuration;
+use moorline_tests::errors::Provoked;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::{Rig, Running};
 use moorline_tests::{binary, mosquitto};
@@ -99,6 +100,7 @@ async fn an_unknown_plugin_stops_nobody_else() {
         .simulated("lost", &absent, None)
         .simulated("sim", place.path(), Some(rig.audit.witness()));
     let mut running = rig.gateway(&configuration);
+    running.expect_error(Provoked::PluginMissing);
     running.flows().await;
     let named = |history: &moorline::demo::gateway::History| {
         history

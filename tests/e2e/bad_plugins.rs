@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use moorline::demo::gateway::History;
+use moorline_tests::errors::Provoked;
 use moorline_tests::mosquitto;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::{Rig, Running};
@@ -50,8 +51,16 @@ fn readings(history: &History, connector: &str) -> u64 {
 }
 
 impl Bench {
+    /// What the candidate does on probation, besides being rolled back.
+    fn provokes(&mut self, provoked: &[Provoked]) {
+        for one in provoked {
+            self.running.expect_error(*one);
+        }
+    }
+
     /// Waits for the candidate's end, checks that both connectors go on, and that nothing was lost.
     async fn expect_refusal(mut self, words: &[&str]) {
+        self.running.expect_error(Provoked::CandidateRefused);
         let history = self
             .running
             .wait("the candidate is refused or rolled back", DEADLINE, |now| {
@@ -103,6 +112,7 @@ async fn one_that_traps() {
     let Some(mut bench) = bench().await else {
         return;
     };
+    bench.provokes(&[Provoked::PluginFailed, Provoked::GuestPanicked]);
     bench.place.put(Guest::CONNECTOR_TRAP);
     bench
         .expect_refusal(&["trap", "unreachable", "panic"])
@@ -114,6 +124,7 @@ async fn one_that_hangs() {
     let Some(mut bench) = bench().await else {
         return;
     };
+    bench.provokes(&[Provoked::PluginFailed]);
     bench.place.put(Guest::CONNECTOR_HANG);
     bench
         .expect_refusal(&["deadline", "too long", "did not return"])
@@ -125,6 +136,7 @@ async fn one_that_eats_memory() {
     let Some(mut bench) = bench().await else {
         return;
     };
+    bench.provokes(&[Provoked::PluginFailed]);
     bench.place.put(Guest::CONNECTOR_MEMORY);
     bench
         .expect_refusal(&["memory", "trap", "unreachable"])

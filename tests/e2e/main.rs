@@ -18,6 +18,7 @@ mod dead_letters;
 mod doctor;
 mod downlinks;
 mod duel;
+mod errors;
 mod faults;
 mod fleet;
 mod full_disk;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use moorline::demo::gateway::History;
 use moorline::fault_proxy::{Mode, Strike};
 use moorline_tests::configuration::RETRY_FLOOR_MS;
+use moorline_tests::errors::Provoked;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::{Rig, Running};
 use moorline_tests::{binary, mosquitto};
@@ -14,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const OUTAGE: Duration = Duration::from_secs(3);
 
 /// Runs a gateway under `policy` through an outage; gives its history and how many attempts it made.
-async fn outage_under(policy: Guest) -> Option<(History, usize)> {
+async fn outage_under(policy: Guest, provoked: Option<Provoked>) -> Option<(History, usize)> {
     let rig = Rig::start(mosquitto()?).await;
     let simulated = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
     let policy = Place::stock(rig.path("policy.wasm"), policy);
@@ -23,6 +24,9 @@ async fn outage_under(policy: Guest) -> Option<(History, usize)> {
             .policy(policy.path())
             .simulated("sim", simulated.path(), None);
     let mut running = rig.gateway(&configuration);
+    if let Some(provoked) = provoked {
+        running.expect_error(provoked);
+    }
     running.flows().await;
     let attempts = refuse_for(&rig, &mut running).await;
     let (history, balance) = rig.settle(running).await;
@@ -54,7 +58,7 @@ fn attempts_max() -> usize {
 
 #[tokio::test]
 async fn a_storm_is_clamped_to_the_floor() {
-    let Some((history, attempts)) = outage_under(Guest::POLICY_STORM).await else {
+    let Some((history, attempts)) = outage_under(Guest::POLICY_STORM, None).await else {
         return;
     };
     assert!(
@@ -79,7 +83,9 @@ async fn a_storm_is_clamped_to_the_floor() {
 
 #[tokio::test]
 async fn a_policy_that_traps_is_replaced_by_the_built_in() {
-    let Some((history, attempts)) = outage_under(Guest::POLICY_TRAP).await else {
+    let Some((history, attempts)) =
+        outage_under(Guest::POLICY_TRAP, Some(Provoked::PolicyFailed)).await
+    else {
         return;
     };
     assert!(
@@ -97,7 +103,9 @@ async fn a_policy_that_traps_is_replaced_by_the_built_in() {
 
 #[tokio::test]
 async fn a_policy_that_never_answers_is_replaced_by_the_built_in() {
-    let Some((history, attempts)) = outage_under(Guest::POLICY_HANG).await else {
+    let Some((history, attempts)) =
+        outage_under(Guest::POLICY_HANG, Some(Provoked::PolicyFailed)).await
+    else {
         return;
     };
     assert!(
@@ -115,7 +123,7 @@ async fn a_policy_that_never_answers_is_replaced_by_the_built_in() {
 
 #[tokio::test]
 async fn a_good_policy_is_heard() {
-    let Some((history, attempts)) = outage_under(Guest::FULL_JITTER).await else {
+    let Some((history, attempts)) = outage_under(Guest::FULL_JITTER, None).await else {
         return;
     };
     assert!(attempts <= attempts_max());
@@ -191,6 +199,7 @@ async fn a_policy_lives_by_its_configuration_and_one_that_refuses_it_never_serve
     let mut running = rig.gateway(&configuration);
     running.flows().await;
     // It takes no configuration.
+    running.expect_error(Provoked::CandidateRefused);
     policy.put(Guest::TAKEOVER_GUARD);
     let history = running
         .wait("the swap is refused", DEADLINE, |now| {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use crate::configuration::Configuration;
+use crate::errors::{Provoked, Watch};
 use crate::{binary, eventually};
 
 const READY: Duration = Duration::from_secs(30);
@@ -161,11 +162,22 @@ impl Rig {
     }
 }
 
-/// A gateway's process.
+/// A gateway's process. Dropping it ends it, and fails the test if it has logged an ERROR that nobody expected.
 #[derive(Debug)]
 pub struct Running {
     /// The process.
     pub gateway: Gateway,
+    errors: Watch,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that fails anyway has said why.
+        if !std::thread::panicking() {
+            let errors = self.errors.verdict();
+            assert!(errors.is_empty(), "{}", errors.join("\n"));
+        }
+    }
 }
 
 impl Running {
@@ -186,9 +198,15 @@ impl Running {
     ) -> Self {
         let file = directory.join("gateway.toml");
         std::fs::write(&file, configuration.text()).unwrap();
-        let gateway =
-            Gateway::start(program, &file, state_dir, &directory.join("gateway.log")).unwrap();
-        Self { gateway }
+        let log = directory.join("gateway.log");
+        let errors = Watch::over(&log);
+        let gateway = Gateway::start(program, &file, state_dir, &log).unwrap();
+        Self { gateway, errors }
+    }
+
+    /// The case provokes this ERROR: it must be in the log in the end, and may be there more than once.
+    pub fn expect_error(&mut self, provoked: Provoked) {
+        self.errors.expect(provoked);
     }
 
     /// What is known of it.
