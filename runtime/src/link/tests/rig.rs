@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moorline_core::link::cause::Disconnect;
+use moorline_core::link::cause::{Cause, Disconnect};
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_core::time::TimestampMs;
 use tempfile::TempDir;
@@ -137,6 +137,17 @@ impl Rig {
         drop(appender);
         spool.close().await.expect("a spool in good order");
         directory
+    }
+
+    /// Waits for an attempt later than the disconnect with this id that nobody listened to.
+    pub(super) async fn refused_after(&mut self, id: u64) {
+        self.until(|status| {
+            let refused = |found: &&Arc<DisconnectRecord>| {
+                found.id > id && found.record.disconnect.cause == Cause::ConnectRefused
+            };
+            status.disconnects.iter().find(refused).map(|_| ())
+        })
+        .await;
     }
 
     async fn until<T>(&mut self, mut found: impl FnMut(&LinkStatus) -> Option<T>) -> T {
