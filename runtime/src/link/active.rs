@@ -13,6 +13,7 @@ use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::classify::{
     Observation, Observed, PubackVerdict, Refusals, puback_verdict,
 };
+use moorline_core::link::passage::{Passage, Seen};
 use moorline_core::link::quota::{Admission, Quota};
 use moorline_core::link::window::{Token, Window};
 use moorline_core::message::{Qos, Sequence};
@@ -27,8 +28,8 @@ use tracing::{debug, warn};
 
 use super::dialer::Dialled;
 use super::feeder::Batch;
-use super::kernel::{self, Unsent};
-use super::liveness::{self, Facts, Verdict};
+use super::kernel::{self, Stuck};
+use super::liveness::{self, Facts, Stalled, Verdict};
 use super::observe;
 use super::session::{AckDue, Message, Received, Session, SessionEvent};
 use super::settings::{LinkSettings, LivenessLimits};
@@ -143,8 +144,10 @@ pub(super) struct Active {
     inflight_max: u16,
     /// One publish at a time: one of them may be what the broker ends sessions over.
     careful: bool,
-    /// Silence before this was not the peer's.
-    excused_at: Option<Instant>,
+    /// The stall of this machine since the peer was last heard.
+    stall: Option<Stalled>,
+    /// What becomes of a question that is not answered, and when to look at it next.
+    passage: (Passage, Instant),
     answer_time: AnswerTime,
     canary: Option<Canary>,
 }
@@ -190,7 +193,8 @@ impl Active {
             acked_at: None,
             told_at: None,
             qos_max: Qos::ExactlyOnce,
-            excused_at: None,
+            stall: None,
+            passage: (Passage::default(), Instant::ZERO),
             answer_time: AnswerTime::default(),
             canary,
         }
@@ -278,7 +282,7 @@ impl Active {
         let mut progress = Progress::default();
         loop {
             if host.look(self.clock.now(), self.clock.all()) {
-                self.resume();
+                self.resume(host);
             }
             let held = self.send(window, quota);
             let hungry = self.up_at.is_some()
@@ -289,6 +293,7 @@ impl Active {
             self.tell_held(held, &mut progress);
             let held_until = held.and_then(|held| held.until);
             self.take_ping_time(&mut progress);
+            self.look_at_passage();
             let verdict = self.judge(window, &mut progress);
             let Verdict::Alive(deadline) = verdict else {
                 // The host may have slept: what the peer said meanwhile is heard before it is declared dead.
@@ -321,14 +326,20 @@ impl Active {
         }
     }
 
-    /// The host did not run us. The peer gets its time to answer again, but once per silence: a host that never runs us in
-    /// time must not keep a dead session alive.
-    fn resume(&mut self) {
-        let heard_since = self
-            .excused_at
-            .is_none_or(|at| self.wire.received_at().is_some_and(|heard| heard > at));
-        if heard_since {
-            self.excused_at = Some(self.clock.now());
+    /// The host did not run us. That time does not count against the peer, but once per silence: a host that never runs us
+    /// in time must not keep a dead session alive.
+    fn resume(&mut self, host: &HostWatch) {
+        let now = self.clock.now();
+        let heard_since = self.stall.is_none_or(|stall| {
+            self.wire
+                .received_at()
+                .is_some_and(|heard| heard > stall.until)
+        });
+        if heard_since && let Some(stall) = host.stall(now) {
+            self.stall = Some(Stalled {
+                until: now,
+                lasted: stall.lasted,
+            });
         }
         self.probe();
     }
@@ -420,7 +431,8 @@ impl Active {
             told_at: self.told_at,
             received_at: self.wire.received_at(),
             probing: self.wire.probe_wanted(),
-            excused_at: self.excused_at,
+            held_until: self.passage.0.held_until(),
+            stall: self.stall,
         };
         let least = self.settings.liveness;
         let limits = LivenessLimits {
@@ -448,7 +460,7 @@ impl Active {
         };
         let lost = canary.seen().lost;
         let verdict = loop {
-            match canary.poll(now, self.excused_at) {
+            match canary.poll(now, self.stall.map(|stall| stall.until)) {
                 None => break Verdict::Alive(deadline),
                 Some(Step::Wait(until)) => {
                     break Verdict::Alive(deadline.into_iter().chain([until]).min());
@@ -477,26 +489,55 @@ impl Active {
         match verdict {
             Verdict::Alive(_) => {}
             Verdict::Probe => self.wire.ask_probe(),
-            Verdict::Dead(observed) => match self.look_closer(observed) {
-                Some(observed) => progress.over = Some(self.observation(observed, window)),
-                None => self.excused_at = Some(self.clock.now()),
-            },
+            Verdict::Dead(observed) => {
+                progress.over = Some(self.observation(self.look_closer(observed), window));
+            }
         }
     }
 
-    /// Silence and a full socket are the peer's fault, the network's, or nobody's yet: the kernel knows.
-    fn look_closer(&self, observed: Observed) -> Option<Observed> {
-        if observed != Observed::WriteStalled && observed != Observed::PingrespMissing {
-            return Some(observed);
+    /// While the peer owes an answer the kernel is asked, now and then, whether the question has got through.
+    fn look_at_passage(&mut self) {
+        let now = self.clock.now();
+        let written = self.wire.written();
+        let asked = match (self.wire.pingreq_at(), self.wire.blocked_at()) {
+            (Some(at), _) => Some((at, self.wire.pingreq_written())),
+            // Nothing goes meanwhile.
+            (None, Some(at)) => Some((at, written)),
+            (None, None) => None,
+        };
+        let (passage, look_at) = &mut self.passage;
+        let Some((asked_at, asked)) = asked else {
+            return passage.forget();
+        };
+        // Most answers come before anybody needs to look.
+        if now < (*look_at).max(asked_at + LOOK_EVERY) {
+            return;
         }
-        match self
+        *look_at = now + LOOK_EVERY;
+        let queue = self
             .ends
-            .and_then(|(local, peer)| kernel::unsent(local, peer))
-        {
-            Some(Unsent::Retransmitted) => Some(Observed::Unacknowledged),
-            Some(Unsent::NoRoom) => Some(Observed::WriteStalled),
-            Some(Unsent::Moving) => None,
-            None => Some(observed),
+            .and_then(|(local, peer)| kernel::send_queue(local, peer));
+        if let Some(queue) = queue {
+            let seen = Seen {
+                written,
+                queued: queue.bytes,
+            };
+            passage.look(now, asked_at, asked, seen);
+        }
+    }
+
+    /// Silence and a full socket are the peer's fault or the network's: the kernel knows.
+    fn look_closer(&self, observed: Observed) -> Observed {
+        if observed != Observed::WriteStalled && observed != Observed::PingrespMissing {
+            return observed;
+        }
+        let queue = self
+            .ends
+            .and_then(|(local, peer)| kernel::send_queue(local, peer));
+        match queue.and_then(|queue| queue.stuck) {
+            Some(Stuck::Retransmitted) => Observed::Unacknowledged,
+            Some(Stuck::NoRoom) => Observed::WriteStalled,
+            None => observed,
         }
     }
 

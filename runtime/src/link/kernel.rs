@@ -3,15 +3,22 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-/// Which timer runs for bytes in the socket.
+/// Bytes of a connection that the peer's kernel has not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unsent {
+pub(super) struct SendQueue {
+    /// How many.
+    pub(super) bytes: u64,
+    /// What the kernel's timer says about them; none where it runs for none, or they are simply on their way.
+    pub(super) stuck: Option<Stuck>,
+}
+
+/// Why bytes do not get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stuck {
     /// Sent bytes are sent again, or cannot even leave: the peer's kernel does not answer.
     Retransmitted,
     /// The peer's kernel answers and has no room: its process does not read.
     NoRoom,
-    /// Bytes are on their way and none had to be sent again: the line is slow, and our question stands behind them.
-    Moving,
 }
 
 const ESTABLISHED: &str = "01";
@@ -19,21 +26,19 @@ const RETRANSMIT: &str = "01";
 const WINDOW_PROBE: &str = "04";
 
 /// Looks the connection up; none where the kernel has no such table, or it does not say.
-pub(super) fn unsent(local: SocketAddr, peer: SocketAddr) -> Option<Unsent> {
+pub(super) fn send_queue(local: SocketAddr, peer: SocketAddr) -> Option<SendQueue> {
     let path = if local.is_ipv4() {
         "/proc/self/net/tcp"
     } else {
         "/proc/self/net/tcp6"
     };
     let table = std::fs::read_to_string(path).ok()?;
-    let found = find(&table, local.port(), peer.port())?;
+    let mut found = find(&table, local.port(), peer.port())?;
     // The kernel also waits with this timer for bytes that it could not send from an address that is gone.
-    let stranded = found == Unsent::NoRoom && !is_ours(local.ip());
-    Some(if stranded {
-        Unsent::Retransmitted
-    } else {
-        found
-    })
+    if found.stuck == Some(Stuck::NoRoom) && !is_ours(local.ip()) {
+        found.stuck = Some(Stuck::Retransmitted);
+    }
+    Some(found)
 }
 
 /// Whether an interface still has this address.
@@ -42,23 +47,25 @@ fn is_ours(address: IpAddr) -> bool {
 }
 
 /// The ports name the connection; should two addresses share them, nothing is said.
-fn find(table: &str, local: u16, peer: u16) -> Option<Unsent> {
+fn find(table: &str, local: u16, peer: u16) -> Option<SendQueue> {
     let (local, peer) = (format!(":{local:04X}"), format!(":{peer:04X}"));
     let mut found = table.lines().filter_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let ours = fields.next()?.ends_with(&local) && fields.next()?.ends_with(&peer);
         let established = fields.next()? == ESTABLISHED;
-        let timer = fields.nth(1)?.split(':').next()?;
+        let queued = fields.next()?.split(':').next()?;
+        let bytes = u64::from_str_radix(queued, 16).ok()?;
+        let timer = fields.next()?.split(':').next()?;
         let repeats = u32::from_str_radix(fields.next()?, 16).ok()?;
-        (ours && established).then_some((timer, repeats))
+        let stuck = match (timer, repeats) {
+            (RETRANSMIT, 1..) => Some(Stuck::Retransmitted),
+            (WINDOW_PROBE, _) => Some(Stuck::NoRoom),
+            _ => None,
+        };
+        (ours && established).then_some(SendQueue { bytes, stuck })
     });
     let only = found.next()?;
-    match (only, found.next()) {
-        ((RETRANSMIT, 0), None) => Some(Unsent::Moving),
-        ((RETRANSMIT, _), None) => Some(Unsent::Retransmitted),
-        ((WINDOW_PROBE, _), None) => Some(Unsent::NoRoom),
-        _ => None,
-    }
+    found.next().is_none().then_some(only)
 }
 
 #[cfg(test)]
@@ -84,10 +91,15 @@ mod tests {
 
     #[test]
     fn the_timer_tells_a_gone_peer_from_a_deaf_one() {
-        assert_eq!(find(TABLE, 0xa001, 1883), Some(Unsent::Retransmitted));
-        assert_eq!(find(TABLE, 0xa002, 1883), Some(Unsent::NoRoom));
-        assert_eq!(find(TABLE, 0xa006, 1883), Some(Unsent::Moving));
-        assert_eq!(find(TABLE, 0xa003, 1883), None, "nothing is unsent");
+        let queue = |bytes, stuck| Some(SendQueue { bytes, stuck });
+        let full = 0x28_0000;
+        assert_eq!(
+            find(TABLE, 0xa001, 1883),
+            queue(full, Some(Stuck::Retransmitted))
+        );
+        assert_eq!(find(TABLE, 0xa002, 1883), queue(full, Some(Stuck::NoRoom)));
+        assert_eq!(find(TABLE, 0xa006, 1883), queue(full, None), "under way");
+        assert_eq!(find(TABLE, 0xa003, 1883), queue(0, None), "nothing unsent");
         assert_eq!(find(TABLE, 0xa004, 1883), None, "two of them");
         assert_eq!(find(TABLE, 0xa005, 1883), None, "no such connection");
         assert_eq!(find("", 1, 1), None);

@@ -26,8 +26,28 @@ pub(super) struct Facts {
     pub(super) received_at: Option<Instant>,
     /// A PINGREQ of ours is asked for and not yet sent.
     pub(super) probing: bool,
-    /// Until this time silence was not the peer's: every deadline counts from here at the earliest.
-    pub(super) excused_at: Option<Instant>,
+    /// Until this time our question, or what fills the socket, was seen to move ahead
+    /// ([`Passage`](moorline_core::link::passage::Passage)): the peer cannot have answered.
+    pub(super) held_until: Option<Instant>,
+    /// A time in which this machine did not run us: it is nobody's silence.
+    pub(super) stall: Option<Stalled>,
+}
+
+/// A time in which we did not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stalled {
+    /// When it ended.
+    pub(super) until: Instant,
+    /// How long.
+    pub(super) lasted: Duration,
+}
+
+impl Stalled {
+    /// Since when something is owed, without this time: a deadline is moved by what the stall took of it and by no more, or
+    /// a busy machine would find a dead peer far too late.
+    fn leave_out(self, owed: Instant) -> Instant {
+        owed.max(self.until.min(owed + self.lasted))
+    }
 }
 
 /// What follows.
@@ -49,16 +69,17 @@ pub(super) fn judge(
     now: Instant,
 ) -> Verdict {
     let silent = limits.ack + limits.probe_after + limits.pingresp;
+    let held = |owed| later(owed, facts.held_until);
     // The earliest deadline names the cause when several have passed: it is the one that would have fired.
     let deadlines = [
         (facts.awaiting_connack_since, connack, Observed::Timeout),
         (
-            later(facts.pingreq_at, facts.acked_at),
+            held(later(facts.pingreq_at, facts.acked_at)),
             limits.pingresp,
             Observed::PingrespMissing,
         ),
         (
-            later(facts.blocked_at, facts.received_at),
+            held(later(facts.blocked_at, facts.received_at)),
             limits.write_stall,
             Observed::WriteStalled,
         ),
@@ -69,13 +90,16 @@ pub(super) fn judge(
         ),
         // Should the probe never get out.
         (
-            later(facts.oldest_publish_at, facts.acked_at),
+            held(later(facts.oldest_publish_at, facts.acked_at)),
             silent,
             Observed::PingrespMissing,
         ),
     ];
     let due = deadlines.iter().filter_map(|&(since, limit, observed)| {
-        let since = later(since, facts.excused_at)?;
+        let since = since?;
+        let since = facts
+            .stall
+            .map_or(since, |stalled| stalled.leave_out(since));
         Some((since + limit, observed))
     });
     let first = due.min_by_key(|&(at, _)| at);
@@ -281,24 +305,62 @@ mod tests {
         );
     }
 
+    /// What a peer that is gone at 1 s is found after, with the settings as shipped.
     #[test]
-    fn an_excused_peer_gets_its_time_to_answer_again() {
+    fn a_stall_moves_a_deadline_by_what_it_took_and_no_more() {
         let mut facts = Facts {
             oldest_publish_at: Some(at(1)),
             received_at: Some(at(1)),
-            pingreq_at: Some(at(2)),
+            pingreq_at: Some(at(4)),
             ..Facts::default()
         };
+        assert_eq!(judge_at(4, &facts), Verdict::Alive(Some(at(9))));
+        let dead = Verdict::Dead(Observed::PingrespMissing);
+        for (until, lasted, deadline) in [
+            // In the middle of it, right before its end, over its end, and over the question.
+            (6, 1, 10),
+            (9, 1, 10),
+            (24, 20, 29),
+            (10, 8, 15),
+            // Before it.
+            (3, 2, 9),
+        ] {
+            facts.stall = Some(Stalled {
+                until: at(until),
+                lasted: Duration::from_secs(lasted),
+            });
+            assert_eq!(
+                judge_at(deadline - 1, &facts),
+                Verdict::Alive(Some(at(deadline))),
+                "{until} {lasted}"
+            );
+            assert_eq!(judge_at(deadline, &facts), dead);
+        }
+        // A machine that slept: its clock stood still.
+        facts.stall = Some(Stalled {
+            until: at(8),
+            lasted: Duration::from_secs(3_600),
+        });
+        assert_eq!(judge_at(8, &facts), Verdict::Alive(Some(at(13))));
+    }
+
+    #[test]
+    fn a_peer_whose_question_was_held_up_gets_its_time_from_then_on() {
+        let mut facts = Facts {
+            received_at: Some(at(1)),
+            pingreq_at: Some(at(4)),
+            held_until: Some(at(7)),
+            ..Facts::default()
+        };
+        assert_eq!(judge_at(11, &facts), Verdict::Alive(Some(at(12))));
         assert_eq!(
-            judge_at(22, &facts),
+            judge_at(12, &facts),
             Verdict::Dead(Observed::PingrespMissing)
         );
-        facts.excused_at = Some(at(22));
-        assert_eq!(judge_at(22, &facts), Verdict::Alive(Some(at(27))));
-        assert_eq!(
-            judge_at(27, &facts),
-            Verdict::Dead(Observed::PingrespMissing)
-        );
+        facts.pingreq_at = None;
+        facts.blocked_at = Some(at(2));
+        assert_eq!(judge_at(21, &facts), Verdict::Alive(Some(at(22))));
+        assert_eq!(judge_at(22, &facts), Verdict::Dead(Observed::WriteStalled));
     }
 
     #[test]

@@ -256,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
         }
         match Pin::new(&mut self.inner).poll_write(cx, &PINGREQ) {
             Poll::Ready(Ok(written)) if written == PINGREQ.len() => {
-                self.wire.note_probe_sent();
+                self.wire.note_probe_sent(written);
                 if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_flush(cx) {
                     self.fail_write(&error);
                 }
@@ -276,7 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     }
 
     fn note_written(&mut self, mut bytes: &[u8]) {
-        self.wire.note_sent();
+        self.wire.note_sent(bytes.len());
         // The crate's own frames: should one be broken, its last kind simply stands.
         while let Some(Ok(piece)) = self.sent.next_piece(bytes) {
             if piece.begins {

@@ -37,7 +37,10 @@ pub(super) struct Wire {
     sent_at: Mark,
     received: AtomicU8,
     sent: AtomicU8,
+    written: AtomicU64,
     pingreq_at: Mark,
+    /// What was written up to then.
+    pingreq_written: AtomicU64,
     blocked_at: Mark,
     ping_sent_at: Mark,
     /// The answer time of a ping nobody has taken yet, as a [`Mark`] counted from zero.
@@ -56,7 +59,9 @@ impl Wire {
             sent_at: Mark::default(),
             received: AtomicU8::new(0),
             sent: AtomicU8::new(0),
+            written: AtomicU64::new(0),
             pingreq_at: Mark::default(),
+            pingreq_written: AtomicU64::new(0),
             blocked_at: Mark::default(),
             ping_sent_at: Mark::default(),
             ping_took: Mark::default(),
@@ -90,6 +95,16 @@ impl Wire {
     /// When the oldest PINGREQ that nothing has answered went.
     pub(super) fn pingreq_at(&self) -> Option<Instant> {
         self.pingreq_at.get()
+    }
+
+    /// Bytes that went, up to and with that PINGREQ.
+    pub(super) fn pingreq_written(&self) -> u64 {
+        self.pingreq_written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that went, all of them.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Since when the socket takes no more bytes.
@@ -131,16 +146,21 @@ impl Wire {
         self.probe.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_probe_sent(&self) {
+    pub(super) fn note_probe_sent(&self, bytes: usize) {
         self.probe.store(false, Ordering::Relaxed);
         self.sent
             .store(PacketKind::Pingreq as u8, Ordering::Relaxed);
-        self.note_sent();
+        self.note_sent(bytes);
         self.note_pingreq();
     }
 
     fn note_pingreq(&self) {
         let now = self.clock.now();
+        if self.pingreq_at.get().is_none() {
+            // Before the time that says that it is asked.
+            self.pingreq_written
+                .store(self.written(), Ordering::Relaxed);
+        }
         self.pingreq_at.set_if_unset(now);
         self.ping_sent_at.set_if_unset(now);
     }
@@ -151,8 +171,11 @@ impl Wire {
         self.pingreq_at.clear();
     }
 
-    pub(super) fn note_sent(&self) {
+    pub(super) fn note_sent(&self, bytes: usize) {
         self.sent_at.set(self.clock.now());
+        // One writer, the tap.
+        let written = self.written().saturating_add(bytes as u64);
+        self.written.store(written, Ordering::Relaxed);
     }
 
     pub(super) fn note_received_packet(&self, kind: PacketKind) {
