@@ -167,6 +167,60 @@ impl Stand {
     }
 }
 
+/// rumqttd as it comes takes 20 KiB and tells nobody; a gateway as it ships fills 64 KiB from what an outage has left.
+#[tokio::test]
+async fn one_that_closes_on_large_packets_without_a_word_gets_smaller_ones() {
+    const TAKES: u64 = 20_480;
+    let Some(mut stand) = Stand::start(Make::Rumqttd, Level::Five).await else {
+        return;
+    };
+    stand.running.flows().await;
+    stand.broker.kill().await;
+    let kept = |now: &History| now.now.spool.depth_readings > 4_000;
+    stand
+        .running
+        .wait("several full publishes wait", DEADLINE, kept)
+        .await;
+    stand.broker.resume().await;
+    let history = stand
+        .running
+        .wait("all of it is taken", DEADLINE, |now| {
+            now.now.link.state == "up" && now.now.spool.depth_readings < 2_000
+        })
+        .await;
+    let told: Vec<_> = history
+        .disconnects()
+        .filter_map(|entry| Some((entry.publish_bytes_max?, entry)))
+        .collect();
+    let Some((learnt, last)) = told.last() else {
+        panic!("nothing was learnt: {history:?}")
+    };
+    assert!((TAKES / 4..=TAKES).contains(learnt), "{}", last.text);
+    assert_eq!(history.now.link.publish_bytes_max, Some(*learnt));
+    assert!(last.advice.contains("link.packet_bytes_max"), "{last:?}");
+    assert!(told.len() <= 3, "{told:?}");
+    let explained = std::process::Command::new(binary())
+        .args(["explain", "link", "--config"])
+        .arg(stand.directory.path().join("gateway.toml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(explained.stdout).unwrap();
+    let words = format!("publishes have at most {learnt} bytes");
+    assert!(said.contains(&words), "{said}");
+    let (status, history) = stand.running.gateway.stop(GRACE).await.unwrap();
+    assert!(status.success(), "{status}: {}", stand.running.log_tail());
+    let spool = &history.now.spool;
+    assert_eq!(
+        (
+            spool.accepted_readings,
+            spool.evicted_readings,
+            spool.dead_lettered_readings
+        ),
+        (spool.delivered_readings + spool.depth_readings, 0, 0),
+        "{spool:?}"
+    );
+}
+
 /// Flow, takeover, SIGTERM, kill: each end is told as the broker said it, and everything accepted is delivered.
 async fn tell_the_truth(make: Make, level: Level) {
     let Some(mut stand) = Stand::start(make, level).await else {

@@ -312,6 +312,11 @@ impl Page {
             words += &format!("; answers take {answer_ms:.1} ms");
         }
         words += &self.held_words(link);
+        if let Some(bytes) = link.publish_bytes_max {
+            words += &format!(
+                "; publishes have at most {bytes} bytes: the broker closed on larger ones (link.packet_bytes_max)"
+            );
+        }
         if let Some(seconds) = link.keep_alive_s {
             words += &format!("; keep-alive {seconds} s");
         }
@@ -532,6 +537,17 @@ mod tests {
             transitions: vec![Transition::Up(up), Transition::Ended(Box::new(ended))],
             skipped: 0,
         }
+    }
+
+    #[test]
+    fn a_link_that_sends_smaller_publishes_says_how_small_and_why() {
+        let mut status = status("up");
+        status.link.publish_bytes_max = Some(15_000);
+        let text = page().human(Some(&status), &journal());
+        assert!(
+            text.contains("; publishes have at most 15000 bytes: the broker closed on larger ones"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub(super) struct Active {
     closing: Option<(Intent, Instant)>,
     /// The last acknowledgement of a publish.
     acked_at: Option<Instant>,
+    /// The payload of the largest publish that the broker has acknowledged, bytes.
+    largest_acknowledged: usize,
     /// The first publish of QoS 0 since the peer was last heard: nothing will acknowledge it.
     told_at: Option<Instant>,
     /// The most the broker takes.
@@ -191,6 +193,7 @@ impl Active {
             taking_in: true,
             closing: None,
             acked_at: None,
+            largest_acknowledged: 0,
             told_at: None,
             qos_max: Qos::ExactlyOnce,
             stall: None,
@@ -228,6 +231,11 @@ impl Active {
     /// How many publishes in a row were refused.
     pub(super) const fn refusals(&self) -> Refusals {
         self.refusals
+    }
+
+    /// The payload of the largest publish that the broker has acknowledged, bytes; zero without one.
+    pub(super) const fn largest_acknowledged(&self) -> usize {
+        self.largest_acknowledged
     }
 
     /// The canary, if it is one of these settings.
@@ -690,6 +698,11 @@ impl Active {
         let carried = window.carried(token);
         let topic = carried.map_or("", |sent| sent.topic);
         let qos = carried.map_or(Qos::AtLeastOnce, |sent| sent.qos);
+        // Refused or not: it was read.
+        if qos > Qos::AtMostOnce {
+            let bytes = carried.map_or(0, |sent| sent.payload.len());
+            self.largest_acknowledged = self.largest_acknowledged.max(bytes);
+        }
         let verdict = self.refusals.judge(puback_verdict(code), topic);
         if verdict == PubackVerdict::Deferred {
             // Not acknowledged in the window: the next session sends it again.

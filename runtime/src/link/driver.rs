@@ -16,6 +16,7 @@ use moorline_core::link::cause::{Cause, Evidence, Intent, MqttVersion, Phase};
 use moorline_core::link::classify::{Classifier, Observation, Observed, Refusals};
 use moorline_core::link::endpoints::Target;
 use moorline_core::link::keep_alive::KeepAlive;
+use moorline_core::link::packet_size::{PacketSize, Publishes, Verdict};
 use moorline_core::link::poison::Poison;
 use moorline_core::link::policy::{Decision, PolicyFault, Question};
 use moorline_core::link::quota::Quota;
@@ -105,6 +106,7 @@ pub(super) struct Driver {
     link: Link,
     classifier: Classifier,
     poison: Poison,
+    packet_size: PacketSize,
     quota: Quota,
     limits: PlatformLimits,
     /// Publishes the sessions have asked for.
@@ -162,6 +164,7 @@ impl Driver {
             link,
             classifier: Classifier::for_floor(settings.pace.floor),
             poison: Poison::default(),
+            packet_size: PacketSize::default(),
             quota,
             limits,
             asked: 0,
@@ -278,6 +281,8 @@ impl Driver {
                 self.link.use_endpoints(settings.endpoints());
                 self.classifier.set_floor(limits.floor);
                 self.keep_alive = keep_alive(&settings);
+                self.packet_size = PacketSize::default();
+                self.count(|status| status.publish_bytes_max = None);
                 if self.settings.canary != settings.canary {
                     self.canary = canary(&settings);
                 }
@@ -494,7 +499,9 @@ impl Driver {
         self.session_limits_begin();
         self.offered = connack.properties.packet_bytes_max;
         let shape = self.shape();
-        let packet_bytes_max = shape.packet_bytes_max;
+        let packet_bytes_max = shape.packed_bytes_max;
+        let learnt = self.packet_size.bytes_max(&self.link.endpoint());
+        self.count(|status| status.publish_bytes_max = learnt);
         info!(
             version = %self.link.version(),
             session = session_words(&self.settings, connack.session_present),
@@ -724,7 +731,12 @@ impl Driver {
         if matches!(self.link.state(), State::Up { .. }) {
             self.lost = (self.clock.now(), self.link.counters().attempts);
         }
+        let mut publishes = Publishes {
+            in_flight: self.window.largest_bytes(),
+            acknowledged: 0,
+        };
         if let Work::Session(active) = &self.work {
+            publishes.acknowledged = active.largest_acknowledged();
             self.refusals = active.refusals();
             if let Some(canary) = active.canary(&self.settings) {
                 self.canary = Some(canary.clone());
@@ -741,6 +753,9 @@ impl Driver {
             status.held = None;
         });
         self.explain(&mut observation.evidence);
+        let (broker, bytes_max) = (self.link.endpoint(), self.shape().packed_bytes_max);
+        self.packet_size
+            .explain(&broker, &mut observation, publishes, bytes_max);
         let mut disconnect = self.classifier.classify(observation);
         if disconnect.cause.remedy() == Remedy::YieldToTakeover {
             disconnect.evidence.client_id = Some(self.settings.client_id.clone());
@@ -748,7 +763,14 @@ impl Driver {
         // What is left out has been counted, and must be known again by its turn, too.
         let met = newest.max(self.left_out_counted.last().copied());
         self.order(|order| order.sent = order.sent.max(met.unwrap_or_default()));
-        self.look_for_poison(newest);
+        match self.packet_size.ended(&broker, &disconnect) {
+            Verdict::Innocent => self.look_for_poison(newest),
+            Verdict::Suspected => {}
+            Verdict::Smaller(bytes_max) => {
+                disconnect.smaller_publishes = Some(bytes_max);
+                self.count(|status| status.publish_bytes_max = Some(bytes_max));
+            }
+        }
         self.slow_down(disconnect.cause);
         if let Some(shorter) = self.keep_alive.ended(&disconnect) {
             warn!(

@@ -91,6 +91,7 @@ impl PlatformLimits {
             });
         Shape {
             packet_bytes_max,
+            packed_bytes_max: packet_bytes_max,
             readings_max: settings.batch.readings_max,
             cost_max: quota.cost_max(),
         }

@@ -133,6 +133,9 @@ pub struct LinkStatus {
     pub publish_limit_per_s: Option<f64>,
     /// What holds the next publish back; none while nothing waits for a limit.
     pub held: Option<Held>,
+    /// The most bytes of a publish that can be divided, where the broker has closed on larger ones
+    /// ([`packet_size`](moorline_core::link::packet_size)).
+    pub publish_bytes_max: Option<usize>,
     /// What the platform lets us send, where it has said so or the configuration does.
     pub session_limits: Option<Arc<SessionLimits>>,
     /// Publishes that were in flight when a session ended: the broker may get them twice.
@@ -170,6 +173,7 @@ impl LinkStatus {
             delivered_readings: 0,
             publish_limit_per_s: None,
             held: None,
+            publish_bytes_max: None,
             session_limits: None,
             duplicates_possible: 0,
             dead_letters: 0,
@@ -292,6 +296,9 @@ fn sentence(record: &Record, via: Option<&str>) -> String {
         DecidedBy::Fallback(_) => "the built-in policy",
         DecidedBy::Host => "the host",
     };
+    if let Some(bytes) = disconnect.smaller_publishes {
+        place += &format!("; publishes to it have at most {bytes} bytes from here on");
+    }
     match next {
         Next::Retry(wait) => format!(
             "{disconnect}{place}; attempt {} in {:.1} s, decided by {by}",

@@ -15,6 +15,7 @@ mod hostile;
 mod keep_alive;
 mod limits;
 mod mosquitto;
+mod packet_size;
 mod proxies;
 mod qos;
 mod resume;

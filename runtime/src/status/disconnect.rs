@@ -51,6 +51,9 @@ pub struct DisconnectEntry {
     pub decided_by: String,
     /// Whether the host changed what was advised.
     pub clamped: bool,
+    /// From here on publishes to this broker that can be divided have at most so many bytes; none where that did not change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_bytes_max: Option<u64>,
 }
 
 /// What proves a cause; what was not seen is left out.
@@ -84,6 +87,9 @@ pub struct EvidenceEntry {
     /// Since the broker last refused a publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since_refusal_ms: Option<u64>,
+    /// The largest publish in flight, where it is larger than any that the broker has acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unproven_bytes: Option<u64>,
     /// The keep-alive in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_s: Option<u64>,
@@ -146,7 +152,7 @@ impl From<&DisconnectRecord> for DisconnectEntry {
                 .session
                 .map_or(0, |session| saturating_ms(session).into()),
             text: entry.text.clone(),
-            advice: disconnect.cause.advice().to_owned(),
+            advice: disconnect.advice().to_owned(),
             attempt: record.attempt,
             retry_in_ms,
             parked,
@@ -157,6 +163,7 @@ impl From<&DisconnectRecord> for DisconnectEntry {
             }
             .to_owned(),
             clamped: record.clamped,
+            publish_bytes_max: disconnect.smaller_publishes.map(|bytes| bytes as u64),
         }
     }
 }
@@ -174,6 +181,7 @@ impl From<&Evidence> for EvidenceEntry {
             silence_ms: evidence.silence.map(ms),
             ack_age_ms: evidence.ack_age.map(ms),
             since_refusal_ms: evidence.since_refusal.map(ms),
+            unproven_bytes: evidence.unproven_bytes.map(|bytes| bytes as u64),
             keep_alive_s: evidence.keep_alive.map(|keep_alive| keep_alive.as_secs()),
             answers_within_ms: evidence.answers_within.map(ms),
             canary_age_ms: evidence.canary_age.map(ms),

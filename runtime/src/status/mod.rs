@@ -97,6 +97,9 @@ pub struct LinkSection {
     /// The most publishes a second, while the link keeps a quota of the broker; none otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish_limit_per_s: Option<f64>,
+    /// The most bytes of a publish that can be divided, where the broker has closed on larger ones; none otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_bytes_max: Option<u64>,
     /// What the platform lets the gateway send for its devices, where it has said so or the configuration does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform_limits: Option<String>,

@@ -252,6 +252,7 @@ impl Tracker {
                 .and_then(|up| up.certificate_end)
                 .map(|end| end.0.0),
             publish_limit_per_s: link.publish_limit_per_s,
+            publish_bytes_max: link.publish_bytes_max.map(|bytes| bytes as u64),
             platform_limits: link
                 .session_limits
                 .as_ref()

@@ -1,7 +1,21 @@
 //! What a person can do about a cause. The host does its part by itself; where nothing is left to do, it says so.
 
-use super::cause::{Cause, Inference, TlsReject};
+use super::cause::{Cause, Disconnect, Inference, TlsReject};
 use super::proxy::{CREDENTIALS_WANTED, NO_ANSWER};
+
+impl Disconnect {
+    /// What a person can do: as the cause says, unless the host has found something better.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self.smaller_publishes {
+            Some(_) => {
+                "set link.packet_bytes_max to what the broker takes, or raise the broker's limit and let it announce its Maximum \
+                 Packet Size; until the next reload the gateway sends it smaller publishes"
+            }
+            None => self.cause.advice(),
+        }
+    }
+}
 
 impl Cause {
     /// One sentence, an imperative where somebody can act. Keys name the configuration file's.

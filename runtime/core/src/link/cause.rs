@@ -264,6 +264,9 @@ pub struct Evidence {
     pub ack_age: Option<Duration>,
     /// Since the broker last refused a publish.
     pub since_refusal: Option<Duration>,
+    /// The largest publish in flight, bytes, where it had just been sent and is larger than any that this broker has
+    /// acknowledged ([`super::packet_size`]).
+    pub unproven_bytes: Option<usize>,
     /// The keep-alive in force.
     pub keep_alive: Option<Duration>,
     /// The time within which the peer was expected to answer, by its answers so far (RFC 6298).
@@ -297,6 +300,9 @@ pub struct Disconnect {
     pub version: MqttVersion,
     /// What proves it.
     pub evidence: Evidence,
+    /// From here on publishes to this broker that can be divided have at most so many bytes
+    /// ([`super::packet_size`]).
+    pub smaller_publishes: Option<usize>,
 }
 
 /// The coarse kind of a cause: what a policy sees (`cause` in `reconnect-policy.wit`).

@@ -19,7 +19,7 @@ const DIAL: Duration = Duration::from_secs(8);
 /// So many closes in a row, the last soon after CONNACK, point to a takeover or an access rule.
 const SILENT_CLOSES: u32 = 2;
 /// A close counts as "right after" a message sent this recently.
-const RIGHT_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RIGHT_AFTER: Duration = Duration::from_secs(1);
 /// So many closes in a row right after the same message point to that message.
 const SUSPICIONS: u32 = 2;
 
@@ -205,6 +205,7 @@ impl Classifier {
             phase,
             version,
             evidence,
+            smaller_publishes: None,
         }
     }
 
@@ -222,8 +223,10 @@ impl Classifier {
         }
         let session = evidence.session.unwrap_or_default();
         // A reset may come from anybody on the way; a broker that does not want us closes.
-        let silent =
-            observed == Observed::Fin && !too_silent(evidence) && !after_a_refusal(evidence);
+        let silent = observed == Observed::Fin
+            && !too_silent(evidence)
+            && !after_a_refusal(evidence)
+            && evidence.unproven_bytes.is_none();
         self.silent_closes = match (silent, session < self.soon) {
             (true, true) => self.silent_closes.saturating_add(1),
             (true, false) => 1,

@@ -137,6 +137,7 @@ mod tests {
                 last_sent: Some(PacketKind::Pingreq.name()),
                 ..Evidence::default()
             },
+            smaller_publishes: None,
         }
     }
 

@@ -33,6 +33,7 @@ pub mod endpoints;
 pub mod happy_eyeballs;
 pub mod keep_alive;
 pub mod pace;
+pub mod packet_size;
 pub mod passage;
 pub mod poison;
 pub mod policy;

@@ -679,6 +679,12 @@ impl fmt::Display for Disconnect {
                 age.as_secs_f64()
             )?;
         }
+        if let Some(bytes) = evidence.unproven_bytes {
+            write!(
+                f,
+                ", a publish of {bytes} bytes in flight, more than this broker has acknowledged"
+            )?;
+        }
         if let Some(within) = evidence.answers_within {
             write!(f, ", answers expected within {:.2} s", within.as_secs_f64())?;
         }

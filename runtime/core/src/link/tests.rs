@@ -23,6 +23,7 @@ fn lost(cause: Cause) -> Input {
         phase: Phase::Session,
         version: MqttVersion::V5,
         evidence: Evidence::default(),
+        smaller_publishes: None,
     }))
 }
 
@@ -509,6 +510,7 @@ fn a_policy_parks_on_a_takeover_only_if_the_broker_said_so() {
             phase: Phase::Session,
             version: MqttVersion::V311,
             evidence: Evidence::default(),
+            smaller_publishes: None,
         }))
     };
     let parked = State::Parked {

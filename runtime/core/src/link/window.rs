@@ -204,6 +204,17 @@ impl<C> Window<C> {
         self.entries.front().map(|entry| entry.sent_at)
     }
 
+    /// The payload of the largest publish that waits for its acknowledgement, bytes; zero without one.
+    #[must_use]
+    pub fn largest_bytes(&self) -> usize {
+        self.entries
+            .iter()
+            .filter(|entry| !entry.acknowledged)
+            .map(|entry| entry.bytes)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// The newest message in flight.
     #[must_use]
     pub fn newest(&self) -> Option<Sequence> {

@@ -20,6 +20,8 @@ const PACKET_OVERHEAD_BYTES: usize = 48;
 pub struct Shape {
     /// Bytes of the packet.
     pub packet_bytes_max: usize,
+    /// Bytes of a packet that carries what can be divided, at most [`Shape::packet_bytes_max`].
+    pub packed_bytes_max: usize,
     /// Readings.
     pub readings_max: u32,
     /// What it may count as against the platform's limits.
@@ -32,6 +34,7 @@ impl Shape {
     pub const fn of_packets(packet_bytes_max: usize) -> Self {
         Self {
             packet_bytes_max,
+            packed_bytes_max: packet_bytes_max,
             readings_max: u32::MAX,
             cost_max: Cost::UNBOUNDED,
         }
@@ -39,6 +42,18 @@ impl Shape {
 
     const fn payload_bytes_max(&self) -> usize {
         self.packet_bytes_max.saturating_sub(PACKET_OVERHEAD_BYTES)
+    }
+
+    const fn packed_payload_bytes_max(&self) -> usize {
+        self.packed_bytes_max.saturating_sub(PACKET_OVERHEAD_BYTES)
+    }
+
+    /// The shape for what cannot be divided.
+    const fn undivided(self) -> Self {
+        Self {
+            packed_bytes_max: self.packet_bytes_max,
+            ..self
+        }
     }
 }
 
@@ -319,7 +334,9 @@ impl Encoder {
     ) {
         if !self.open.try_add(device, reading, pair, &self.shape) {
             self.close();
-            if !self.open.try_add(device, reading, pair, &self.shape) {
+            // Alone in its publish, it may be as large as a packet can be.
+            let undivided = self.shape.undivided();
+            if !self.open.try_add(device, reading, pair, &undivided) {
                 let mut alone = OpenPublish::default();
                 let endless = Shape::of_packets(usize::MAX);
                 // With room without end it is always added.
@@ -484,7 +501,7 @@ impl OpenPublish {
         pair: Pair<'_>,
         shape: &Shape,
     ) -> bool {
-        let bytes_max = shape.payload_bytes_max();
+        let bytes_max = shape.packed_payload_bytes_max();
         let Pair { json: pair, cost } = pair;
         let timestamp_ms = reading.timestamp.0;
         let braces = 2;

@@ -63,9 +63,13 @@ impl Driver {
 
     pub(super) fn shape(&self) -> Shape {
         let mut shape = self.limits.shape(&self.settings, &self.quota, self.offered);
+        if let Some(bytes) = self.packet_size.bytes_max(&self.link.endpoint()) {
+            shape.packed_bytes_max = shape.packed_bytes_max.min(bytes);
+        }
         if self.names_publishes() {
             let name = identity::PROPERTIES_BYTES_MAX;
             shape.packet_bytes_max = shape.packet_bytes_max.saturating_sub(name);
+            shape.packed_bytes_max = shape.packed_bytes_max.saturating_sub(name);
         }
         shape
     }

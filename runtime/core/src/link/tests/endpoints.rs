@@ -71,6 +71,7 @@ fn moved_to(reference: &str) -> Input {
             server_reference: Some(reference.to_owned()),
             ..Evidence::default()
         },
+        smaller_publishes: None,
     }))
 }
 
