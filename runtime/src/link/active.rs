@@ -1,4 +1,4 @@
-//! One session under the driver: feeds it, hears it, watches whether it lives.
+//! One session under the driver: feeds it, hears it ([`answers`]), watches whether it lives ([`silence`]).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,43 +8,38 @@ use std::time::Duration;
 use bytes::Bytes;
 use moorline_core::host::HostWatch;
 use moorline_core::link::answer_time::AnswerTime;
-use moorline_core::link::canary::{Canary, Step};
+use moorline_core::link::canary::Canary;
 use moorline_core::link::cause::{Intent, MqttVersion};
-use moorline_core::link::classify::{
-    Observation, Observed, PubackVerdict, Refusals, puback_verdict,
-};
-use moorline_core::link::passage::{Passage, Seen};
+use moorline_core::link::classify::{Observation, Observed, Refusals};
+use moorline_core::link::passage::Passage;
 use moorline_core::link::quota::{Admission, Quota};
-use moorline_core::link::window::{Token, Window};
+use moorline_core::link::window::Window;
 use moorline_core::message::{Qos, Sequence};
 use moorline_core::mqtt_frame::Connack;
-use moorline_core::thingsboard::limits::{
-    Cost, LIMITS_QUESTION, LIMITS_REQUEST, LIMITS_SUBSCRIPTION,
-};
-use moorline_core::thingsboard::{Publish, SUBSCRIPTIONS};
+use moorline_core::thingsboard::Publish;
+use moorline_core::thingsboard::limits::Cost;
 use moorline_core::time::Instant;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::dialer::Dialled;
 use super::feeder::Batch;
-use super::kernel::{self, Stuck};
-use super::liveness::{self, Facts, Stalled, Verdict};
+use super::liveness::{Stalled, Verdict};
 use super::observe;
-use super::session::{AckDue, Message, Received, Session, SessionEvent};
-use super::settings::{LinkSettings, LivenessLimits};
+use super::session::{AckDue, Message, Received, Session};
+use super::settings::LinkSettings;
 use super::status::{Held, Liveness};
 use super::wire::Wire;
 use crate::clock::Clock;
+
+mod answers;
+mod silence;
 
 /// How long our own DISCONNECT may take to leave.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// The client crate pings and blocks without telling: the wire is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Codes from here on refuse (MQTT 5.0 section 2.4).
-const REFUSED: u8 = 0x80;
 
 /// What the smallest publish counts as.
 const LEAST: Cost = Cost {
@@ -334,24 +329,6 @@ impl Active {
         }
     }
 
-    /// The host did not run us. That time does not count against the peer, but once per silence: a host that never runs us
-    /// in time must not keep a dead session alive.
-    fn resume(&mut self, host: &HostWatch) {
-        let now = self.clock.now();
-        let heard_since = self.stall.is_none_or(|stall| {
-            self.wire
-                .received_at()
-                .is_some_and(|heard| heard > stall.until)
-        });
-        if heard_since && let Some(stall) = host.stall(now) {
-            self.stall = Some(Stalled {
-                until: now,
-                lasted: stall.lasted,
-            });
-        }
-        self.probe();
-    }
-
     /// Sends what window and quota admit; what holds the next one back, if it is the quota.
     fn send(&mut self, window: &mut Window<Sent>, quota: &mut Quota) -> Option<Held> {
         while window.has_room()
@@ -412,342 +389,6 @@ impl Active {
         let by = |held: Option<Held>| held.map(|held| held.by);
         progress.held |= by(self.held) != by(held);
         self.held = held;
-    }
-
-    fn take_ping_time(&mut self, progress: &mut Progress) {
-        if let Some(took) = self.wire.take_ping_time() {
-            self.answer_time.measured(took);
-            progress.answered = true;
-        }
-    }
-
-    fn judge(&mut self, window: &Window<Sent>, progress: &mut Progress) -> Verdict {
-        let now = self.clock.now();
-        if let Some((_, deadline)) = self.closing {
-            return if deadline <= now {
-                Verdict::Dead(Observed::Fin)
-            } else {
-                Verdict::Alive(Some(deadline))
-            };
-        }
-        let facts = Facts {
-            awaiting_connack_since: self.up_at.is_none().then_some(self.connect_at),
-            pingreq_at: self.wire.pingreq_at(),
-            blocked_at: self.wire.blocked_at(),
-            oldest_publish_at: window.oldest_sent_at(),
-            acked_at: self.acked_at,
-            told_at: self.told_at,
-            received_at: self.wire.received_at(),
-            probing: self.wire.probe_wanted(),
-            held_until: self.passage.0.held_until(),
-            stall: self.stall,
-        };
-        let least = self.settings.liveness;
-        let limits = LivenessLimits {
-            pingresp: self
-                .answer_time
-                .deadline(least.pingresp, least.pingresp_max),
-            ..least
-        };
-        let connack = self.settings.timeouts.connack;
-        match liveness::judge(&limits, connack, &facts, now) {
-            Verdict::Alive(deadline) => self.tend_canary(deadline, now, progress),
-            verdict @ (Verdict::Probe | Verdict::Dead(_)) => verdict,
-        }
-    }
-
-    /// Sends a canary that is due and counts one that is lost. `deadline` is when to look again otherwise.
-    fn tend_canary(
-        &mut self,
-        deadline: Option<Instant>,
-        now: Instant,
-        progress: &mut Progress,
-    ) -> Verdict {
-        let (Some(canary), Some(wanted)) = (&mut self.canary, &self.settings.canary) else {
-            return Verdict::Alive(deadline);
-        };
-        let lost = canary.seen().lost;
-        let verdict = loop {
-            match canary.poll(now, self.stall.map(|stall| stall.until)) {
-                None => break Verdict::Alive(deadline),
-                Some(Step::Wait(until)) => {
-                    break Verdict::Alive(deadline.into_iter().chain([until]).min());
-                }
-                Some(Step::Send) => {
-                    let sent = self.session.publish_own(&wanted.topic, canary.payload());
-                    if let Err(error) = sent {
-                        debug!(%error, "a canary found no session");
-                        break Verdict::Alive(deadline);
-                    }
-                    canary.sent(now);
-                }
-                Some(Step::NeverBack) => warn!(
-                    topic = wanted.topic,
-                    "no canary has ever come back: the broker does not lead link.canary's topic back to this gateway, so that \
-                     canaries prove nothing; the link goes on without their word"
-                ),
-                Some(Step::Dead) => break Verdict::Dead(Observed::CanaryLost),
-            }
-        };
-        progress.answered |= canary.seen().lost != lost;
-        verdict
-    }
-
-    fn act_on(&mut self, verdict: Verdict, window: &Window<Sent>, progress: &mut Progress) {
-        match verdict {
-            Verdict::Alive(_) => {}
-            Verdict::Probe => self.wire.ask_probe(),
-            Verdict::Dead(observed) => {
-                progress.over = Some(self.observation(self.look_closer(observed), window));
-            }
-        }
-    }
-
-    /// While the peer owes an answer the kernel is asked, now and then, whether the question has got through.
-    fn look_at_passage(&mut self) {
-        let now = self.clock.now();
-        let written = self.wire.written();
-        let asked = match (self.wire.pingreq_at(), self.wire.blocked_at()) {
-            (Some(at), _) => Some((at, self.wire.pingreq_written())),
-            // Nothing goes meanwhile.
-            (None, Some(at)) => Some((at, written)),
-            (None, None) => None,
-        };
-        let (passage, look_at) = &mut self.passage;
-        let Some((asked_at, asked)) = asked else {
-            return passage.forget();
-        };
-        // Most answers come before anybody needs to look.
-        if now < (*look_at).max(asked_at + LOOK_EVERY) {
-            return;
-        }
-        *look_at = now + LOOK_EVERY;
-        let queue = self
-            .ends
-            .and_then(|(local, peer)| kernel::send_queue(local, peer));
-        if let Some(queue) = queue {
-            let seen = Seen {
-                written,
-                queued: queue.bytes,
-            };
-            passage.look(now, asked_at, asked, seen);
-        }
-    }
-
-    /// Silence and a full socket are the peer's fault or the network's: the kernel knows.
-    fn look_closer(&self, observed: Observed) -> Observed {
-        if observed != Observed::WriteStalled && observed != Observed::PingrespMissing {
-            return observed;
-        }
-        let queue = self
-            .ends
-            .and_then(|(local, peer)| kernel::send_queue(local, peer));
-        match queue.and_then(|queue| queue.stuck) {
-            Some(Stuck::Retransmitted) => Observed::Unacknowledged,
-            Some(Stuck::NoRoom) => Observed::WriteStalled,
-            None => observed,
-        }
-    }
-
-    /// One event, and all that are there already: acknowledgements come in bursts.
-    fn hear(
-        &mut self,
-        event: SessionEvent,
-        window: &mut Window<Sent>,
-        quota: &mut Quota,
-        progress: &mut Progress,
-    ) {
-        let mut next = Some(event);
-        while let Some(event) = next {
-            self.take(event, window, quota, progress);
-            next = if progress.over.is_some() {
-                None
-            } else {
-                self.session.try_next()
-            };
-        }
-    }
-
-    fn take(
-        &mut self,
-        event: SessionEvent,
-        window: &mut Window<Sent>,
-        quota: &mut Quota,
-        progress: &mut Progress,
-    ) {
-        match event {
-            SessionEvent::Up(connack) => self.take_up(connack, window, progress),
-            SessionEvent::Acked { token, code } => {
-                if let Some(sent) = window.carried(Token(token)) {
-                    quota.answered(self.clock.now(), &sent.cost);
-                }
-                self.take_ack(Token(token), code, window, progress)
-            }
-            SessionEvent::Taken { token } => {
-                let now = self.clock.now();
-                self.acked_at = Some(now);
-                if let Some(sent_at) = window.sent_at(Token(token)) {
-                    self.answer_time.measured(now.saturating_since(sent_at));
-                }
-            }
-            SessionEvent::Received(received) => {
-                if self.is_canary(&received.topic) {
-                    progress.answered |= self.hear_canary(&received.payload);
-                    if let Some(due) = received.due {
-                        self.session.acknowledge(due);
-                    }
-                } else {
-                    progress.received.push(received);
-                }
-            }
-            SessionEvent::SubscribedOwn { granted } => self.begin_canary(granted),
-            SessionEvent::Subscribed { refused: 0 } => debug!("subscribed"),
-            SessionEvent::Subscribed { refused } => {
-                warn!(
-                    refused,
-                    "the broker refused subscriptions: RPC and shared attributes will not arrive"
-                );
-            }
-            SessionEvent::Ended(gave_up) => {
-                let mut observation = self.observation(Observed::Fin, window);
-                if self.closing.is_none() {
-                    observation.observed = observe::wire_end(
-                        &self.wire,
-                        self.version,
-                        gave_up,
-                        &mut observation.evidence,
-                    );
-                }
-                progress.over = Some(observation);
-            }
-        }
-    }
-
-    fn is_canary(&self, topic: &[u8]) -> bool {
-        let wanted = self.settings.canary.as_ref();
-        wanted.is_some_and(|canary| canary.topic.as_bytes() == topic)
-    }
-
-    fn hear_canary(&mut self, payload: &[u8]) -> bool {
-        let now = self.clock.now();
-        let canary = self.canary.as_mut();
-        canary.is_some_and(|canary| canary.heard(now, payload))
-    }
-
-    fn begin_canary(&mut self, granted: bool) {
-        let Some(canary) = &mut self.canary else {
-            return;
-        };
-        if granted {
-            canary.begin(self.clock.now());
-        } else {
-            canary.end();
-            let topic = self.settings.canary.as_ref().map(|canary| &canary.topic);
-            warn!(
-                topic,
-                "the broker refuses to subscribe us to link.canary's topic: no canary is sent; allow us to read and write it"
-            );
-        }
-    }
-
-    fn take_up(&mut self, connack: Connack, window: &mut Window<Sent>, progress: &mut Progress) {
-        self.up_at = Some(self.clock.now());
-        if let Some(seconds) = connack.properties.server_keep_alive_s {
-            self.keep_alive = Duration::from_secs(u64::from(seconds));
-        }
-        let offered = connack.properties.receive_maximum.unwrap_or(u16::MAX);
-        self.inflight_max = self.inflight_max.min(offered);
-        window.resize(if self.careful { 1 } else { self.inflight_max });
-        self.qos_max = match connack.properties.qos_max {
-            Some(0) => Qos::AtMostOnce,
-            Some(1) => Qos::AtLeastOnce,
-            Some(_) | None => Qos::ExactlyOnce,
-        };
-        let mut wanted = SUBSCRIPTIONS.to_vec();
-        if self.ask_limits {
-            wanted.push(LIMITS_SUBSCRIPTION);
-        }
-        if let Err(error) = self.session.subscribe(&wanted) {
-            warn!(%error, "the subscriptions could not be asked for");
-        }
-        if self.ask_limits
-            && let Err(error) = self
-                .session
-                .publish_own(LIMITS_REQUEST, LIMITS_QUESTION.to_owned())
-        {
-            debug!(%error, "the question for the platform's limits found no session");
-        }
-        if let Some(canary) = &self.settings.canary
-            && let Err(error) = self.session.subscribe_own(&canary.topic)
-        {
-            warn!(%error, "the canary's topic could not be asked for");
-        }
-        progress.up = Some(connack);
-    }
-
-    fn take_ack(
-        &mut self,
-        token: Token,
-        code: u8,
-        window: &mut Window<Sent>,
-        progress: &mut Progress,
-    ) {
-        if code >= REFUSED {
-            self.refused_at = Some(self.clock.now());
-        }
-        let carried = window.carried(token);
-        let topic = carried.map_or("", |sent| sent.topic);
-        let qos = carried.map_or(Qos::AtLeastOnce, |sent| sent.qos);
-        // Refused or not: it was read.
-        if qos > Qos::AtMostOnce {
-            let bytes = carried.map_or(0, |sent| sent.payload.len());
-            self.largest_acknowledged = self.largest_acknowledged.max(bytes);
-        }
-        let verdict = self.refusals.judge(puback_verdict(code), topic);
-        if verdict == PubackVerdict::Deferred {
-            // Not acknowledged in the window: the next session sends it again.
-            progress.over = Some(self.observation(Observed::PublishDeferred(code), window));
-            return;
-        }
-        let Some(acknowledged) = window.acknowledge(token) else {
-            return;
-        };
-        self.learn(qos, acknowledged.sent_at);
-        progress.cursor = acknowledged.cursor.or(progress.cursor);
-        match verdict {
-            PubackVerdict::Delivered => {
-                progress.delivered_publishes += 1;
-                progress.delivered_readings += u64::from(acknowledged.readings);
-            }
-            PubackVerdict::Refused => progress.refused.push(Refusal {
-                code,
-                first: acknowledged.range.map(|range| range.first),
-                readings: acknowledged.readings,
-                sent: acknowledged.carried,
-            }),
-            PubackVerdict::Deferred => {}
-        }
-    }
-
-    /// What the end of a publish says about the peer: of QoS 0 nothing, of QoS 2 that it is not stuck.
-    fn learn(&mut self, qos: Qos, sent_at: Instant) {
-        let now = self.clock.now();
-        match qos {
-            Qos::AtMostOnce => {
-                let answered = self
-                    .told_at
-                    .is_none_or(|told| self.wire.received_at() > Some(told));
-                if answered {
-                    self.told_at = Some(sent_at);
-                }
-            }
-            Qos::AtLeastOnce => {
-                self.acked_at = Some(now);
-                self.answer_time.measured(now.saturating_since(sent_at));
-            }
-            // Its PUBREC was measured.
-            Qos::ExactlyOnce => self.acked_at = Some(now),
-        }
     }
 
     fn observation(&self, observed: Observed, window: &Window<Sent>) -> Observation {
