@@ -174,7 +174,7 @@ fn read_at_start<S: Storage>(
     name: &str,
     bytes: &mut [u8],
 ) -> Result<Option<usize>, StorageError> {
-    let mut file = match storage.open(name) {
+    let mut file = match storage.open_read(name) {
         Ok(file) => file,
         Err(StorageError::Missing) => return Ok(None),
         Err(error) => return Err(error),
@@ -283,7 +283,7 @@ pub fn load<S: Storage>(
     segment: &SegmentSeen,
 ) -> Result<Option<Vec<u8>>, StorageError> {
     const PIECE: usize = 256 * 1024;
-    let mut file = match storage.open(&segment.name()) {
+    let mut file = match storage.open_read(&segment.name()) {
         Ok(file) => file,
         Err(StorageError::Missing) => return Ok(None),
         Err(error) => return Err(error),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::in_flight::InFlight;
 use super::range::{Range, Ranges};
 use super::record::{FrameRead, KIND_CURSOR, KIND_UPLINK};
 use super::segment::{Condition, DATA_START, Frames, segment_name};
@@ -80,14 +81,40 @@ impl<F> Reader<F> {
         damaged
     }
 
-    /// Records through `through` are given up: an acknowledgement that comes late changes nothing.
-    pub(super) fn forget(&mut self, through: Sequence) {
+    /// Moves what was read from memory alone to other places.
+    pub(super) fn shift(&mut self, moved: impl Fn(Position) -> Position) {
+        let read_to = Position {
+            sequence: self.sequence,
+            ..Position::default()
+        };
+        self.sequence = moved(read_to).sequence;
+        for record in &mut self.handed.records {
+            let before = Position {
+                totals: record.before,
+                ..record.position
+            };
+            record.before = moved(before).totals;
+            record.position = moved(record.position);
+        }
+    }
+
+    /// Lets go of the file: another one has taken its place.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// What is handed out is given up with its range.
+    pub(super) fn give_up(self, in_flight: &mut InFlight) {
+        for record in self.handed.records {
+            record.give_up(in_flight);
+        }
+    }
+
+    /// Records through `through` are given up. Those that are handed out may yet be acknowledged.
+    pub(super) fn forget(&mut self, through: Sequence, in_flight: &mut InFlight) {
         let records = &mut self.handed.records;
-        while records
-            .front()
-            .is_some_and(|record| record.position.sequence <= through)
-        {
-            records.pop_front();
+        while let Some(record) = records.pop_front_if(|r| r.position.sequence <= through) {
+            record.give_up(in_flight);
         }
         self.handed.settled_place = None;
         self.sequence = self.sequence.max(through);
@@ -146,7 +173,7 @@ impl<F> Reader<F> {
                 frames.limit = end_offset;
             }
             Some(_) | None => {
-                let file = storage.open(&segment_name(epoch))?;
+                let file = storage.open_read(&segment_name(epoch))?;
                 self.open = Some((epoch, Frames::new(file, epoch, offset, end_offset)));
             }
         }
@@ -161,6 +188,13 @@ struct HandedRecord {
     before: Totals,
     /// None: it was not written when it was handed out.
     next: Option<Place>,
+}
+
+impl HandedRecord {
+    fn give_up(&self, in_flight: &mut InFlight) {
+        let one = self.position.totals.since(self.before);
+        in_flight.add(self.position.sequence, one.readings);
+    }
 }
 
 /// Records handed out and not acknowledged, so that an acknowledgement knows what it settles without a disk read. As
@@ -288,8 +322,10 @@ impl<S: Storage> Spool<S> {
         Ok(())
     }
 
-    /// Forgets what was handed out and is not settled: all of it is read again.
+    /// Forgets what was handed out and is not settled: all of it is read again. What was given up meanwhile will not be
+    /// acknowledged any more.
     pub fn rewind(&mut self) {
+        self.give_up_in_flight();
         let ranges = self.cursor.state.unsettled.iter();
         for (reader, range) in self.readers.iter_mut().zip(ranges) {
             reader.seek(range.acked.sequence, range.acked.sequence);

@@ -352,7 +352,11 @@ impl<S: Storage> Streams<S> {
                 .streams
                 .get(usize::from(entry.stream.0))
                 .and_then(|stream| stream.spool.lane_of(entry.sequence));
-            let Some(lane) = lane else { continue };
+            let Some(lane) = lane else {
+                // Given up while it was in flight, and delivered all the same.
+                self.settle(entry.stream, entry.sequence);
+                continue;
+            };
             if let Some((stream, before, sequence)) = run
                 && (stream, before) != (entry.stream, lane)
             {
@@ -374,6 +378,20 @@ impl<S: Storage> Streams<S> {
         if let Some(spool) = self.spool_mut(stream) {
             spool.ack(sequence);
         }
+    }
+
+    /// A stream whose storage gave nothing goes on in `opened`, see [`Spool::continue_in`]. `false`: not yet.
+    pub fn continue_in(&mut self, stream: StreamId, opened: Spool<S>) -> bool {
+        let spool = self.spool_mut(stream);
+        let Some(shift) = spool.and_then(|spool| spool.continue_in(opened)) else {
+            return false;
+        };
+        for entry in &mut self.log {
+            if entry.stream == stream {
+                entry.sequence = Sequence(entry.sequence.0.saturating_add(shift));
+            }
+        }
+        true
     }
 
     /// Whether something waits that was not handed out.
