@@ -7,6 +7,7 @@ use moorline::demo::audit::{Audit, Balance};
 use moorline::demo::broker::{Broker, BrokerKind};
 use moorline::demo::gateway::{Gateway, History};
 use moorline::fault_proxy::FaultProxy;
+use moorline::spool::SpoolSettings;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -166,6 +167,25 @@ impl Rig {
 pub struct Running {
     /// The process.
     pub gateway: Gateway,
+    spool: SpoolSettings,
+}
+
+impl Drop for Running {
+    /// A gateway that was killed leaves its windows in `/dev/shm`, which outlive it by design.
+    fn drop(&mut self) {
+        self.gateway.kill_now();
+        let streams = std::fs::read_dir(&self.spool.directory);
+        for stream in streams.into_iter().flatten().flatten() {
+            let name = stream.file_name();
+            let window = self
+                .spool
+                .window_path(&stream.path(), &name.to_string_lossy());
+            // Most are gone: a clean end takes them away.
+            match window.map(std::fs::remove_dir_all) {
+                Some(Ok(()) | Err(_)) | None => {}
+            }
+        }
+    }
 }
 
 impl Running {
@@ -188,7 +208,10 @@ impl Running {
         std::fs::write(&file, configuration.text()).unwrap();
         let gateway =
             Gateway::start(program, &file, state_dir, &directory.join("gateway.log")).unwrap();
-        Self { gateway }
+        Self {
+            gateway,
+            spool: SpoolSettings::new(state_dir.join("spool")),
+        }
     }
 
     /// What is known of it.

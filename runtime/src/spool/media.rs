@@ -5,14 +5,14 @@
 //!  failed, and the path leads to another directory (repaired, mounted anew) ──► the stream goes on there
 //! ```
 
-use moorline_core::spool::storage::{Storage as _, StorageError};
+use moorline_core::message::StreamId;
+use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::streams::Streams;
 use moorline_core::spool::{self as core_spool, Recovery};
-use moorline_core::message::StreamId;
 
+use super::TAIL_BYTES;
 use super::disk::{DirectoryError, Disk};
 use super::settings::{SpoolSettings, StreamSetup};
-use super::TAIL_BYTES;
 
 /// The directory of each stream.
 pub(super) struct Media {
@@ -46,7 +46,7 @@ impl Media {
         if spool.is_absent() {
             let opened = open(disk, setup, settings, self.draw.wrapping_add(id.0.into()));
             let (opened, recovery) = opened.inspect_err(|why| spool.still_absent(*why))?;
-            if streams.continue_in(id, opened) {
+            if streams.continue_in(id, opened).is_some() {
                 tell(setup, &recovery);
             }
             return Ok(());
@@ -77,7 +77,7 @@ fn open(
     settings: &SpoolSettings,
     draw: u64,
 ) -> Result<(core_spool::Spool<Disk>, Recovery), StorageError> {
-    if disk.is_elsewhere() || disk.list().is_err() {
+    if disk.place().is_none() || disk.is_elsewhere() {
         *disk = reopen(disk)?;
     }
     let limits = setup.limits(settings, TAIL_BYTES);

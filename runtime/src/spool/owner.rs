@@ -466,9 +466,7 @@ impl Owner {
                 .spool_mut(id)
                 .is_some_and(|spool| spool.status().fault.is_some());
             if faulty {
-                let taken = self
-                    .media
-                    .take_up(id, &mut self.streams, &self.settings);
+                let taken = self.media.take_up(id, &mut self.streams, &self.settings);
                 outcome = outcome.and(taken);
             }
         }

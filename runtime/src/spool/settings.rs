@@ -163,8 +163,9 @@ impl SpoolSettings {
         self.directory.join("telemetry")
     }
 
-    /// Where the window of the stream in `directory` is, whether or not it is there.
-    pub(crate) fn window_path(&self, directory: &Path, stream: &str) -> Option<PathBuf> {
+    /// Where the window of the stream in `directory` is, whether or not it is there; none where the directory is not.
+    #[must_use]
+    pub fn window_path(&self, directory: &Path, stream: &str) -> Option<PathBuf> {
         let parent = self.window_directory.as_ref()?;
         let place = place(&std::fs::metadata(directory).ok()?);
         Some(parent.join(window_name(place, stream)))
@@ -196,12 +197,7 @@ impl SpoolSettings {
     }
 
     /// A directory of the window's for this stream alone, if there is one. `told`: that there is none was said before.
-    pub(super) fn window_of(
-        &self,
-        setup: &StreamSetup,
-        disk: &Disk,
-        told: bool,
-    ) -> Option<Disk> {
+    pub(super) fn window_of(&self, setup: &StreamSetup, disk: &Disk, told: bool) -> Option<Disk> {
         let path = self.window_path(disk.path(), &setup.stream.name)?;
         let opened = make_private(&path).map_err(Some).and_then(|()| {
             // What other users may have put there is none of ours.

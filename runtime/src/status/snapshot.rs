@@ -324,7 +324,9 @@ fn spool_alarm(spool: &SpoolStatus) -> Option<AlarmEntry> {
     Some(medium_alarm(
         "spool-medium",
         spool.fault_since.map_or(0, |since| since.0),
-        format!("the medium of the spool fails ({fault}): what is accepted waits in memory{unread}"),
+        format!(
+            "the medium of the spool fails ({fault}): what is accepted waits in memory{unread}"
+        ),
         "look at the medium under the spool's directory: is it mounted, worn, full (mount, dmesg, df)? The gateway goes on \
          by itself once it works; until then the oldest is given up beyond spool.memory_bytes_max",
     ))

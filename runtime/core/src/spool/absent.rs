@@ -127,7 +127,9 @@ impl<S: Storage> Spool<S> {
         };
         let (waited, came) = (opened.unsettled(), self.unsettled());
         let mut ranges: Vec<Range> = waited.iter().copied().collect();
-        let live = ranges.pop().filter(|live| live.acked.sequence < last.sequence);
+        let live = ranges
+            .pop()
+            .filter(|live| live.acked.sequence < last.sequence);
         ranges.extend(live.map(|live| Range {
             through: Some(last),
             ..live

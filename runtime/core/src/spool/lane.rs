@@ -332,11 +332,18 @@ impl<S: Storage> Spool<S> {
         }
     }
 
-    /// Makes one backlog of those that follow each other without anything settled between them. Nothing may be handed out.
-    pub fn join_backlogs(&mut self) {
+    /// Makes one backlog of those that follow each other without anything settled between them, except of those that hold
+    /// one of `replayed`: what is handed out again keeps the order it had. Nothing may be handed out.
+    pub fn join_backlogs(&mut self, replayed: &[Sequence]) {
         let mut index = 1;
         while index + 1 < self.cursor.state.unsettled.count() {
-            if self.cursor.state.unsettled.join(index - 1) {
+            let unsettled = &self.cursor.state.unsettled;
+            let is_replayed = |at: usize| {
+                let mut replayed = replayed.iter();
+                replayed.any(|sequence| unsettled.index_of(*sequence) == Some(at))
+            };
+            let apart = is_replayed(index - 1) || is_replayed(index);
+            if !apart && self.cursor.state.unsettled.join(index - 1) {
                 self.readers.remove(index);
             } else {
                 index += 1;

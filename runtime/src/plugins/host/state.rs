@@ -129,13 +129,14 @@ impl StateWrite {
         let bytes = postcard::to_stdvec(&self.entries).map_err(|_refused| StateTrouble::Damaged)?;
         match write_private(&self.path, &[&bytes]) {
             // At the start the medium did not work.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.path.parent().map_or(
-                Err(StateTrouble::File(error)),
-                |directory| {
-                    std::fs::create_dir_all(directory)?;
-                    Ok(write_private(&self.path, &[&bytes])?)
-                },
-            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.path
+                    .parent()
+                    .map_or(Err(StateTrouble::File(error)), |directory| {
+                        std::fs::create_dir_all(directory)?;
+                        Ok(write_private(&self.path, &[&bytes])?)
+                    })
+            }
             written => Ok(written?),
         }
     }

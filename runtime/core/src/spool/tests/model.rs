@@ -390,6 +390,10 @@ impl Model {
         }
         let found;
         (self.spool, found) = open(&storage, self.journal.as_ref(), self.limits);
+        if self.weather == Weather::Faults {
+            // Numbers that could not be reserved are forgotten with the process that gave them out.
+            self.highest = self.spool.status().last;
+        }
         self.forgot |= found == CursorFound::Lost;
         storage.heal();
         let status = self.spool.status();
