@@ -81,7 +81,8 @@ pub(crate) struct Feeder {
 impl Feeder {
     /// Whether this record is in the link's hands.
     pub(crate) fn holds(&self, stream: StreamId, sequence: Sequence) -> bool {
-        let mut handed = self.handed.iter();
+        // What is still to be handed out again is not in its hands yet.
+        let mut handed = self.handed.iter().take(self.handed.len() - self.replaying);
         handed.any(|handed| handed.stream == stream && handed.sequence == sequence)
     }
 

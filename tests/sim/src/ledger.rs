@@ -18,11 +18,19 @@ pub struct Item {
     pub ordered: bool,
 }
 
+/// Where an item waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Record {
+    sequence: u64,
+    /// Counts the times a process began without its medium: nothing is in order across that.
+    blind_start: u64,
+}
+
 #[derive(Debug, Default)]
 struct Device {
     offered: BTreeSet<u64>,
     /// Accepted, not delivered, and not given up in a way that was counted; and the record of each.
-    owed: BTreeMap<u64, u64>,
+    owed: BTreeMap<u64, Record>,
     /// Owed without a promise of order.
     owed_unordered: BTreeSet<u64>,
 }
@@ -38,6 +46,12 @@ struct Accepted {
 pub struct Ledger {
     devices: Vec<Device>,
     accepted: BTreeMap<u64, Accepted>,
+    /// The newest record of this life. What an earlier one had settled in memory alone is known to nobody.
+    newest: Option<u64>,
+    blind_starts: u64,
+    is_blind: bool,
+    /// Records of this life, which began without its medium.
+    blind: BTreeSet<u64>,
     /// Numbers ever given out, those among them that ended with a process.
     used: BTreeSet<u64>,
     /// Records through one of these may be overtaken by those after it.
@@ -87,10 +101,15 @@ impl Ledger {
     /// # Errors
     /// When the sequence was given out before, or is lower than one that was.
     pub fn accept(&mut self, sequence: u64, items: Vec<Item>, readings: u64) -> Result<(), String> {
-        if let Some((highest, _)) = self.accepted.last_key_value()
-            && *highest >= sequence
-        {
+        let owed = self.devices.iter().flat_map(|device| device.owed.values());
+        let owed = owed.filter(|record| record.blind_start == self.blind_starts);
+        let highest = owed.map(|record| record.sequence).max().max(self.newest);
+        if let Some(highest) = highest.filter(|highest| *highest >= sequence) {
             return Err(format!("sequence {sequence} comes after {highest}"));
+        }
+        self.newest = Some(sequence);
+        if self.is_blind {
+            self.blind.insert(sequence);
         }
         if !self.used.insert(sequence) {
             return Err(format!("sequence {sequence} was given out before"));
@@ -98,7 +117,11 @@ impl Ledger {
         for item in &items {
             let device = &mut self.devices[item.device];
             if item.ordered {
-                device.owed.insert(item.number, sequence);
+                let record = Record {
+                    sequence,
+                    blind_start: self.blind_starts,
+                };
+                device.owed.insert(item.number, record);
             } else {
                 device.owed_unordered.insert(item.number);
             }
@@ -127,23 +150,25 @@ impl Ledger {
         }
     }
 
-    /// The records from `first` on, given out without a medium, have come behind others, and their numbers are `shift`
-    /// higher.
-    pub fn shift_memory(&mut self, first: u64, shift: u64) {
-        let memory = self.accepted.split_off(&first);
+    /// The records of this life, given out without a medium, have come behind others, and their numbers are `shift` higher.
+    pub fn see_medium(&mut self, shift: u64) {
+        self.is_blind = false;
+        let memory: Vec<_> = std::mem::take(&mut self.blind)
+            .into_iter()
+            .filter_map(|sequence| Some((sequence, self.accepted.remove(&sequence)?)))
+            .collect();
         for (sequence, accepted) in memory {
             for item in &accepted.items {
                 if let Some(owed) = self.devices[item.device].owed.get_mut(&item.number) {
-                    *owed += shift;
+                    owed.sequence += shift;
                 }
             }
             self.used.insert(sequence + shift);
             self.accepted.insert(sequence + shift, accepted);
         }
+        self.newest = self.newest.map(|newest| newest + shift);
         let in_flight = std::mem::take(&mut self.in_flight);
         self.in_flight = in_flight.into_iter().map(|s| s + shift).collect();
-        // What was sent already has overtaken what lay on the medium.
-        self.divided_at.insert(first + shift - 1);
     }
 
     /// The broker has it.
@@ -161,13 +186,17 @@ impl Ledger {
         if self.keeps_order
             && let Some(own) = state.owed.get(&number)
         {
-            let divided = self.divided_at.range(..own).next_back();
+            let divided = self.divided_at.range(..own.sequence).next_back();
             let after = divided.copied().unwrap_or(0);
-            if let Some((first, _)) = state.owed.iter().find(|(_, record)| **record > after)
+            let beside =
+                |record: &Record| record.blind_start == own.blind_start && record.sequence > after;
+            if let Some((first, _)) = state.owed.iter().find(|(_, record)| beside(record))
                 && *first < number
             {
                 return Err(format!(
-                    "item {number} of device {device} overtakes {first}"
+                    "item {number} of device {device} overtakes {first}: {own:?} {:?}, divided at {:?}",
+                    state.owed.get(first),
+                    self.divided_at
                 ));
             }
         }
@@ -230,6 +259,19 @@ impl Ledger {
         self.evicted.0 += records;
         self.evicted.1 += readings;
         (records, readings)
+    }
+
+    /// Another process begins.
+    pub fn begin_life(&mut self) {
+        self.newest = None;
+        self.is_blind = false;
+        self.blind.clear();
+    }
+
+    /// It does so without its medium: what waits there comes later than what is accepted now.
+    pub fn begin_blind(&mut self) {
+        self.blind_starts += 1;
+        self.is_blind = true;
     }
 
     /// The process ended, with or without the power: what came after `kept` was never promised to survive that, and is not

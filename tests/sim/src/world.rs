@@ -94,8 +94,6 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     /// Of each stream: records and readings given up before they got a place.
     pub(crate) dropped: Vec<(u64, u64)>,
-    /// Of each stream: the first number it gave out without its medium.
-    pub(crate) memory_begins: Vec<u64>,
     /// Records refused or lost with power make the counters of evictions inexact.
     pub(crate) inexact: bool,
     pub(crate) trace: Vec<String>,
@@ -159,7 +157,6 @@ impl World {
             excuses: Excuses::default(),
             takeovers_due: 0,
             healed: false,
-            memory_begins: vec![0; terms.streams.len()],
             dropped: vec![(0, 0); terms.streams.len()],
             inexact: false,
             trace: Vec::new(),

@@ -86,9 +86,14 @@ impl<S: Storage> Spool<S> {
     ) {
         let before = self.last.sequence;
         let given_up = self.given_up();
+        let reserved = self.cursor.state.reserved_sequence;
         for uplink in batch {
             let outcome = self.accept(uplink);
             outcomes.push(outcome);
+        }
+        if self.cursor.state.reserved_sequence > reserved && !self.cursor.is_kept() {
+            // Not on the medium: a record in the journal counts only if its number is known to be in use.
+            self.note_cursor_in_journal();
         }
         if self.last.sequence > before {
             self.note_in_journal(before);
@@ -282,12 +287,10 @@ impl<S: Storage> Spool<S> {
     /// Whether [`Spool::commit`] has something to write or sync.
     #[must_use]
     pub fn wants_commit(&self) -> bool {
+        let newest = self.pending.through(self.last.sequence);
+        let unsettled = &self.cursor.state.unsettled;
         self.limits.keep == Keep::OnDisk
-            && self
-                .cursor
-                .state
-                .unsettled
-                .meets(self.synced.sequence, self.last.sequence)
+            && newest.is_some_and(|it| unsettled.meets(self.synced.sequence, it.sequence))
     }
 
     /// Bytes and records waiting for a commit.

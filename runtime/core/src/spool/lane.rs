@@ -444,7 +444,14 @@ impl<S: Storage> Spool<S> {
             let segment = self
                 .segments
                 .partition_point(|segment| segment.end.sequence <= sequence);
-            if segment >= self.segments.len() || sequence >= end {
+            if sequence >= end {
+                return Ok(Step::Nothing);
+            }
+            if segment >= self.segments.len() {
+                // What waits there lies nowhere: it was in the memory of a process that ended.
+                if let Some(reader) = self.readers.get_mut(index) {
+                    reader.sequence = end;
+                }
                 return Ok(Step::Nothing);
             }
             match self.step_in_segment(index, segment, end, budget) {

@@ -419,13 +419,15 @@ fn survey<S: Storage>(
                 });
             }
             HeaderRead::Unused => match pool.adopt(storage, file) {
-                // It stays where it is, and the next start meets it again.
-                Ok(()) | Err(_) => {}
+                // Where nothing can be changed it stays, and the next start meets it again.
+                Ok(()) | Err(StorageError::ReadOnly) => {}
+                Err(error) => return Err(error),
             },
             HeaderRead::Damaged => {
                 match pool.quarantine(storage, epoch, file.bytes) {
                     // As above: its epoch is never used again.
-                    Ok(()) | Err(_) => {}
+                    Ok(()) | Err(StorageError::ReadOnly) => {}
+                    Err(error) => return Err(error),
                 }
                 survey.quarantined += 1;
                 gap = true;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use moorline_core::link::cause::{CauseClass, Intent};
 use moorline_core::link::{Input, State};
+use moorline_core::spool::Keep;
 use moorline_core::spool::sim_storage::{Operation, SimStorage};
 use moorline_core::spool::storage::StorageError;
 use moorline_core::time::Instant;
@@ -256,7 +257,15 @@ impl World {
     /// What was given up in flight will not be acknowledged any more. If some of it was, that may not be written down.
     fn process_ends(&mut self, stream: usize) {
         self.inexact |= self.host.as_ref().is_some_and(|host| host.given_up_acked);
+        // What was accepted and delivered in memory alone is known to nobody.
+        self.inexact |= self.terms.streams[stream].keep == Keep::InMemory || self.is_absent(stream);
         self.ledgers[stream].give_up_in_flight();
+    }
+
+    fn is_absent(&self, stream: usize) -> bool {
+        let host = self.host.as_ref();
+        let spool = host.and_then(|host| host.streams.spools().nth(stream));
+        spool.is_some_and(|(_, spool)| spool.is_absent())
     }
 
     /// After a failed sync that nothing made good, the page cache is all there is, and may say more than the disk.

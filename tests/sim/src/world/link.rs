@@ -17,6 +17,9 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 impl World {
     pub(super) fn boot(&mut self) {
         self.lives += 1;
+        for ledger in &mut self.ledgers {
+            ledger.begin_life();
+        }
         let streams = self.open_streams();
         let host = Host::new(
             self.lives,

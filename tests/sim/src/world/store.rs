@@ -34,9 +34,8 @@ impl World {
                     self.cover("started without its medium");
                     let limits = self.terms.streams[index].limits;
                     let disk = self.disks[index].clone();
-                    let spool = Spool::without_storage(disk, limits, self.draw(index), error);
-                    self.memory_begins[index] = spool.status().last.next().0;
-                    spool
+                    self.ledgers[index].begin_blind();
+                    Spool::without_storage(disk, limits, self.draw(index), error)
                 }
             };
             streams.push((self.terms.streams[index].settings.clone(), spool));
@@ -272,7 +271,6 @@ impl World {
         let Ok(opened) = self.open_spool(stream) else {
             return;
         };
-        let begin = self.memory_begins[stream];
         let Some(host) = self.host.as_mut() else {
             return;
         };
@@ -285,7 +283,8 @@ impl World {
             self.cover("taken up behind higher numbers");
         }
         host_shifted(&mut self.host, stream, shift);
-        self.ledgers[stream].shift_memory(begin, shift);
+        self.ledgers[stream].see_medium(shift);
+        self.feed_soon();
     }
 
     fn spool_mut(&mut self, stream: usize) -> Option<&mut Spool<SimStorage>> {
