@@ -418,7 +418,7 @@ impl<S: Storage> Spool<S> {
     }
 
     /// Writes down what was settled and recycles what is not needed. `durable` makes it survive a power cut, too, where
-    /// that matters.
+    /// that matters. What is in memory only leaves nothing to write down before the end.
     ///
     /// # Errors
     /// When the storage refuses; call again later.
@@ -438,7 +438,7 @@ impl<S: Storage> Spool<S> {
         // A recycled segment whose old name comes back after a power cut must still count as settled.
         if !settled.is_empty() || (durable && self.would_repeat()) {
             self.cursor.sync(&mut self.storage)?;
-        } else if (durable || self.limits.keep == Keep::OnDisk) && !self.note_cursor_in_journal() {
+        } else if self.limits.keep == Keep::OnDisk && !self.note_cursor_in_journal() {
             self.cursor.write(&mut self.storage)?;
         }
         for index in settled.into_iter().rev() {

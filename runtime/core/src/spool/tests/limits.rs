@@ -230,7 +230,8 @@ fn a_backlog_that_ended_with_its_process_holds_up_nothing() {
         append(&mut spool, telemetry(id, 2)).unwrap();
     }
     assert!(spool.divide());
-    spool.checkpoint(true).unwrap();
+    // As a reservation does.
+    spool.cursor.sync(&mut spool.storage).unwrap();
     drop(spool);
     let mut spool = open(&storage, in_memory);
     append(&mut spool, telemetry(10, 2)).unwrap();
