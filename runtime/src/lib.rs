@@ -15,6 +15,7 @@ pub mod inbox;
 pub mod journal;
 pub mod link;
 mod log_gate;
+mod medium;
 pub mod network;
 pub mod plugin_build;
 pub mod plugins;

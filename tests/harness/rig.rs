@@ -7,6 +7,7 @@ use moorline::demo::audit::{Audit, Balance};
 use moorline::demo::broker::{Broker, BrokerKind};
 use moorline::demo::gateway::{Gateway, History};
 use moorline::fault_proxy::FaultProxy;
+use moorline::spool::SpoolSettings;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -167,11 +168,25 @@ impl Rig {
 pub struct Running {
     /// The process.
     pub gateway: Gateway,
+    spool: SpoolSettings,
     errors: Watch,
 }
 
 impl Drop for Running {
+    /// A gateway that was killed leaves its windows in `/dev/shm`, which outlive it by design.
     fn drop(&mut self) {
+        self.gateway.kill_now();
+        let streams = std::fs::read_dir(&self.spool.directory);
+        for stream in streams.into_iter().flatten().flatten() {
+            let name = stream.file_name();
+            let window = self
+                .spool
+                .window_path(&stream.path(), &name.to_string_lossy());
+            // Most are gone: a clean end takes them away.
+            match window.map(std::fs::remove_dir_all) {
+                Some(Ok(()) | Err(_)) | None => {}
+            }
+        }
         // A test that fails anyway has said why.
         if !std::thread::panicking() {
             let errors = self.errors.verdict();
@@ -201,7 +216,11 @@ impl Running {
         let log = directory.join("gateway.log");
         let errors = Watch::over(&log);
         let gateway = Gateway::start(program, &file, state_dir, &log).unwrap();
-        Self { gateway, errors }
+        Self {
+            gateway,
+            spool: SpoolSettings::new(state_dir.join("spool")),
+            errors,
+        }
     }
 
     /// The case provokes this ERROR: it must be in the log in the end, and may be there more than once.

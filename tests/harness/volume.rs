@@ -178,6 +178,24 @@ impl Volume {
         self.mount(0).unwrap();
     }
 
+    /// Hides it behind an empty one that can only be read, as if its medium were not there, until [`Volume::uncover`].
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn cover(&self) {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "ro", "tmpfs"]);
+        run(command.arg(&self.mount)).unwrap();
+    }
+
+    /// Brings it back.
+    ///
+    /// # Panics
+    /// When it was not hidden.
+    pub fn uncover(&self) {
+        run(Command::new("umount").arg("-l").arg(&self.mount)).unwrap();
+    }
+
     /// Takes the filler away.
     ///
     /// # Panics

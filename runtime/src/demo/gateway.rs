@@ -198,6 +198,15 @@ impl Gateway {
         }
     }
 
+    /// kill -9 without waiting, for whoever has no time left: it dies when the operating system gets to it.
+    pub fn kill_now(&mut self) {
+        if let Some(mut child) = self.child.take()
+            && let Err(error) = child.start_kill()
+        {
+            tracing::debug!(%error, "the gateway has ended already");
+        }
+    }
+
     /// SIGTERM, and wait until it has drained and ended. The last status is merged before this returns.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod downlinks;
 mod platform;
 mod reload;
 mod report;
+mod state_dir;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -113,7 +114,7 @@ impl Gateway {
     async fn open(settings: Settings) -> Result<Self, GatewayError> {
         let clock = Clock::start();
         let state_dir = settings.state_dir.clone();
-        prepare(&state_dir)
+        state_dir::prepare(&state_dir)
             .map_err(|error| GatewayError::StateDirectory(state_dir.clone(), error))?;
         let (spool, appender, outlet, recoveries) = spool::open(settings.spool, clock)?;
         report(
@@ -158,6 +159,7 @@ impl Gateway {
             plugins: plugins.status(),
             network,
             wear: follow_wear(&mut tasks, &state_dir, settings.wear, clock, &stop_writing),
+            state_dir: state_dir::watch(&mut tasks, &state_dir, clock, &stop_writing),
         };
         tasks.spawn(journal::keep(state_dir, link.status()));
         tasks.spawn(status::run(
@@ -231,16 +233,7 @@ fn follow_wear(
     wear
 }
 
-/// The state directory is for the gateway's user alone: it holds plugin state and what was measured.
-fn prepare(state_dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir)
-}
-
-fn report(name: &str, state_dir: &Path, recoveries: &[Recovery], spool: &SpoolStatus) {
+fn report(name: &str, state_dir: &Path, recoveries: &[Option<Recovery>], spool: &SpoolStatus) {
     info!(
         gateway = name,
         version = env!("CARGO_PKG_VERSION"),
@@ -249,6 +242,8 @@ fn report(name: &str, state_dir: &Path, recoveries: &[Recovery], spool: &SpoolSt
         "starting"
     );
     for (recovery, stream) in recoveries.iter().zip(spool.streams.iter()) {
+        // Told where it was found out.
+        let Some(recovery) = recovery else { continue };
         let damage = stream.spool.damaged.readings > 0
             || stream.spool.quarantined_segments > 0
             || recovery.damaged_segments > 0

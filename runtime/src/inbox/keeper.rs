@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moorline_core::inbox::{self, Arrived, Due, Number, Refusal, Verdict, frame};
 use moorline_core::message::Downlink;
-use moorline_core::time::Instant;
+use moorline_core::time::{Instant, TimestampMs};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -40,6 +40,10 @@ pub(super) struct Keeper {
     deliveries: mpsc::Sender<Delivery>,
     outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
     status: watch::Sender<InboxStatus>,
+    /// Since when the disk refuses.
+    in_memory_since: Option<TimestampMs>,
+    /// What the last process left could neither be read nor put aside.
+    unread: bool,
     lines: LogGate,
 }
 
@@ -52,6 +56,8 @@ impl Keeper {
     ) -> Self {
         let directory = settings.directory.clone();
         let read = log_file::blocking(move || Ok(log_file::read(&directory))).await;
+        let read = read.ok().flatten();
+        let unread = read.is_none();
         let records = read.unwrap_or_default();
         let (inbox, expired) =
             inbox::Inbox::recover(settings.limits, records, clock.wall(), clock.now());
@@ -76,6 +82,8 @@ impl Keeper {
             deliveries,
             outcomes: mpsc::channel(OUTCOMES),
             status,
+            in_memory_since: None,
+            unread,
             lines,
         };
         keeper.begin_log().await;
@@ -266,16 +274,23 @@ impl Keeper {
         let replaced = match &self.log {
             Some(log) => log.replaced(frames).await,
             None => {
-                let directory = self.settings.directory.clone();
-                log_file::blocking(move || log_file::replace(&directory, &frames)).await
+                let (directory, unread) = (self.settings.directory.clone(), self.unread);
+                let begun = log_file::blocking(move || {
+                    if unread && !log_file::set_aside(&directory) {
+                        return Err(std::io::ErrorKind::ResourceBusy.into());
+                    }
+                    log_file::replace(&directory, &frames)
+                });
+                begun.await
             }
         };
         match replaced {
             Ok(log) => {
-                if self.status.borrow().in_memory {
+                if self.in_memory_since.take().is_some() {
                     info!("the inbox is on the disk again");
                 }
                 self.log = Some(log);
+                self.unread = false;
                 self.disk_at = None;
             }
             Err(error) => self.lose_log(&error),
@@ -283,7 +298,8 @@ impl Keeper {
     }
 
     fn lose_log(&mut self, error: &std::io::Error) {
-        if !self.status.borrow().in_memory {
+        if self.in_memory_since.is_none() {
+            self.in_memory_since = Some(self.clock.wall());
             error!(
                 directory = %self.settings.directory.display(), %error,
                 "the inbox cannot be written: messages from the platform are kept in memory, and acknowledged when they are handled"
@@ -313,7 +329,7 @@ impl Keeper {
             duplicates: figures.duplicates,
             rpcs_expired: figures.rpcs_expired,
             dropped: figures.dropped,
-            in_memory: self.log.is_none(),
+            in_memory_since: self.in_memory_since,
         };
         self.status
             .send_if_modified(|shown| std::mem::replace(shown, status) != status);

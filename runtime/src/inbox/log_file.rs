@@ -27,18 +27,18 @@ pub(super) struct LogFile {
     synced_bytes: u64,
 }
 
-/// What the last process left. What is no log is put aside, what is torn is cut off.
-pub(super) fn read(directory: &Path) -> Vec<Record> {
+/// What the last process left. What is no log is put aside, what is torn is cut off. None: nothing could be read, nor put
+/// aside; it must not be overwritten.
+pub(super) fn read(directory: &Path) -> Option<Vec<Record>> {
     let path = directory.join(NAME);
     let contents = match bounded_file::read(&path, FILE_BYTES_MAX) {
         Ok(contents) => contents,
         Err(bounded_file::ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Vec::new();
+            return Some(Vec::new());
         }
         Err(error) => {
-            error!(path = %path.display(), %error, "the inbox cannot be read: messages of the last process that were not handled are lost");
-            set_aside(directory);
-            return Vec::new();
+            error!(path = %path.display(), %error, "the inbox cannot be read: messages of the last process that were not handled are put aside");
+            return set_aside(directory).then(Vec::new);
         }
     };
     match frame::decode(&contents) {
@@ -49,20 +49,25 @@ pub(super) fn read(directory: &Path) -> Vec<Record> {
                     "the inbox's last record was cut, as by a power loss; it was not acknowledged"
                 );
             }
-            log.records
+            Some(log.records)
         }
-        None if contents.is_empty() => Vec::new(),
+        None if contents.is_empty() => Some(Vec::new()),
         None => {
             error!(path = %path.display(), "the inbox is damaged: messages of the last process that were not handled are lost");
-            set_aside(directory);
-            Vec::new()
+            set_aside(directory).then(Vec::new)
         }
     }
 }
 
-fn set_aside(directory: &Path) {
-    if let Err(error) = std::fs::rename(directory.join(NAME), directory.join(DAMAGED_NAME)) {
-        warn!(%error, "the damaged inbox cannot be put aside");
+/// Puts aside what could not be read; false when that is not possible now.
+pub(super) fn set_aside(directory: &Path) -> bool {
+    match std::fs::rename(directory.join(NAME), directory.join(DAMAGED_NAME)) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => {
+            warn!(%error, "the damaged inbox cannot be put aside");
+            false
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use moorline_core::inbox::{Deadline, Limits, Number, Refusal};
 use moorline_core::message::Downlink;
+use moorline_core::time::TimestampMs;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -60,8 +61,9 @@ pub struct InboxStatus {
     pub rpcs_expired: u64,
     /// Updates of shared attributes that no connector took.
     pub dropped: u64,
-    /// The disk refuses: what is not handled does not survive the process, and is not acknowledged.
-    pub in_memory: bool,
+    /// Since when the disk refuses, by the wall clock: what is not handled does not survive the process, and is not
+    /// acknowledged.
+    pub in_memory_since: Option<TimestampMs>,
 }
 
 /// A message to be handled.

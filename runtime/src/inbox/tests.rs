@@ -180,7 +180,8 @@ async fn without_a_disk_a_message_is_acknowledged_when_it_is_handled() {
     let mut bench = start(directory.path(), |_| {}).await;
     bench.arrive(update(1), 1, false).await;
     let delivery = bench.delivery().await;
-    assert!(bench.until(|status| status.waiting == 1).await.in_memory);
+    let status = bench.until(|status| status.waiting == 1).await;
+    assert!(status.in_memory_since.is_some());
     assert!(bench.receipts.try_recv().is_err());
     delivery.settle().await;
     bench.acknowledged().await;

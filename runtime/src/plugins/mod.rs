@@ -63,6 +63,7 @@ pub(crate) use world::COMPONENT_BYTES_MAX;
 use crate::clock::Clock;
 use crate::file_watch;
 use crate::inbox::Delivery;
+use crate::medium;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
 use cache::Cache;
@@ -122,9 +123,13 @@ pub async fn start(
     clock: Clock,
 ) -> Result<Plugins, StartError> {
     let state_directory = settings.state_directory.clone();
-    tokio::fs::create_dir_all(&state_directory)
-        .await
-        .map_err(|error| StartError::StateDirectory(state_directory, error))?;
+    match tokio::fs::create_dir_all(&state_directory).await {
+        // Made with the first state that can be written.
+        Err(error) if medium::is_at_fault(&error) => {
+            tracing::error!(directory = %state_directory.display(), %error, "the state of plugins is not kept for now");
+        }
+        made => made.map_err(|error| StartError::StateDirectory(state_directory, error))?,
+    }
     let cache_directory = settings.cache_directory.clone();
     let cache = tokio::task::spawn_blocking(move || Cache::open(&cache_directory))
         .await

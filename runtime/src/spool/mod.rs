@@ -4,6 +4,7 @@
 //! answered when it is written (it survives the end of this process); a group commit makes it survive a power cut.
 
 pub mod disk;
+mod media;
 mod owner;
 pub(crate) mod purge;
 mod routes;
@@ -21,7 +22,7 @@ use moorline_core::message::{Qos, Sequence, Uplink};
 use moorline_core::spool::dead_letter::Letter;
 use moorline_core::spool::storage::StorageError;
 use moorline_core::spool::streams::Streams;
-use moorline_core::spool::{self as core_spool, LimitsError, Refused};
+use moorline_core::spool::{self as core_spool, Limits, LimitsError, Refused};
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +31,7 @@ use crate::clock::Clock;
 pub use core_spool::Recovery;
 pub use core_spool::streams::{AfterOutage, Handed, Whole};
 use disk::{DirectoryError, Disk};
+use media::Media;
 use owner::{Append, Ask, Order, Owner, Reading};
 pub use routes::{Pattern, Routes, Rule};
 pub use settings::{Durability, Full, SpoolSettings, StreamSetup};
@@ -56,7 +58,7 @@ pub enum OpenError {
     /// Its directory is in use or cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The storage refused before anything could be read. Damaged contents never do this.
+    /// The storage refused. A gateway starts all the same; only whoever needs what lies there meets this.
     #[error("the spool cannot be opened: {0}")]
     Storage(#[from] StorageError),
     /// No thread for it.
@@ -282,24 +284,26 @@ impl Spool {
     }
 }
 
-/// Opens the spools of all streams and starts their thread. Reads the disk: not for a hot path.
+/// Opens the spools of all streams and starts their thread. Reads the disk: not for a hot path. A stream whose medium
+/// gives nothing has no recovery: it works in memory until the medium does.
 ///
 /// # Errors
-/// When the settings make no sense, or the directory is in use or cannot be used.
+/// When the settings make no sense, or the directory is in use, or no directory because of somebody's choice.
 pub fn open(
     settings: SpoolSettings,
     clock: Clock,
-) -> Result<(Spool, Appender, Outlet, Vec<Recovery>), OpenError> {
-    let identity = RandomState::new().hash_one(&settings.directory).max(1);
+) -> Result<(Spool, Appender, Outlet, Vec<Option<Recovery>>), OpenError> {
+    let draw = RandomState::new().hash_one(&settings.directory).max(1);
     let mut streams = Vec::with_capacity(settings.streams.len());
+    let mut disks = Vec::with_capacity(settings.streams.len());
     let mut recoveries = Vec::with_capacity(settings.streams.len());
-    for setup in &settings.streams {
+    for (number, setup) in (0..).zip(&settings.streams) {
         let limits = setup.limits(&settings, TAIL_BYTES)?;
-        let disk = Disk::open(&settings.stream_directory(setup))?;
-        let window = settings.window_of(setup, &disk);
-        let (mut spool, recovery) = core_spool::Spool::open_with(disk, window, limits, identity)?;
+        let (disk, mut spool, recovery) =
+            open_stream(&settings, setup, limits, draw.wrapping_add(number).max(1))?;
         spool.tell_time(clock.wall());
         streams.push((setup.stream.clone(), spool));
+        disks.push(disk);
         recoveries.push(recovery);
     }
     let streams = Streams::new(streams);
@@ -318,7 +322,8 @@ pub fn open(
         connector: None,
     };
     let qos = settings.streams.iter().map(|setup| setup.qos).collect();
-    let mut owner = Owner::new(streams, settings, status_sender, clock);
+    let media = Media::new(disks, draw);
+    let mut owner = Owner::new(streams, media, settings, status_sender, clock);
     std::thread::Builder::new()
         .name("spool".into())
         .spawn(move || {
@@ -332,4 +337,36 @@ pub fn open(
         qos,
     };
     Ok((Spool { orders, status }, appender, outlet, recoveries))
+}
+
+/// A stream on its medium, or in memory where that gives nothing.
+fn open_stream(
+    settings: &SpoolSettings,
+    setup: &StreamSetup,
+    limits: Limits,
+    draw: u64,
+) -> Result<(Disk, core_spool::Spool<Disk>, Option<Recovery>), OpenError> {
+    let directory = settings.stream_directory(setup);
+    let (disk, why) = match Disk::open(&directory) {
+        Ok(disk) => {
+            let window = settings.window_of(setup, &disk, false);
+            match core_spool::Spool::open_with(disk.clone(), window, limits, draw) {
+                Ok((spool, recovery)) => return Ok((disk, spool, Some(recovery))),
+                Err(why) => (disk, why),
+            }
+        }
+        Err(error) => match error.medium_fault() {
+            Some(why) => (Disk::absent(&directory), why),
+            None => return Err(error.into()),
+        },
+    };
+    tracing::error!(
+        stream = &*setup.stream.name,
+        directory = %directory.display(),
+        error = %why,
+        "the medium of the spool gives nothing: what is accepted waits in memory, up to spool.memory_bytes_max, and ends \
+         with this process; what lies on the medium is taken up when it works"
+    );
+    let spool = core_spool::Spool::without_storage(disk.clone(), limits, draw, why);
+    Ok((disk, spool, None))
 }

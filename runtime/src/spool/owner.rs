@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 
 use super::disk::Disk;
+use super::media::Media;
 use super::purge;
 use super::settings::{StreamSetup, TELEMETRY};
 use super::{AppendRefused, Durability, ReadError, SpoolSettings, SpoolStatus};
@@ -26,6 +27,9 @@ const PREPARE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often a storage that refuses is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often a medium is looked at that nothing has to be written to.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The most that acknowledgements lag behind on the medium; after a power cut that much is sent again.
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_secs(30);
@@ -80,13 +84,17 @@ pub(super) struct Owner {
     marks: Vec<Sequence>,
     /// Acknowledgements since the cursors were written.
     acked: bool,
-    /// Which work the storage last refused, and why.
-    fault: Option<(&'static str, StorageError)>,
+    media: Media,
+    /// Which work the storage refuses, and why.
+    faults: Vec<(&'static str, StorageError)>,
+    /// Since when something fails.
+    fault_since: Option<TimestampMs>,
 }
 
 impl Owner {
     pub(super) fn new(
         streams: Streams<Disk>,
+        media: Media,
         settings: SpoolSettings,
         status: watch::Sender<SpoolStatus>,
         clock: Clock,
@@ -100,7 +108,9 @@ impl Owner {
             replies: Vec::with_capacity(BATCH),
             outcomes: Vec::with_capacity(BATCH),
             acked: false,
-            fault: None,
+            media,
+            faults: Vec::new(),
+            fault_since: None,
         }
     }
 
@@ -114,6 +124,7 @@ impl Owner {
         let mut commit = Timer::new();
         let mut upkeep = Timer::new();
         let mut cursor_sync = Timer::new();
+        let mut look = Timer::new();
         let (mut appends_open, mut asks_open) = (true, true);
         // What comes right after a tick has nearly two of them to be settled before it is written.
         let tick = self.settings.commit_interval / 2;
@@ -124,12 +135,13 @@ impl Owner {
             } else if self.wants_commit() || self.acked {
                 commit.arm(tick);
             }
-            if self.is_faulty() {
+            if self.is_faulty() || !self.faults.is_empty() {
                 upkeep.arm(RETRY_PAUSE);
             } else if self.wants_preparing() {
                 upkeep.arm(PREPARE_PAUSE);
             }
             cursor_sync.arm(CURSOR_SYNC_INTERVAL);
+            look.arm(LOOK_INTERVAL);
             self.publish();
             if !appends_open && !asks_open {
                 break None;
@@ -143,11 +155,12 @@ impl Owner {
                 },
                 () = commit.elapsed() => {
                     self.tick();
-                    if self.fault.is_some() {
+                    if !self.faults.is_empty() {
                         commit.arm(RETRY_PAUSE);
                     }
                 }
                 () = cursor_sync.elapsed() => self.look_after(),
+                () = look.elapsed() => self.look(),
                 ask = asks.recv(), if asks_open => match ask {
                     Some(ask) => self.answer(ask),
                     None => asks_open = false,
@@ -163,6 +176,8 @@ impl Owner {
         while appends.recv_many(&mut batch, BATCH).await > 0 {
             self.append(&mut batch);
         }
+        // A last try for what is in memory only.
+        self.take_up();
         let closed = self.streams.close();
         match closed {
             Ok(()) => self.settings.clear_windows(),
@@ -343,7 +358,7 @@ impl Owner {
     /// Whether a commit should not wait for its time.
     fn due(&self) -> bool {
         let mut spools = self.streams.spools();
-        self.fault.is_none()
+        self.faults.is_empty()
             && spools.any(|(_, spool)| {
                 let (bytes, records) = spool.uncommitted();
                 let full = bytes >= self.settings.commit_bytes as u64
@@ -431,7 +446,38 @@ impl Owner {
         self.checkpoint(true);
     }
 
+    /// Looks whether the media would take a write, while nothing has to be written.
+    fn look(&mut self) {
+        let mut outcome = Ok(());
+        for id in self.ids() {
+            if let Some(spool) = self.streams.spool_mut(id) {
+                outcome = outcome.and(spool.look());
+            }
+        }
+        self.note("look", outcome);
+    }
+
+    /// Looks whether a medium that fails has become one to go on with.
+    fn take_up(&mut self) {
+        let mut outcome = Ok(());
+        for id in self.ids() {
+            let faulty = self
+                .streams
+                .spool_mut(id)
+                .is_some_and(|spool| spool.status().fault.is_some());
+            if faulty {
+                let taken = self.media.take_up(id, &mut self.streams, &self.settings);
+                outcome = outcome.and(taken);
+            }
+        }
+        self.note("open", outcome);
+    }
+
     fn prepare(&mut self) {
+        self.take_up();
+        if self.is_faulty() {
+            self.look();
+        }
         let mut outcome = Ok(());
         let mut again = false;
         for id in self.ids() {
@@ -448,31 +494,50 @@ impl Owner {
             Ok(()) => self.note("prepare", Ok(())),
             Err(error) => self.note("prepare", Err(error)),
         }
+        if outcome.is_ok() && !self.is_faulty() {
+            // Work that is not tried again by itself; what still fails will say so.
+            for work in ["append", "read", "expire", "dead letters"] {
+                self.note(work, Ok(()));
+            }
+        }
     }
 
     /// Says once when the storage begins to fail and once when it works again.
     fn note(&mut self, work: &'static str, outcome: Result<(), StorageError>) {
-        match (outcome, self.fault) {
-            (Err(error), fault) => {
-                if fault != Some((work, error)) {
+        let known = self.faults.iter().position(|(failed, _)| *failed == work);
+        match (outcome, known) {
+            (Err(error), known) => {
+                if !self.faults.iter().any(|(_, told)| *told == error) {
                     tracing::warn!(
                         work,
                         %error,
                         "the spool's storage fails: what is accepted stays in memory, up to its bound, until it works again"
                     );
                 }
-                self.fault = Some((work, error));
+                match known.and_then(|index| self.faults.get_mut(index)) {
+                    Some(fault) => fault.1 = error,
+                    None => self.faults.push((work, error)),
+                }
             }
-            (Ok(()), Some((failed, _))) if failed == work => {
-                tracing::info!(work, "the spool's storage works again");
-                self.fault = None;
+            (Ok(()), Some(index)) => {
+                self.faults.remove(index);
+                if self.faults.is_empty() {
+                    tracing::info!(work, "the spool's storage works again");
+                }
             }
-            (Ok(()), _) => {}
+            (Ok(()), None) => {}
         }
     }
 
-    fn publish(&self) {
-        let status = SpoolStatus::of(&self.streams, self.fault.map(|(_, error)| error));
+    fn publish(&mut self) {
+        let fault = self.faults.first().map(|(_, error)| *error);
+        let mut status = SpoolStatus::of(&self.streams, fault);
+        self.fault_since = match (status.fault, self.fault_since) {
+            (Some(_), None) => Some(self.clock.wall()),
+            (Some(_), since) => since,
+            (None, _) => None,
+        };
+        status.fault_since = self.fault_since;
         self.status.send_if_modified(|published| {
             let changed = *published != status;
             *published = status;

@@ -126,7 +126,7 @@ pub(crate) fn stopped(
     let setup = setup.unwrap_or_else(|| StreamSetup::new(name, u8::MAX, BYTES_UNKNOWN));
     let limits = setup.limits(settings, TAIL_BYTES)?;
     let disk = Disk::open(directory)?;
-    let window = settings.window_of(&setup, &disk);
+    let window = settings.window_of(&setup, &disk, false);
     let (mut spool, _recovery) = core_spool::Spool::open_with(disk, window, limits, 1)?;
     spool.tell_time(now);
     let purged = Purged::from(spool.purge());

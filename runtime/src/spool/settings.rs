@@ -8,7 +8,7 @@ use moorline_core::message::{Qos, StreamId};
 use moorline_core::spool::streams::{AfterOutage, StreamSettings};
 use moorline_core::spool::{self as core_spool, Keep, Limits, LimitsError};
 
-use super::disk::Disk;
+use super::disk::{Disk, place};
 use super::routes::Routes;
 
 /// The stream of what must overtake: replies to RPCs, and whatever a configuration puts there.
@@ -163,27 +163,41 @@ impl SpoolSettings {
         self.directory.join("telemetry")
     }
 
-    /// Where the window of the stream in `directory` is, whether or not it is there.
-    pub(crate) fn window_path(&self, directory: &Path, stream: &str) -> Option<PathBuf> {
+    /// Where the window of the stream in `directory` is, whether or not it is there; none where the directory is not.
+    #[must_use]
+    pub fn window_path(&self, directory: &Path, stream: &str) -> Option<PathBuf> {
         let parent = self.window_directory.as_ref()?;
-        Some(parent.join(window_name(directory, stream)?))
+        let place = place(&std::fs::metadata(directory).ok()?);
+        Some(parent.join(window_name(place, stream)))
+    }
+
+    /// Where the window of the stream on `disk` is, whatever its path leads to by now.
+    pub(super) fn window_path_of(&self, disk: &Disk, stream: &str) -> Option<PathBuf> {
+        let parent = self.window_directory.as_ref()?;
+        Some(parent.join(window_name(disk.place()?, stream)))
     }
 
     /// Takes the window's directories away: everything is committed, and nothing is in them.
     pub(super) fn clear_windows(&self) {
         for setup in &self.streams {
             let path = self.window_path(&self.stream_directory(setup), &setup.stream.name);
-            if let Some(path) = path
-                && let Err(error) = std::fs::remove_dir_all(&path)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::debug!(window = %path.display(), %error, "a window cannot be cleared away");
+            if let Some(path) = path {
+                self.clear_window(&path);
             }
         }
     }
 
-    /// A directory of the window's for this stream alone, if there is one.
-    pub(super) fn window_of(&self, setup: &StreamSetup, disk: &Disk) -> Option<Disk> {
+    /// Takes one of them away.
+    pub(super) fn clear_window(&self, path: &Path) {
+        if let Err(error) = std::fs::remove_dir_all(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::debug!(window = %path.display(), %error, "a window cannot be cleared away");
+        }
+    }
+
+    /// A directory of the window's for this stream alone, if there is one. `told`: that there is none was said before.
+    pub(super) fn window_of(&self, setup: &StreamSetup, disk: &Disk, told: bool) -> Option<Disk> {
         let path = self.window_path(disk.path(), &setup.stream.name)?;
         let opened = make_private(&path).map_err(Some).and_then(|()| {
             // What other users may have put there is none of ours.
@@ -193,6 +207,7 @@ impl SpoolSettings {
         });
         match opened {
             Ok(()) => Disk::open(&path).ok(),
+            Err(_) if told => None,
             Err(error) => {
                 let why = error.map_or_else(|| "it is not ours".to_owned(), |e| e.to_string());
                 tracing::warn!(
@@ -208,13 +223,8 @@ impl SpoolSettings {
 }
 
 /// One name for each spool directory: a directory made anew has another inode.
-fn window_name(spool: &Path, stream: &str) -> Option<String> {
-    let metadata = std::fs::metadata(spool).ok()?;
-    Some(format!(
-        "moorline-{:x}-{:x}-{stream}",
-        metadata.dev(),
-        metadata.ino()
-    ))
+fn window_name((device, inode): (u64, u64), stream: &str) -> String {
+    format!("moorline-{device:x}-{inode:x}-{stream}")
 }
 
 fn make_private(path: &Path) -> std::io::Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use moorline_core::spool::Status;
 use moorline_core::spool::storage::{Storage, StorageError};
 use moorline_core::spool::streams::Streams;
+use moorline_core::time::TimestampMs;
 
 /// The figures of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,10 @@ pub struct SpoolStatus {
     pub quarantined_segments: u64,
     /// The last commit or other disk work failed.
     pub fault: Option<StorageError>,
+    /// Since when something fails, by the wall clock.
+    pub fault_since: Option<TimestampMs>,
+    /// What lies on the medium of a stream could not be read since the start: it is not in these figures.
+    pub absent: bool,
     /// A stream gives up what comes, because it is full.
     pub kept_full: bool,
     /// Something waits that was not handed out to the link.
@@ -54,6 +59,7 @@ impl SpoolStatus {
     pub(super) fn of<S: Storage>(streams: &Streams<S>, fault: Option<StorageError>) -> Self {
         let mut sum = Self {
             fault,
+            absent: streams.spools().any(|(_, spool)| spool.is_absent()),
             more: streams.has_more(),
             ..Self::default()
         };

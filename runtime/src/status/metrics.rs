@@ -24,6 +24,12 @@ impl Page {
             "When the process started, since the Unix epoch.",
             status.started_at_ms as f64 / 1e3,
         )?;
+        if !status.alarms.is_empty() {
+            self.head("alarm", "What a person must see to.", "gauge")?;
+            for alarm in &status.alarms {
+                self.sample("alarm", &[("name", &alarm.name)], &1)?;
+            }
+        }
         self.link(status)?;
         self.spool(status)?;
         self.wear(status)?;

@@ -11,7 +11,7 @@ mod wear;
 mod writer;
 
 pub use disconnect::{DisconnectEntry, EvidenceEntry};
-pub(crate) use snapshot::Tracker;
+pub(crate) use snapshot::{Tracker, Unwritable};
 pub use wear::WearSection;
 pub(crate) use writer::{Files, Sources, run};
 
@@ -61,7 +61,7 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AlarmEntry {
-    /// Its stable name: `duplicate-client-id` or `wear-budget`.
+    /// Its stable name: `duplicate-client-id`, `spool-medium`, `inbox-medium`, `state-directory` or `wear-budget`.
     pub name: String,
     /// Since when, milliseconds since the Unix epoch.
     pub since_ms: u64,

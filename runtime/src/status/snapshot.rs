@@ -1,6 +1,7 @@
 //! From what the rooms show of themselves to the one status everybody reads.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use moorline_core::link::State;
@@ -29,6 +30,15 @@ use crate::wear::WearStatus;
 const SWAPS_KEPT: usize = 128;
 /// Beginnings of sessions that are remembered, to tell whether a swap cost one.
 const SESSIONS_KEPT: usize = 64;
+
+/// The state directory cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unwritable {
+    pub(crate) directory: PathBuf,
+    pub(crate) error: String,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) since_ms: u64,
+}
 
 /// What the status needs beyond the rooms' present words: numbers for swaps, and when sessions began.
 #[derive(Debug)]
@@ -154,12 +164,20 @@ impl Tracker {
         plugins: &PluginsStatus,
         network: &Seen,
         wear: &WearStatus,
+        state_dir: Option<&Unwritable>,
     ) -> Status {
         Status {
             pid: self.pid,
             started_at_ms: self.started_at.0,
             written_at_ms: self.clock.wall().0,
-            alarms: self.alarms(link, wear),
+            alarms: self
+                .duplicate_alarm(link)
+                .into_iter()
+                .chain(spool_alarm(spool))
+                .chain(inbox_alarm(inbox))
+                .chain(state_dir.map(state_dir_alarm))
+                .chain(wear_alarm(wear))
+                .collect(),
             link: self.link_section(link),
             network: self.network_section(network),
             spool: spool_section(spool),
@@ -171,8 +189,8 @@ impl Tracker {
         }
     }
 
-    fn alarms(&self, link: &LinkStatus, wear: &WearStatus) -> Vec<AlarmEntry> {
-        let duplicate = link.duplicate_client_id(self.clock.now()).map(|alarm| {
+    fn duplicate_alarm(&self, link: &LinkStatus) -> Option<AlarmEntry> {
+        link.duplicate_client_id(self.clock.now()).map(|alarm| {
             let (certainty, text) = match alarm.certainty {
                 Certainty::Certain => ("certain", link::DUPLICATE_CERTAIN),
                 Certainty::Inferred => ("inferred", link::DUPLICATE_INFERRED),
@@ -185,8 +203,7 @@ impl Tracker {
                 text: text.to_owned(),
                 advice: link::DUPLICATE_ADVICE.to_owned(),
             }
-        });
-        duplicate.into_iter().chain(wear_alarm(wear)).collect()
+        })
     }
 
     fn network_section(&self, network: &Seen) -> NetworkSection {
@@ -297,6 +314,60 @@ fn outcome(outcome: &SwapOutcome) -> Option<&'static str> {
     }
 }
 
+/// While the medium of the spool fails.
+fn spool_alarm(spool: &SpoolStatus) -> Option<AlarmEntry> {
+    let fault = spool.fault?;
+    let unread = if spool.absent {
+        "; what lies on it could not be read since the start, and is not in these figures"
+    } else {
+        ""
+    };
+    Some(medium_alarm(
+        "spool-medium",
+        spool.fault_since.map_or(0, |since| since.0),
+        format!(
+            "the medium of the spool fails ({fault}): what is accepted waits in memory{unread}"
+        ),
+        "look at the medium under the spool's directory: is it mounted, worn, full (mount, dmesg, df)? The gateway goes on \
+         by itself once it works; until then the oldest is given up beyond spool.memory_bytes_max",
+    ))
+}
+
+/// While the inbox cannot be written.
+fn inbox_alarm(inbox: InboxStatus) -> Option<AlarmEntry> {
+    let since = inbox.in_memory_since?;
+    Some(medium_alarm(
+        "inbox-medium",
+        since.0,
+        "messages from the platform cannot be written down: they are acknowledged when they are handled".to_owned(),
+        "look at the medium under the state directory; the gateway writes by itself once it works",
+    ))
+}
+
+fn state_dir_alarm(state_dir: &Unwritable) -> AlarmEntry {
+    medium_alarm(
+        "state-directory",
+        state_dir.since_ms,
+        format!(
+            "{} cannot be written ({}): the state of plugins, compiled plugins and the link's journal are not kept",
+            state_dir.directory.display(),
+            state_dir.error
+        ),
+        "look at the medium under the state directory: is it mounted, worn, full (mount, dmesg, df)?",
+    )
+}
+
+fn medium_alarm(name: &str, since_ms: u64, text: String, advice: &str) -> AlarmEntry {
+    AlarmEntry {
+        name: name.to_owned(),
+        since_ms,
+        certainty: "certain".to_owned(),
+        client_id: String::new(),
+        text,
+        advice: advice.to_owned(),
+    }
+}
+
 fn spool_section(spool: &SpoolStatus) -> SpoolSection {
     let gone = spool.depth_readings
         + spool.evicted_readings
@@ -322,7 +393,7 @@ const fn inbox_section(inbox: InboxStatus) -> InboxSection {
         duplicates: inbox.duplicates,
         rpcs_expired: inbox.rpcs_expired,
         dropped: inbox.dropped,
-        in_memory: inbox.in_memory,
+        in_memory: inbox.in_memory_since.is_some(),
     }
 }
 

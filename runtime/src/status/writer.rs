@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use super::Status;
-use super::snapshot::Tracker;
+use super::snapshot::{Tracker, Unwritable};
 use crate::inbox::InboxStatus;
 use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
@@ -42,6 +42,7 @@ pub(crate) struct Sources {
     pub(crate) plugins: watch::Receiver<PluginsStatus>,
     pub(crate) network: watch::Receiver<Seen>,
     pub(crate) wear: watch::Receiver<WearStatus>,
+    pub(crate) state_dir: watch::Receiver<Option<Unwritable>>,
 }
 
 /// Writes until told to stop, and once more then.
@@ -78,7 +79,16 @@ pub(crate) async fn run(
                 let spool = sources.spool.borrow_and_update();
                 let wear = sources.wear.borrow_and_update();
                 let inbox = *sources.inbox.borrow_and_update();
-                tracker.snapshot(&link, &spool, inbox, &plugins, &network, &wear)
+                let state_dir = sources.state_dir.borrow_and_update();
+                tracker.snapshot(
+                    &link,
+                    &spool,
+                    inbox,
+                    &plugins,
+                    &network,
+                    &wear,
+                    state_dir.as_ref(),
+                )
             };
             written = Some(Instant::now());
             let measures =

@@ -6,9 +6,9 @@ use moorline_core::link::cause::{Intent, MqttVersion};
 use moorline_core::link::classify::{Classifier, Refusals};
 use moorline_core::link::window::{Token, Window};
 use moorline_core::link::{self, Link};
-use moorline_core::message::Sequence;
+use moorline_core::message::{Sequence, StreamId};
 use moorline_core::spool::sim_storage::SimStorage;
-use moorline_core::spool::{Lane, Spool};
+use moorline_core::spool::streams::{Handed, Streams};
 use moorline_core::thingsboard::{Announced, Publish};
 use moorline_core::time::Instant;
 
@@ -42,8 +42,8 @@ pub(crate) enum Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
     pub(crate) generation: u64,
-    /// The turn after which sending starts.
-    pub(crate) after: Sequence,
+    /// Everything through this turn may have been sent in an earlier session.
+    pub(crate) sent: Sequence,
     pub(crate) packet_bytes_max: usize,
     pub(crate) running: bool,
     /// Turns through this one are acknowledged.
@@ -54,14 +54,15 @@ pub(crate) struct Order {
 pub(crate) struct Batch {
     pub(crate) generation: u64,
     pub(crate) publishes: Vec<Publish>,
-    /// Records that no packet can carry, by sequence.
-    pub(crate) left_out: Vec<Sequence>,
+    /// Records that no packet can carry: turn, stream and sequence.
+    pub(crate) left_out: Vec<(Sequence, StreamId, Sequence)>,
 }
 
-/// A record that was handed over in this session and is not acknowledged.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Handed {
+/// A record that was handed over and is not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InHand {
     pub(crate) turn: Sequence,
+    pub(crate) stream: StreamId,
     pub(crate) sequence: Sequence,
 }
 
@@ -69,24 +70,59 @@ pub(crate) struct Handed {
 #[derive(Debug)]
 pub(crate) struct Feeder {
     pub(crate) following: Order,
-    pub(crate) next_turn: Sequence,
-    pub(crate) handed: VecDeque<Handed>,
-    /// Lanes in which nothing readable is left, and the newest record when that was found.
-    pub(crate) dry: BTreeMap<Lane, Sequence>,
-    /// What waited when the session began and what came since are sent side by side: everything through this record, and
-    /// everything after it, is in order.
-    pub(crate) divided_at: Sequence,
-    /// The last records came from before `divided_at`.
-    pub(crate) from_backlog: bool,
+    pub(crate) handed: VecDeque<InHand>,
+    /// How much at the front of `handed` an earlier session had sent, and is to be handed out again.
+    pub(crate) replaying: usize,
     pub(crate) ready: Option<Batch>,
     pub(crate) announced: Announced,
     pub(crate) scheduled: bool,
 }
 
-#[derive(Debug)]
+impl Feeder {
+    /// Whether this record is in the link's hands.
+    pub(crate) fn holds(&self, stream: StreamId, sequence: Sequence) -> bool {
+        // What is still to be handed out again is not in its hands yet.
+        let mut handed = self.handed.iter().take(self.handed.len() - self.replaying);
+        handed.any(|handed| handed.stream == stream && handed.sequence == sequence)
+    }
+
+    /// Takes in what was handed out. Turns rise; what was sent before comes first, each with the turn it had, and nothing is
+    /// left out but what was given up. What is wrong, if anything is.
+    pub(crate) fn check(&mut self, handed: &[Handed]) -> Option<String> {
+        for handed in handed {
+            let fresh = InHand {
+                turn: handed.turn,
+                stream: handed.stream,
+                sequence: handed.sequence,
+            };
+            while self.replaying > 0 {
+                let index = self.handed.len() - self.replaying;
+                self.replaying -= 1;
+                if self.handed.get(index) == Some(&fresh) {
+                    break;
+                }
+                if self.handed.get(index).is_some_and(|h| h.turn >= fresh.turn) {
+                    let due = self.handed.get(index);
+                    return Some(format!("{fresh:?} is handed out again for {due:?}"));
+                }
+                // Given up since.
+                self.handed.remove(index);
+            }
+            let again = self.handed.contains(&fresh);
+            if !again {
+                if self.handed.back().is_some_and(|h| h.turn >= fresh.turn) {
+                    return Some(format!("{fresh:?} after {:?}", self.handed.back()));
+                }
+                self.handed.push_back(fresh);
+            }
+        }
+        None
+    }
+}
+
 pub(crate) struct Host {
     pub(crate) life: u64,
-    pub(crate) spool: Spool<SimStorage>,
+    pub(crate) streams: Streams<SimStorage>,
     pub(crate) link: Link,
     pub(crate) classifier: Classifier,
     pub(crate) refusals: Refusals,
@@ -99,12 +135,18 @@ pub(crate) struct Host {
     pub(crate) stopping: bool,
     pub(crate) frozen_until: Instant,
     pub(crate) commit_at: Option<Instant>,
-    /// The newest record when a commit window was last closed.
-    pub(crate) mark: Sequence,
+    /// The newest record of each stream when a commit window was last closed.
+    pub(crate) marks: Vec<Sequence>,
     pub(crate) cursor_sync_at: Instant,
     pub(crate) prepare_at: Option<Instant>,
-    /// A sync failed and no commit succeeded since: only what was synced before is proven.
-    pub(crate) unproven: bool,
+    /// When a backlog may go on.
+    pub(crate) read_at: Option<Instant>,
+    /// Of each stream: a sync failed and no commit succeeded since. Only what was synced before is proven.
+    pub(crate) unproven: Vec<bool>,
+    /// The newest turn that no packet could carry.
+    pub(crate) left_out: Sequence,
+    /// Something that had been given up in flight was acknowledged.
+    pub(crate) given_up_acked: bool,
     pub(crate) acked_since_checkpoint: bool,
     pub(crate) pace: Pace,
     pub(crate) tally: Tally,
@@ -136,7 +178,7 @@ impl Host {
     pub(crate) fn new(
         life: u64,
         now: Instant,
-        spool: Spool<SimStorage>,
+        streams: Streams<SimStorage>,
         settings: link::Settings,
         inflight_max: u16,
         inflight_bytes_max: usize,
@@ -145,14 +187,16 @@ impl Host {
         let nothing = Sequence(0);
         let order = Order {
             generation: 0,
-            after: nothing,
+            sent: nothing,
             packet_bytes_max: 0,
             running: false,
             acked: nothing,
         };
         Self {
             life,
-            spool,
+            marks: vec![nothing; streams.count()],
+            unproven: vec![false; streams.count()],
+            streams,
             link: Link::new(settings, seed),
             classifier: Classifier::default(),
             refusals: Refusals::default(),
@@ -162,11 +206,8 @@ impl Host {
             order,
             feeder: Feeder {
                 following: order,
-                next_turn: Sequence(1),
                 handed: VecDeque::new(),
-                dry: BTreeMap::new(),
-                divided_at: nothing,
-                from_backlog: false,
+                replaying: 0,
                 ready: None,
                 announced: Announced::default(),
                 scheduled: false,
@@ -175,10 +216,11 @@ impl Host {
             stopping: false,
             frozen_until: now,
             commit_at: None,
-            mark: nothing,
             cursor_sync_at: now + CURSOR_SYNC,
             prepare_at: None,
-            unproven: false,
+            read_at: None,
+            left_out: nothing,
+            given_up_acked: false,
             acked_since_checkpoint: false,
             pace: Pace::default(),
             tally: Tally::default(),

@@ -6,8 +6,9 @@
 //!                  ENOSPC, failed syncs          policies (models)      reset, cut, stall     drops, defers, closes
 //! ```
 //!
-//! In half of the seeds the spool has a journal, which a kill leaves and a power loss takes, and in half of them a session
-//! that begins with a backlog sends it beside what comes.
+//! There are one to three streams, as a gateway has them, each on a disk of its own. In half of the seeds they have journals,
+//! which a kill leaves and a power loss takes; what waited when a session begins is sent before what comes, or beside it.
+//! Disks can be read-only, or give nothing at a start.
 //!
 //! A run is a seed: a phase of faults, then everything heals, then the gateway must converge. What must hold is in
 //! [`ledger`] (messages), `excuses` (no disconnect without a fault that explains it) and `world::checks` (pace,

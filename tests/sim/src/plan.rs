@@ -50,6 +50,10 @@ pub(crate) enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DiskFault {
     Full,
+    /// It can be read, and refuses whatever changes it.
+    ReadOnly,
+    /// It gives nothing, and a gateway is started on it.
+    Absent,
     Writes(u32),
     Syncs(u32),
     Names(u32),
@@ -120,7 +124,7 @@ const WAYS: [Way; 12] = [
 
 /// A fault, how long it lasts, and how long until the next.
 pub(crate) fn next(dice: &mut Dice) -> (Fault, Duration, Duration) {
-    let fault = match dice.below(48) {
+    let fault = match dice.below(50) {
         0..=2 => Fault::BlackHole,
         3..=7 => {
             let (phase, observed) = dice.pick(&DIAL_FAULTS);
@@ -153,6 +157,8 @@ pub(crate) fn next(dice: &mut Dice) -> (Fault, Duration, Duration) {
         43 => Fault::Unpark,
         44 => Fault::Policy(dice.pick(&POLICIES)),
         45..=46 => Fault::InterfaceDown,
+        47 => Fault::Disk(DiskFault::ReadOnly),
+        48 => Fault::Disk(DiskFault::Absent),
         _ => Fault::Downlinks,
     };
     let lasts = if dice.chance(20) {
@@ -234,6 +240,7 @@ pub(crate) fn classes(fault: Fault) -> &'static [Class] {
             Class::Reset,
         ],
         Fault::Restart => &[Class::Local],
+        Fault::Disk(DiskFault::Absent) => &[Class::HostRestart],
         Fault::Slow
         | Fault::Disk(_)
         | Fault::NetworkFlaps(_)

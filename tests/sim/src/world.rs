@@ -25,7 +25,7 @@ use crate::host::Host;
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::policy::{POLICIES, Policy};
-use crate::terms::{Terms, terms};
+use crate::terms::{Terms, newest_first, terms};
 use crate::{DiskWork, Outcome};
 use store::Figures;
 
@@ -74,24 +74,26 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) latency: Dice,
     pub(crate) plan: Dice,
-    pub(crate) disk: SimStorage,
-    /// Outlives the process but not the power.
-    pub(crate) journal: Option<SimStorage>,
-    /// How the spool was left by an orderly end.
-    pub(crate) closed: Option<Figures>,
+    /// One for each stream.
+    pub(crate) disks: Vec<SimStorage>,
+    /// Outlive the process but not the power; none, or one for each stream.
+    pub(crate) journals: Vec<SimStorage>,
+    /// How the streams were left by an orderly end.
+    pub(crate) closed: Vec<Figures>,
     pub(crate) host: Option<Host>,
     pub(crate) lives: u64,
     pub(crate) unclean: bool,
     pub(crate) network: Network,
     pub(crate) broker: Broker,
     pub(crate) policy: Policy,
-    pub(crate) ledger: Ledger,
+    /// One for each stream.
+    pub(crate) ledgers: Vec<Ledger>,
     pub(crate) next_number: Vec<u64>,
     pub(crate) excuses: Excuses,
     pub(crate) takeovers_due: u64,
     pub(crate) healed: bool,
-    /// Records and readings given up before they got a place.
-    pub(crate) dropped: (u64, u64),
+    /// Of each stream: records and readings given up before they got a place.
+    pub(crate) dropped: Vec<(u64, u64)>,
     /// Records refused or lost with power make the counters of evictions inexact.
     pub(crate) inexact: bool,
     pub(crate) trace: Vec<String>,
@@ -124,15 +126,29 @@ impl World {
             now: Instant::ZERO,
             events: BTreeMap::new(),
             event_count: 0,
-            ledger: Ledger::new(terms.devices),
+            ledgers: terms
+                .streams
+                .iter()
+                .map(|stream| {
+                    let keeps_order = !newest_first(stream.settings.after_outage);
+                    Ledger::new(terms.devices, keeps_order)
+                })
+                .collect(),
             next_number: vec![0; terms.devices],
             latency: Dice::new(seed, 2),
             policy: plan.pick(&POLICIES),
             plan,
             dice,
-            disk: SimStorage::new(seed, 1 << 24),
-            journal: terms.journal.then(|| SimStorage::new(!seed, 1 << 24)),
-            closed: None,
+            disks: storages(seed, terms.streams.len()),
+            journals: storages(
+                !seed,
+                if terms.journal {
+                    terms.streams.len()
+                } else {
+                    0
+                },
+            ),
+            closed: Vec::new(),
             host: None,
             lives: 0,
             unclean: false,
@@ -141,7 +157,7 @@ impl World {
             excuses: Excuses::default(),
             takeovers_due: 0,
             healed: false,
-            dropped: (0, 0),
+            dropped: vec![(0, 0); terms.streams.len()],
             inexact: false,
             trace: Vec::new(),
             coverage: BTreeMap::new(),
@@ -169,11 +185,13 @@ impl World {
         self.heal();
         let deadline = self.now + CONVERGE_WITHIN;
         if !self.run_until(deadline, Self::converged) {
-            let status = self.host.as_ref().map(|host| host.spool.status());
+            let statuses: Vec<_> = (0..self.terms.streams.len())
+                .map(|stream| self.status(stream))
+                .collect();
             let state = self.host.as_ref().map(|host| host.link.state().clone());
-            let owed = self.ledger.owed();
+            let owed: Vec<_> = self.ledgers.iter().map(Ledger::owed).collect();
             self.fail(&format!(
-                "it does not converge: {state:?}, {status:?}, owed {owed:?}"
+                "it does not converge: {state:?}, {statuses:?}, owed {owed:?}"
             ));
         }
         self.note("world", "converged");
@@ -197,11 +215,13 @@ impl World {
     /// Without faults, over a line that answers within the commit window.
     pub(crate) fn keep_up(mut self) -> (DiskWork, DiskWork, u64) {
         self.terms.journal = true;
-        self.terms.limits = self.terms.limits.in_memory(1 << 20);
+        for stream in &mut self.terms.streams {
+            stream.limits = stream.limits.in_memory(1 << 20);
+        }
         self.terms.inflight_max = 100;
         self.terms.inflight_bytes_max = usize::MAX;
         self.terms.packet_bytes_max = 65_536;
-        self.journal = Some(SimStorage::new(!self.seed, 1 << 24));
+        self.journals = storages(!self.seed, self.terms.streams.len());
         (self.broker.v5, self.broker.v311) = (true, true);
         self.broker.receive_maximum = 100;
         self.broker.packet_bytes_max = 65_536;
@@ -209,9 +229,9 @@ impl World {
         self.boot();
         self.start_producing();
         self.run_until(Instant::ZERO + Duration::from_secs(60), |_| false);
-        let (before, delivered) = (self.disk_work(), self.ledger.delivered);
+        let (before, delivered) = (self.disk_work(), self.delivered());
         self.run_until(Instant::ZERO + Duration::from_secs(660), |_| false);
-        let (after, delivered) = (self.disk_work(), self.ledger.delivered - delivered);
+        let (after, delivered) = (self.disk_work(), self.delivered() - delivered);
         self.stop_producing();
         let settled_until = self.now + Duration::from_secs(60);
         if !self.run_until(settled_until, Self::converged) {
@@ -223,10 +243,14 @@ impl World {
 
     fn disk_work(&self) -> DiskWork {
         DiskWork {
-            writes: self.disk.writes(),
-            syncs: self.disk.syncs(),
-            files: self.disk.files().len(),
+            writes: self.disks.iter().map(SimStorage::writes).sum(),
+            syncs: self.disks.iter().map(SimStorage::syncs).sum(),
+            files: self.disks.iter().map(|disk| disk.files().len()).sum(),
         }
+    }
+
+    fn delivered(&self) -> u64 {
+        self.ledgers.iter().map(|ledger| ledger.delivered).sum()
     }
 
     /// Moves on until `done` or `until`; says whether it was done.
@@ -343,6 +367,12 @@ impl World {
             self.trace[from..].join("\n")
         );
     }
+}
+
+fn storages(seed: u64, count: usize) -> Vec<SimStorage> {
+    (0..count as u64)
+        .map(|index| SimStorage::new(seed ^ (index << 32), 1 << 24))
+        .collect()
 }
 
 impl Event {

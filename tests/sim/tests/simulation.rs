@@ -35,7 +35,8 @@ parked ClientId|parked Option|parked Proxy|parked DuplicateClientId|parked Versi
 decided Policy|decided Host|decided Fallback(Absent)|decided Fallback(Trapped)|decided Fallback(Stalled)|
 next Retry|next Stopped|Certain|Inferred|up 5.0|up 3.1.1|
 cursor Fresh|cursor Whole|cursor OneSlot|evicted|oversize|refused by the broker|acknowledgement of nothing|
-borne in memory: no space left|dropped at once|journal failed|a journal's records found|sent side by side|
+borne in memory: no space left|borne in memory: the storage refuses writes|dropped at once|started without its medium|taken up|
+given up in flight, and delivered|given up in flight, and lost|journal failed|a journal's records found|sent side by side|
 commit failed: input/output error (os error 5)|checkpoint failed|prepare failed|
 stopped in good order|operator unparks|downlink understood|downlink dropped|
 fault Kill|fault PowerLoss|fault Freeze|fault Restart|fault Disk|fault NetworkFlaps|fault BlackHole|fault InterfaceDown|fault Takeover";

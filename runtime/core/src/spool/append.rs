@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::cursor::SLOT_BYTES_MAX;
+use super::cursor::{CURSOR_NAME, SLOT_BYTES_MAX};
 use super::pending::Entry;
 use super::record::{self, KIND_CURSOR, KIND_UPLINK, TERMINATOR};
 use super::retention::{Full, SPARES_MAX};
@@ -35,7 +35,7 @@ pub(super) struct Writer<F> {
     synced_offset: u64,
     /// The name may not survive a power cut yet.
     names_pending: bool,
-    /// A sync failed: nothing is written here any more, and never synced again.
+    /// A write or a sync failed: nothing is written here any more, and never synced again.
     poisoned: bool,
 }
 
@@ -65,6 +65,11 @@ impl<F> Writer<F> {
         }
     }
 
+    /// Nothing is written to this file any more: what is not synced goes elsewhere.
+    pub(super) fn abandon(&mut self) {
+        self.poisoned = true;
+    }
+
     fn room(&self) -> usize {
         let room = self.header.capacity.saturating_sub(self.offset);
         usize::try_from(room).unwrap_or(usize::MAX)
@@ -81,9 +86,14 @@ impl<S: Storage> Spool<S> {
     ) {
         let before = self.last.sequence;
         let given_up = self.given_up();
+        let reserved = self.cursor.state.reserved_sequence;
         for uplink in batch {
             let outcome = self.accept(uplink);
             outcomes.push(outcome);
+        }
+        if self.cursor.state.reserved_sequence > reserved && !self.cursor.is_kept() {
+            // Not on the medium: a record in the journal counts only if its number is known to be in use.
+            self.note_cursor_in_journal();
         }
         if self.last.sequence > before {
             self.note_in_journal(before);
@@ -101,7 +111,7 @@ impl<S: Storage> Spool<S> {
         }
     }
 
-    /// What was given up, of which nothing is left but its count.
+    /// What was given up, in flight or not, of which nothing is left but its count.
     fn given_up(&self) -> Totals {
         let cursor = &self.cursor.state;
         cursor.evicted.plus(cursor.dropped)
@@ -127,7 +137,7 @@ impl<S: Storage> Spool<S> {
             self.drop_at_once(&uplink);
             return Err(Refused::Dropped);
         }
-        let sequence = self.take_sequence()?;
+        let sequence = self.take_sequence();
         let one = Totals {
             records: 1,
             readings,
@@ -207,12 +217,16 @@ impl<S: Storage> Spool<S> {
     /// # Errors
     /// As [`Spool::commit`].
     pub fn commit_through(&mut self, through: Sequence) -> Result<(), StorageError> {
+        if self.is_absent() {
+            self.pending_settled();
+            return self.refuse_absent();
+        }
         if self.limits.keep == Keep::InMemory {
             self.pending_settled();
             return Ok(());
         }
         let Some(target) = self.pending.through(through) else {
-            return Ok(());
+            return self.prove_if_faulty();
         };
         let waits = self
             .cursor
@@ -222,9 +236,9 @@ impl<S: Storage> Spool<S> {
         let mut outcome = if waits {
             self.write_and_sync(target.sequence)
         } else {
-            Ok(())
+            self.prove_if_faulty()
         };
-        if outcome.is_err() && self.is_poisoned() {
+        if outcome.is_err() && waits && self.is_poisoned() {
             outcome = self.write_and_sync(target.sequence);
         }
         self.fault = outcome.err().filter(|_| !self.kept_full);
@@ -236,6 +250,35 @@ impl<S: Storage> Spool<S> {
         Ok(())
     }
 
+    /// A fault is over when something was written. Where nothing has to be, the cursor is.
+    pub(super) fn prove_if_faulty(&mut self) -> Result<(), StorageError> {
+        if self.fault.is_some() {
+            self.fault = self.prove().err();
+        }
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    fn prove(&mut self) -> Result<(), StorageError> {
+        self.storage.open(CURSOR_NAME)?;
+        self.cursor.sync(&mut self.storage)
+    }
+
+    /// Looks whether the storage would take a write, without one: a medium that fails while nothing has to be written is
+    /// known before it is needed.
+    ///
+    /// # Errors
+    /// When it would not. It is the fault from now on.
+    pub fn look(&mut self) -> Result<(), StorageError> {
+        self.refuse_absent()?;
+        match self.storage.open(CURSOR_NAME) {
+            Ok(_file) => Ok(()),
+            Err(error) => {
+                self.fault.get_or_insert(error);
+                Err(error)
+            }
+        }
+    }
+
     fn write_and_sync(&mut self, through: Sequence) -> Result<(), StorageError> {
         self.write_out(through)?;
         self.sync_writer()
@@ -244,12 +287,10 @@ impl<S: Storage> Spool<S> {
     /// Whether [`Spool::commit`] has something to write or sync.
     #[must_use]
     pub fn wants_commit(&self) -> bool {
+        let newest = self.pending.through(self.last.sequence);
+        let unsettled = &self.cursor.state.unsettled;
         self.limits.keep == Keep::OnDisk
-            && self
-                .cursor
-                .state
-                .unsettled
-                .meets(self.synced.sequence, self.last.sequence)
+            && newest.is_some_and(|it| unsettled.meets(self.synced.sequence, it.sequence))
     }
 
     /// Bytes and records waiting for a commit.
@@ -290,6 +331,7 @@ impl<S: Storage> Spool<S> {
             let Some(next) = next else {
                 return Ok(());
             };
+            self.secure_reservation()?;
             if self.fits(&next) {
                 self.write_some(next, through)?;
                 continue;
@@ -347,11 +389,23 @@ impl<S: Storage> Spool<S> {
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
-        self.storage
-            .write_at(&mut writer.file, writer.offset, &self.staging)?;
-        writer.offset += staged.frames as u64;
-        self.note_written(staged);
-        Ok(())
+        let written = self
+            .storage
+            .write_at(&mut writer.file, writer.offset, &self.staging);
+        match written {
+            Ok(()) => {
+                writer.offset += staged.frames as u64;
+                self.note_written(staged);
+                Ok(())
+            }
+            // Where there is no room there is none elsewhere.
+            Err(StorageError::Full) => Err(StorageError::Full),
+            Err(error) => {
+                // The file may be one of a medium that is gone: the next try begins another.
+                writer.abandon();
+                Err(error)
+            }
+        }
     }
 
     /// Puts frames for as many unsettled records from `first` on as fit into `room` into the staging buffer, behind the

@@ -191,31 +191,48 @@ pub(crate) struct CursorFile<F> {
 }
 
 impl<F> CursorFile<F> {
+    /// The cursor in `storage`, and how it was found; a new one where there is none. One that cannot be written for now is
+    /// written anew later. The last is why it could not be read, if it could not.
     pub(crate) fn load<S: Storage<File = F>>(
         storage: &mut S,
-    ) -> Result<(Self, CursorFound), StorageError> {
-        let mut file = match storage.open(CURSOR_NAME) {
-            Ok(file) => file,
+    ) -> Result<(Self, CursorFound, Option<StorageError>), StorageError> {
+        let (mut file, writable) = match storage.open(CURSOR_NAME) {
+            Ok(file) => (file, true),
             Err(StorageError::Missing) => {
                 let mut fresh = Self::unwritten(None);
                 fresh.replace(storage)?;
-                return Ok((fresh, CursorFound::Fresh));
+                return Ok((fresh, CursorFound::Fresh, None));
             }
-            Err(error) => return Err(error),
+            Err(_unwritable) => (storage.open_read(CURSOR_NAME)?, false),
         };
-        let mut bytes = vec![0; 2 * SLOT_STRIDE];
-        let read = read_patiently(storage, &mut file, 0, &mut bytes);
-        bytes.truncate(*read.as_ref().unwrap_or(&0));
-        let slots =
-            [0, 1].map(|slot| Cursor::decode(bytes.get(slot * SLOT_STRIDE..).unwrap_or_default()));
-        let mut cursor = Self::unwritten(Some(file));
-        let found = if read.is_err() {
-            CursorFound::Lost
+        let mut cursor = Self::unwritten(None);
+        let (found, unreadable) = match slots(storage, &mut file) {
+            Ok(slots) => (cursor.choose(slots), None),
+            Err(error) => (CursorFound::Lost, Some(error)),
+        };
+        if writable {
+            cursor.file = Some(file);
+            cursor.secure(storage);
         } else {
-            cursor.choose(slots)
-        };
-        cursor.secure(storage);
-        Ok((cursor, found))
+            cursor.written = None;
+        }
+        Ok((cursor, found, unreadable))
+    }
+
+    /// The storage is another one, which holds `found`: everything is written anew there, under a higher generation.
+    pub(crate) fn begin_anew(&mut self, found: &Self) {
+        self.generation = self.generation.max(found.generation);
+        self.file = None;
+        self.written = None;
+        self.synced = None;
+        self.names_synced = false;
+    }
+
+    /// Sequences through this one are reserved on the medium.
+    pub(crate) fn reserved_on_medium(&self) -> u64 {
+        self.synced
+            .as_ref()
+            .map_or(0, |synced| synced.reserved_sequence)
     }
 
     /// The state as loaded may be in the page cache only, and the other slot the last one that was synced: before that
@@ -245,7 +262,7 @@ impl<F> CursorFile<F> {
                 .is_some_and(|written| written.poisoned_epoch == self.state.poisoned_epoch)
     }
 
-    fn unwritten(file: Option<F>) -> Self {
+    pub(crate) fn unwritten(file: Option<F>) -> Self {
         Self {
             file,
             slot: 0,
@@ -398,4 +415,12 @@ impl<F> CursorFile<F> {
         self.synced = None;
         Ok(())
     }
+}
+
+/// What the two slots of `file` hold.
+fn slots<S: Storage>(storage: &mut S, file: &mut S::File) -> Result<[SlotRead; 2], StorageError> {
+    let mut bytes = vec![0; 2 * SLOT_STRIDE];
+    let read = read_patiently(storage, file, 0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok([0, 1].map(|slot| Cursor::decode(bytes.get(slot * SLOT_STRIDE..).unwrap_or_default())))
 }

@@ -138,6 +138,7 @@ impl<S: Storage> Spool<S> {
     /// # Errors
     /// When the storage refuses, or the letter alone exceeds the bounds.
     pub fn keep(&mut self, letter: &Letter) -> Result<Kept, StorageError> {
+        self.refuse_absent()?;
         // A letter is made of strings and numbers: encoding it cannot fail.
         let bytes = serde_json::to_vec(letter).map_err(|_| StorageError::Fault(0))?;
         if bytes.len() as u64 > LETTER_BYTES_MAX {
@@ -176,6 +177,7 @@ impl<S: Storage> Spool<S> {
     /// # Errors
     /// When the storage refuses.
     pub fn replay(&mut self) -> Result<Replayed, StorageError> {
+        self.refuse_absent()?;
         let mut replayed = Replayed::default();
         for (number, bytes) in self.letters(REPLAY)? {
             let name = replay_name(number);
@@ -228,7 +230,7 @@ impl<S: Storage> Spool<S> {
         if bytes > LETTER_BYTES_MAX {
             return Ok(None);
         }
-        let mut file = self.storage.open(name)?;
+        let mut file = self.storage.open_read(name)?;
         let mut contents = vec![0; usize::try_from(bytes).unwrap_or(0)];
         let read = read_patiently(&mut self.storage, &mut file, 0, &mut contents)?;
         contents.truncate(read);

@@ -38,7 +38,7 @@ pub(super) struct Evictions {
 impl Evictions {
     pub(super) fn load<S: Storage>(storage: &mut S) -> Self {
         let by_device = storage
-            .open(TABLE)
+            .open_read(TABLE)
             .and_then(|mut file| {
                 let mut bytes = vec![0; TABLE_BYTES_MAX];
                 let read = read_patiently(storage, &mut file, 0, &mut bytes)?;
@@ -55,17 +55,23 @@ impl Evictions {
     }
 
     fn count(&mut self, uplink: &Uplink) {
-        let Uplink::Telemetry(devices) = uplink else {
-            return;
-        };
-        for device in devices {
-            let readings = device.readings.len() as u64;
-            if let Some(counted) = self.by_device.get_mut(&device.device) {
-                *counted = counted.saturating_add(readings);
-            } else if self.by_device.len() < EVICTED_DEVICES_MAX {
-                self.by_device.insert(device.device.clone(), readings);
-            }
-            self.written = false;
+        for (device, readings) in by_device(uplink) {
+            self.add(&device, readings);
+        }
+    }
+
+    pub(super) fn add(&mut self, device: &DeviceName, readings: u64) {
+        if let Some(counted) = self.by_device.get_mut(device) {
+            *counted = counted.saturating_add(readings);
+        } else if self.by_device.len() < EVICTED_DEVICES_MAX {
+            self.by_device.insert(device.clone(), readings);
+        }
+        self.written = false;
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for (device, readings) in other.by_device {
+            self.add(&device, readings);
         }
     }
 
@@ -82,6 +88,17 @@ impl Evictions {
         self.written = true;
         Ok(())
     }
+}
+
+/// Whose readings these are.
+fn by_device(uplink: &Uplink) -> Vec<(DeviceName, u64)> {
+    let Uplink::Telemetry(devices) = uplink else {
+        return Vec::new();
+    };
+    let devices = devices.iter();
+    devices
+        .map(|device| (device.device.clone(), device.readings.len() as u64))
+        .collect()
 }
 
 impl<S: Storage> Spool<S> {
@@ -169,7 +186,7 @@ impl<S: Storage> Spool<S> {
             return;
         };
         let (header, end_offset) = (oldest.header, oldest.end_offset);
-        let Ok(file) = self.storage.open(&oldest.name()) else {
+        let Ok(file) = self.storage.open_read(&oldest.name()) else {
             return;
         };
         let mut frames = Frames::new(file, header.epoch, DATA_START, end_offset);
@@ -178,6 +195,7 @@ impl<S: Storage> Spool<S> {
             if waits
                 && frame.kind == KIND_UPLINK
                 && let Ok(uplink) = postcard::from_bytes::<Uplink>(frame.payload)
+                && !self.in_flight.name(frame.sequence, &by_device(&uplink))
             {
                 self.evictions.count(&uplink);
             }
@@ -207,7 +225,12 @@ impl<S: Storage> Spool<S> {
             }
             index += 1;
         }
-        if let Some(uplink) = self.pending.decode(&oldest) {
+        if let Some(reader) = self.readers.get_mut(index) {
+            reader.forget(sequence, &mut self.in_flight);
+        }
+        if let Some(uplink) = self.pending.decode(&oldest)
+            && !self.in_flight.name(sequence, &by_device(&uplink))
+        {
             self.evictions.count(&uplink);
         }
         let state = &mut self.cursor.state;
@@ -217,9 +240,6 @@ impl<S: Storage> Spool<S> {
         state.evicted = state
             .evicted
             .plus(oldest.position.totals.since(before.totals));
-        if let Some(reader) = self.readers.get_mut(index) {
-            reader.forget(sequence);
-        }
         if self.cursor.state.unsettled.remove_settled(index) {
             self.readers.remove(index);
         }
@@ -240,7 +260,9 @@ impl<S: Storage> Spool<S> {
     /// # Errors
     /// When the storage refuses; what was given up until then is counted.
     pub fn purge(&mut self) -> Result<Totals, StorageError> {
-        self.commit()?;
+        if !self.is_absent() {
+            self.commit()?;
+        }
         let waiting = self.cursor.state.unsettled.depth(self.last);
         if waiting.records > 0 {
             self.seal(self.last)?;
@@ -256,14 +278,20 @@ impl<S: Storage> Spool<S> {
     fn follow_ranges(&mut self, before: &Ranges) {
         let after = &self.cursor.state.unsettled;
         let gone = before.count() - after.count();
-        self.readers.drain(..gone.min(self.readers.len()));
+        for reader in self.readers.drain(..gone.min(self.readers.len())) {
+            reader.give_up(&mut self.in_flight);
+        }
         if let (Some(reader), Some(range)) = (self.readers.first_mut(), after.get(0))
             && before.get(gone).is_none_or(|was| was.acked != range.acked)
         {
-            reader.forget(range.acked.sequence);
+            reader.forget(range.acked.sequence, &mut self.in_flight);
         }
     }
 
+    /// Writes the table down, if it has changed.
+    ///
+    /// # Errors
+    /// When the storage refuses.
     pub(super) fn write_evictions(&mut self) -> Result<(), StorageError> {
         self.evictions.write(&mut self.storage)
     }

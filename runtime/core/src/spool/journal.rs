@@ -73,7 +73,7 @@ impl<S: Storage> Journal<S> {
             .iter()
             .enumerate()
             .filter_map(|(slot, name)| {
-                let mut file = storage.open(name).ok()?;
+                let mut file = storage.open_read(name).ok()?;
                 let mut bytes = [0; HEADER_BYTES];
                 let read = storage.read_at(&mut file, 0, &mut bytes).ok()?;
                 let bytes = bytes.get(..read)?;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::in_flight::InFlight;
 use super::range::{Range, Ranges};
 use super::record::{FrameRead, KIND_CURSOR, KIND_UPLINK};
 use super::segment::{Condition, DATA_START, Frames, segment_name};
@@ -80,14 +81,40 @@ impl<F> Reader<F> {
         damaged
     }
 
-    /// Records through `through` are given up: an acknowledgement that comes late changes nothing.
-    pub(super) fn forget(&mut self, through: Sequence) {
+    /// Moves what was read from memory alone to other places.
+    pub(super) fn shift(&mut self, moved: impl Fn(Position) -> Position) {
+        let read_to = Position {
+            sequence: self.sequence,
+            ..Position::default()
+        };
+        self.sequence = moved(read_to).sequence;
+        for record in &mut self.handed.records {
+            let before = Position {
+                totals: record.before,
+                ..record.position
+            };
+            record.before = moved(before).totals;
+            record.position = moved(record.position);
+        }
+    }
+
+    /// Lets go of the file: another one has taken its place.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// What is handed out is given up with its range.
+    pub(super) fn give_up(self, in_flight: &mut InFlight) {
+        for record in self.handed.records {
+            record.give_up(in_flight);
+        }
+    }
+
+    /// Records through `through` are given up. Those that are handed out may yet be acknowledged.
+    pub(super) fn forget(&mut self, through: Sequence, in_flight: &mut InFlight) {
         let records = &mut self.handed.records;
-        while records
-            .front()
-            .is_some_and(|record| record.position.sequence <= through)
-        {
-            records.pop_front();
+        while let Some(record) = records.pop_front_if(|r| r.position.sequence <= through) {
+            record.give_up(in_flight);
         }
         self.handed.settled_place = None;
         self.sequence = self.sequence.max(through);
@@ -146,7 +173,7 @@ impl<F> Reader<F> {
                 frames.limit = end_offset;
             }
             Some(_) | None => {
-                let file = storage.open(&segment_name(epoch))?;
+                let file = storage.open_read(&segment_name(epoch))?;
                 self.open = Some((epoch, Frames::new(file, epoch, offset, end_offset)));
             }
         }
@@ -161,6 +188,13 @@ struct HandedRecord {
     before: Totals,
     /// None: it was not written when it was handed out.
     next: Option<Place>,
+}
+
+impl HandedRecord {
+    fn give_up(&self, in_flight: &mut InFlight) {
+        let one = self.position.totals.since(self.before);
+        in_flight.add(self.position.sequence, one.readings);
+    }
 }
 
 /// Records handed out and not acknowledged, so that an acknowledgement knows what it settles without a disk read. As
@@ -288,19 +322,28 @@ impl<S: Storage> Spool<S> {
         Ok(())
     }
 
-    /// Forgets what was handed out and is not settled: all of it is read again.
+    /// Forgets what was handed out and is not settled: all of it is read again. What was given up meanwhile will not be
+    /// acknowledged any more.
     pub fn rewind(&mut self) {
+        self.give_up_in_flight();
         let ranges = self.cursor.state.unsettled.iter();
         for (reader, range) in self.readers.iter_mut().zip(ranges) {
             reader.seek(range.acked.sequence, range.acked.sequence);
         }
     }
 
-    /// Makes one backlog of those that follow each other without anything settled between them. Nothing may be handed out.
-    pub fn join_backlogs(&mut self) {
+    /// Makes one backlog of those that follow each other without anything settled between them, except of those that hold
+    /// one of `replayed`: what is handed out again keeps the order it had. Nothing may be handed out.
+    pub fn join_backlogs(&mut self, replayed: &[Sequence]) {
         let mut index = 1;
         while index + 1 < self.cursor.state.unsettled.count() {
-            if self.cursor.state.unsettled.join(index - 1) {
+            let unsettled = &self.cursor.state.unsettled;
+            let is_replayed = |at: usize| {
+                let mut replayed = replayed.iter();
+                replayed.any(|sequence| unsettled.index_of(*sequence) == Some(at))
+            };
+            let apart = is_replayed(index - 1) || is_replayed(index);
+            if !apart && self.cursor.state.unsettled.join(index - 1) {
                 self.readers.remove(index);
             } else {
                 index += 1;
@@ -401,7 +444,14 @@ impl<S: Storage> Spool<S> {
             let segment = self
                 .segments
                 .partition_point(|segment| segment.end.sequence <= sequence);
-            if segment >= self.segments.len() || sequence >= end {
+            if sequence >= end {
+                return Ok(Step::Nothing);
+            }
+            if segment >= self.segments.len() {
+                // What waits there lies nowhere: it was in the memory of a process that ended.
+                if let Some(reader) = self.readers.get_mut(index) {
+                    reader.sequence = end;
+                }
                 return Ok(Step::Nothing);
             }
             match self.step_in_segment(index, segment, end, budget) {

@@ -47,21 +47,28 @@
 //! * Accepted means in memory and in the journal, or without one in a segment: it survives the end of the process
 //!   ([`Status::kept`]). Committed means in a segment and synced: it survives a power cut ([`Status::synced`]).
 //! * With a journal, what is settled before its commit is never written to the medium: the platform has it.
-//! * A medium that fails or is full refuses no record while there are numbers for it. What comes waits in memory and in
-//!   the journal, within [`Limits::in_memory`]; beyond that the spool gives up what [`Full`] says, and counts it. A journal
-//!   that fails is done without until the next start.
+//! * A medium that fails or is full refuses no record. What comes waits in memory and in the journal, within
+//!   [`Limits::in_memory`]; beyond that the spool gives up what [`Full`] says, and counts it. Numbers that cannot be reserved
+//!   then begin far away from those that were, at a place no other process draws. A journal that fails is done without until
+//!   the next start.
+//! * Where a medium can only be read, what waits there is handed out. One that gives nothing at the start is taken up when
+//!   it does, see `absent`; nothing on it is overwritten before.
+//! * What is given up while it is in flight counts as waiting until the link tells whether it was delivered; after a crash it
+//!   counts as evicted.
 //! * A start always works on whatever it finds. What is unreadable at the end of the newest segment was being written
 //!   when power went (torn); unreadable anywhere else is damage: skipped, counted, and the segment put aside. What the
 //!   journal has counts from the end of the segments on.
 //! * A full spool gives up whole segments, the oldest first, or what comes. Each reading given up is counted, and where a
 //!   segment goes, the count is synced before it is reused; by device they are counted as far as a crash lets them be.
 //! * After a failed sync nothing more is written to that segment. Its uncommitted records are written to a new one.
-//! * A record that was refused because no number could be reserved is nowhere, and is not delivered.
+//! * A record that was refused is nowhere, and is not delivered.
 
+mod absent;
 mod append;
 pub mod cursor;
 pub mod dead_letter;
 mod evict;
+mod in_flight;
 pub mod inspect;
 mod journal;
 mod lane;
@@ -179,15 +186,15 @@ pub struct Status {
     pub kept: Sequence,
     /// Everything through this one survives a power cut (or was settled before).
     pub synced: Sequence,
-    /// Records waiting.
+    /// Records waiting, those among them that were given up while they are in flight.
     pub depth_records: u64,
-    /// Readings waiting.
+    /// Readings waiting, likewise.
     pub depth_readings: u64,
     /// Bytes of all files.
     pub bytes: u64,
     /// Encoded bytes of the records in memory.
     pub memory_bytes: u64,
-    /// Since the spool was made: given up because it was full or too old.
+    /// Since the spool was made: given up because it was full or too old, and not delivered.
     pub evicted: Totals,
     /// Since the spool was made: accepted and not readable any more.
     pub damaged: Totals,
@@ -236,10 +243,17 @@ pub struct Spool<S: Storage> {
     /// The sequence the next record gets, if it is not higher yet.
     next_sequence: u64,
     next_epoch: u64,
+    /// A number no other process has drawn.
+    draw: u64,
+    /// Numbers are given out that are reserved nowhere, far from any that are.
+    beyond_reserved: bool,
+    /// The storage gave nothing at the start: it is not touched, and everything is in memory.
+    absent: Option<absent::Absent>,
     /// One for each unsettled range.
     readers: Vec<lane::Reader<S::File>>,
     tail: tail::Tail,
     pending: pending::Pending,
+    in_flight: in_flight::InFlight,
     evictions: evict::Evictions,
     scratch: Vec<u8>,
     staging: Vec<u8>,
@@ -255,7 +269,8 @@ impl<S: Storage> Spool<S> {
     #[must_use]
     pub fn status(&self) -> Status {
         let cursor = &self.cursor.state;
-        let depth = cursor.unsettled.depth(self.last);
+        let in_flight = self.in_flight.totals();
+        let depth = cursor.unsettled.depth(self.last).plus(in_flight);
         let acked = cursor.unsettled.acked().sequence;
         Status {
             last: self.last.sequence,
@@ -266,18 +281,28 @@ impl<S: Storage> Spool<S> {
             depth_readings: depth.readings,
             bytes: self.segment_bytes() + self.pool.bytes(),
             memory_bytes: self.pending.bytes() as u64,
-            evicted: cursor.evicted.plus(cursor.dropped),
+            evicted: self.evicted(),
             damaged: cursor.damaged,
             set_aside_readings: cursor.set_aside_readings,
             appended: self.last.totals.plus(cursor.dropped),
             quarantined_segments: self.pool.quarantined(),
             fault: self
-                .fault
+                .absent
+                .as_ref()
+                .map(|absent| absent.why)
+                .or(self.fault)
                 .or(self.pool.stalled())
                 .filter(|_| !self.kept_full),
             kept_full: self.kept_full,
             journal_failed: self.journal_failed,
         }
+    }
+
+    /// What was given up, except what is in flight: that may yet be acknowledged.
+    fn evicted(&self) -> Totals {
+        let cursor = &self.cursor.state;
+        let given_up = cursor.evicted.plus(cursor.dropped);
+        given_up.since(self.in_flight.totals())
     }
 
     fn kept(&self) -> Sequence {
@@ -370,7 +395,7 @@ impl<S: Storage> Spool<S> {
     /// handed out counts as the last record handed out. The files follow at the next [`Spool::checkpoint`].
     pub fn ack(&mut self, through: Sequence) {
         let Some(index) = self.cursor.state.unsettled.index_of(through) else {
-            return;
+            return self.ack_given_up(through);
         };
         let state = &mut self.cursor.state;
         if let (Some(reader), Some(range)) =
@@ -393,11 +418,12 @@ impl<S: Storage> Spool<S> {
     }
 
     /// Writes down what was settled and recycles what is not needed. `durable` makes it survive a power cut, too, where
-    /// that matters.
+    /// that matters. What is in memory only leaves nothing to write down before the end.
     ///
     /// # Errors
     /// When the storage refuses; call again later.
     pub fn checkpoint(&mut self, durable: bool) -> Result<(), StorageError> {
+        self.refuse_absent()?;
         let unsettled = &self.cursor.state.unsettled;
         let settled: Vec<usize> = self
             .segments
@@ -412,7 +438,7 @@ impl<S: Storage> Spool<S> {
         // A recycled segment whose old name comes back after a power cut must still count as settled.
         if !settled.is_empty() || (durable && self.would_repeat()) {
             self.cursor.sync(&mut self.storage)?;
-        } else if (durable || self.limits.keep == Keep::OnDisk) && !self.note_cursor_in_journal() {
+        } else if self.limits.keep == Keep::OnDisk && !self.note_cursor_in_journal() {
             self.cursor.write(&mut self.storage)?;
         }
         for index in settled.into_iter().rev() {
@@ -440,9 +466,10 @@ impl<S: Storage> Spool<S> {
     /// # Errors
     /// When the storage refuses; call again later.
     pub fn prepare(&mut self) -> Result<bool, StorageError> {
+        self.refuse_absent()?;
         self.pool.retry();
         if self.limits.keep == Keep::InMemory {
-            return Ok(false);
+            return self.prove_if_faulty().map(|()| false);
         }
         if self.fault.is_some()
             && let Err(error) = self.commit()
@@ -472,6 +499,8 @@ impl<S: Storage> Spool<S> {
     /// # Errors
     /// When the storage refuses. Everything accepted is still there at the next start, as far as it was written.
     pub fn close(mut self) -> Result<(), StorageError> {
+        self.refuse_absent()?;
+        self.give_up_in_flight();
         if self.limits.keep == Keep::InMemory {
             self.evict_memory()?;
         }
@@ -506,31 +535,44 @@ impl<S: Storage> Spool<S> {
         Ok(())
     }
 
-    fn take_sequence(&mut self) -> Result<Sequence, StorageError> {
+    fn take_sequence(&mut self) -> Sequence {
         if self.next_sequence > self.cursor.state.reserved_sequence {
-            self.cursor.state.reserved_sequence = self.next_sequence + SEQUENCES_RESERVED - 1;
-            self.sync_reservation()?;
+            self.reserve_more();
+            if self.cursor.sync(&mut self.storage).is_err() && !self.beyond_reserved {
+                // Nobody will know which numbers were used if the process ends now: they must be such as no other takes.
+                self.beyond_reserved = true;
+                self.next_sequence = self.next_sequence.saturating_add(absent::jump(self.draw));
+                self.reserve_more();
+            }
         }
         let sequence = Sequence(self.next_sequence);
         self.next_sequence += 1;
-        Ok(sequence)
+        sequence
+    }
+
+    fn reserve_more(&mut self) {
+        let reserved = self.next_sequence.saturating_add(SEQUENCES_RESERVED - 1);
+        self.cursor.state.reserved_sequence = reserved;
+    }
+
+    /// Before a record is written, its number is reserved on the medium.
+    fn secure_reservation(&mut self) -> Result<(), StorageError> {
+        if self.cursor.reserved_on_medium() < self.last.sequence.0 {
+            self.cursor.sync(&mut self.storage)?;
+        }
+        Ok(())
     }
 
     fn take_epoch(&mut self) -> Result<u64, StorageError> {
         if self.next_epoch > self.cursor.state.reserved_epoch {
             self.cursor.state.reserved_epoch = self.next_epoch + EPOCHS_RESERVED - 1;
-            self.sync_reservation()?;
+            // A reservation that could not be synced is not one.
+            self.cursor
+                .sync(&mut self.storage)
+                .inspect_err(|_| self.cursor.state.reserved_epoch = self.next_epoch - 1)?;
         }
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         Ok(epoch)
-    }
-
-    /// A reservation that could not be synced is not one.
-    fn sync_reservation(&mut self) -> Result<(), StorageError> {
-        self.cursor.sync(&mut self.storage).inspect_err(|_| {
-            self.cursor.state.reserved_sequence = self.next_sequence - 1;
-            self.cursor.state.reserved_epoch = self.next_epoch - 1;
-        })
     }
 }

@@ -54,6 +54,14 @@ impl Pending {
         self.bytes += payload.len();
     }
 
+    /// Puts those of `other` behind these, at the places where `moved` says they are.
+    pub(super) fn extend(&mut self, other: &Self, moved: impl Fn(Position) -> Position) {
+        for entry in &other.entries {
+            let (position, readings) = (moved(entry.position), entry.readings.into());
+            self.push(position, readings, other.payload(entry));
+        }
+    }
+
     /// Encoded bytes of all records here.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

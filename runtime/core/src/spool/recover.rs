@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::cursor::{Cursor, CursorFile, CursorFound, SlotRead};
 use super::evict::Evictions;
+use super::in_flight::InFlight;
 use super::journal::{self, Journal};
 use super::lane::Reader;
 use super::pending::Pending;
@@ -58,17 +59,19 @@ struct Survey {
 }
 
 impl<S: Storage> Spool<S> {
-    /// Opens the spool in `storage`, which may be empty, left by a clean end, by a crash, or damaged.
+    /// Opens the spool in `storage`, which may be empty, left by a clean end, by a crash, or damaged. Where it can be read
+    /// and not be written, what it holds is handed out, and what comes waits in memory until it can.
     ///
     /// # Errors
-    /// Only when the storage itself refuses: contents never prevent a start.
+    /// Only when the storage itself gives nothing: contents never prevent a start. Nothing that lay there is harmed;
+    /// [`Spool::without_storage`] goes on meanwhile.
     pub fn open(storage: S, limits: Limits) -> Result<(Self, Recovery), StorageError> {
         Self::open_with(storage, None, limits, 0)
     }
 
     /// The same, with a storage for the journal that outlives the process but not the power: what is settled before its
-    /// commit is never written to `storage` then. `identity` is used if the spool has none: any number but 0 that no other
-    /// spool has.
+    /// commit is never written to `storage` then. `draw` is any number but 0 that no other spool or process has: the spool's
+    /// identity if it has none, and what numbers begin with that cannot be reserved.
     ///
     /// # Errors
     /// As [`Spool::open`]; a journal that cannot be used is done without.
@@ -76,17 +79,18 @@ impl<S: Storage> Spool<S> {
         mut storage: S,
         journal: Option<S>,
         limits: Limits,
-        identity: u64,
+        draw: u64,
     ) -> Result<(Self, Recovery), StorageError> {
         let mut listed = storage.list()?;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
-        let (mut cursor, mut found) = CursorFile::load(&mut storage)?;
+        let (mut cursor, mut found, unreadable) = CursorFile::load(&mut storage)?;
         let mut pool = Pool::recover(&mut storage, &listed, limits);
         let survey = survey(
             &mut storage,
             &mut pool,
             &listed,
             highest(found, &cursor.state),
+            unreadable,
         )?;
         if found == CursorFound::Fresh && survey.highest_epoch > 0 {
             found = CursorFound::Lost;
@@ -101,7 +105,7 @@ impl<S: Storage> Spool<S> {
         }
         let (in_journal, ours) = belongs(in_journal, &mut cursor, known);
         if cursor.state.identity == 0 {
-            cursor.state.identity = identity;
+            cursor.state.identity = draw;
         }
         let mut last = recount(&mut cursor.state, &survey, known);
         reserve(&mut cursor.state, found, last, survey.highest_epoch);
@@ -134,9 +138,13 @@ impl<S: Storage> Spool<S> {
             last,
             written: on_disk,
             synced: on_disk,
+            draw,
+            beyond_reserved: false,
+            absent: None,
             readers,
             tail: Tail::new(last.sequence, limits.tail_bytes),
             pending,
+            in_flight: InFlight::default(),
             scratch: Vec::new(),
             staging: Vec::new(),
             now: TimestampMs::default(),
@@ -188,7 +196,12 @@ impl<S: Storage> Spool<S> {
         let Some(newest) = self.segments.back_mut() else {
             return Ok(());
         };
-        let mut file = self.storage.open(&newest.name())?;
+        let mut file = match self.storage.open(&newest.name()) {
+            Ok(file) => file,
+            // It can be read, and what comes later goes into another one.
+            Err(StorageError::ReadOnly) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let known_poisoned = newest.header.epoch == self.cursor.state.poisoned_epoch;
         let synced = !known_poisoned
             && self
@@ -223,7 +236,7 @@ impl<S: Storage> Spool<S> {
             return Ok(());
         };
         let (header, end_offset) = (newest.header, newest.end_offset);
-        let file = self.storage.open(&newest.name())?;
+        let file = self.storage.open_read(&newest.name())?;
         let mut frames = Frames::new(file, header.epoch, DATA_START, end_offset);
         let from_journal = std::mem::take(&mut self.pending);
         let mut after = header.start;
@@ -355,6 +368,7 @@ fn survey<S: Storage>(
     pool: &mut Pool<S::File>,
     listed: &[Listed],
     highest: Sequence,
+    mut unreadable: Option<StorageError>,
 ) -> Result<Survey, StorageError> {
     let mut survey = Survey {
         segments: VecDeque::new(),
@@ -365,7 +379,8 @@ fn survey<S: Storage>(
         writable: false,
         cursor: None,
     };
-    let mut gap = false;
+    let mut headers = Vec::new();
+    let mut readable = false;
     for file in listed {
         if let Some(epoch) = number_in(&file.name, "quarantine") {
             survey.highest_epoch = survey.highest_epoch.max(epoch);
@@ -374,7 +389,20 @@ fn survey<S: Storage>(
             continue;
         };
         survey.highest_epoch = survey.highest_epoch.max(epoch);
-        match read_header(storage, file, epoch) {
+        let header = read_header(storage, file, epoch);
+        match &header {
+            Ok(_) => readable = true,
+            Err(error) => unreadable = Some(*error),
+        }
+        headers.push((file, epoch, header.unwrap_or(HeaderRead::Damaged)));
+    }
+    // One that cannot be read is damage; all of them, a medium that is not there yet.
+    if let Some(error) = unreadable.filter(|_| !readable) {
+        return Err(error);
+    }
+    let mut gap = false;
+    for (file, epoch, header) in headers {
+        match header {
             HeaderRead::Whole(header) => {
                 let capacity = header.capacity.min(file.bytes);
                 let header = Header { capacity, ..header };
@@ -390,9 +418,17 @@ fn survey<S: Storage>(
                     condition,
                 });
             }
-            HeaderRead::Unused => pool.adopt(storage, file)?,
+            HeaderRead::Unused => match pool.adopt(storage, file) {
+                // Where nothing can be changed it stays, and the next start meets it again.
+                Ok(()) | Err(StorageError::ReadOnly) => {}
+                Err(error) => return Err(error),
+            },
             HeaderRead::Damaged => {
-                pool.quarantine(storage, epoch, file.bytes)?;
+                match pool.quarantine(storage, epoch, file.bytes) {
+                    // As above: its epoch is never used again.
+                    Ok(()) | Err(StorageError::ReadOnly) => {}
+                    Err(error) => return Err(error),
+                }
                 survey.quarantined += 1;
                 gap = true;
             }
@@ -402,13 +438,16 @@ fn survey<S: Storage>(
     Ok(survey)
 }
 
-fn read_header<S: Storage>(storage: &mut S, file: &Listed, epoch: u64) -> HeaderRead {
+fn read_header<S: Storage>(
+    storage: &mut S,
+    file: &Listed,
+    epoch: u64,
+) -> Result<HeaderRead, StorageError> {
     let mut bytes = [0; HEADER_BYTES];
-    let read = storage
-        .open(&file.name)
-        .and_then(|mut open| read_patiently(storage, &mut open, 0, &mut bytes))
-        .unwrap_or(0);
-    Header::decode(bytes.get(..read).unwrap_or_default(), epoch)
+    let mut open = storage.open_read(&file.name)?;
+    let read = read_patiently(storage, &mut open, 0, &mut bytes)?;
+    let bytes = bytes.get(..read).unwrap_or_default();
+    Ok(Header::decode(bytes, epoch))
 }
 
 /// A sealed segment ends where the next one starts. Only the newest, and those before a gap, must be read.
@@ -465,7 +504,7 @@ fn scan<S: Storage>(storage: &mut S, segment: &Segment, limit: Sequence) -> Scan
         unreadable: false,
         cursor: None,
     };
-    let Ok(file) = storage.open(&segment.name()) else {
+    let Ok(file) = storage.open_read(&segment.name()) else {
         return Scanned {
             unreadable: true,
             ..scanned

@@ -180,12 +180,9 @@ pub(crate) struct Pool<F> {
 }
 
 impl<F> Pool<F> {
-    pub(crate) fn recover<S: Storage<File = F>>(
-        storage: &mut S,
-        listed: &[Listed],
-        limits: Limits,
-    ) -> Self {
-        let mut pool = Self {
+    /// No files, of a storage nothing is known of.
+    pub(crate) fn empty(limits: Limits) -> Self {
+        Self {
             limits,
             spares: VecDeque::new(),
             filling: None,
@@ -193,7 +190,15 @@ impl<F> Pool<F> {
             next_number: 0,
             stalled: None,
             starved: false,
-        };
+        }
+    }
+
+    pub(crate) fn recover<S: Storage<File = F>>(
+        storage: &mut S,
+        listed: &[Listed],
+        limits: Limits,
+    ) -> Self {
+        let mut pool = Self::empty(limits);
         for Listed { name, bytes } in listed {
             if number_in(name, QUARANTINE).is_some() {
                 pool.quarantined.push_back((name.clone(), *bytes));

@@ -62,6 +62,8 @@ struct Disk {
     pending_names: Vec<NameChange>,
     faults: BTreeMap<Operation, (u32, StorageError)>,
     capacity: u64,
+    read_only: bool,
+    absent: bool,
     next_inode: u64,
     syncs_after_failure: u64,
     syncs: u64,
@@ -80,6 +82,8 @@ impl SimStorage {
             pending_names: Vec::new(),
             faults: BTreeMap::new(),
             capacity,
+            read_only: false,
+            absent: false,
             next_inode: 0,
             syncs_after_failure: 0,
             syncs: 0,
@@ -99,14 +103,28 @@ impl SimStorage {
             .insert(operation, (times, error));
     }
 
-    /// Ends all faults asked for with [`SimStorage::fail`].
+    /// Ends all faults asked for, except that it is too small.
     pub fn heal(&self) {
-        self.disk.borrow_mut().faults.clear();
+        let mut disk = self.disk.borrow_mut();
+        disk.faults.clear();
+        disk.read_only = false;
+        disk.absent = false;
     }
 
     /// Makes the disk larger or smaller.
     pub fn set_capacity(&self, capacity: u64) {
         self.disk.borrow_mut().capacity = capacity;
+    }
+
+    /// Makes it refuse whatever would change it, as a file system does that was remounted after an error, or take it
+    /// again.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.disk.borrow_mut().read_only = read_only;
+    }
+
+    /// Makes it refuse everything, as a medium that is not there, or answer again.
+    pub fn set_absent(&self, absent: bool) {
+        self.disk.borrow_mut().absent = absent;
     }
 
     /// Power goes and comes back. Files opened before must not be used any more.
@@ -198,6 +216,12 @@ impl Disk {
 
     /// The error this operation meets, if one was asked for.
     fn fault(&mut self, operation: Operation) -> Result<(), StorageError> {
+        if self.absent {
+            return Err(StorageError::Fault(5));
+        }
+        if self.read_only && operation != Operation::Read {
+            return Err(StorageError::ReadOnly);
+        }
         match self.faults.get_mut(&operation) {
             Some((times, error)) if *times > 0 => {
                 *times -= 1;
@@ -299,7 +323,11 @@ impl Storage for SimStorage {
     type File = SimFile;
 
     fn list(&mut self) -> Result<Vec<Listed>, StorageError> {
-        Ok(self.disk.borrow().list())
+        let disk = self.disk.borrow();
+        if disk.absent {
+            return Err(StorageError::Fault(5));
+        }
+        Ok(disk.list())
     }
 
     fn create(&mut self, name: &str) -> Result<SimFile, StorageError> {
@@ -313,7 +341,17 @@ impl Storage for SimStorage {
     }
 
     fn open(&mut self, name: &str) -> Result<SimFile, StorageError> {
+        if self.disk.borrow().read_only {
+            return Err(StorageError::ReadOnly);
+        }
+        self.open_read(name)
+    }
+
+    fn open_read(&mut self, name: &str) -> Result<SimFile, StorageError> {
         let disk = self.disk.borrow();
+        if disk.absent {
+            return Err(StorageError::Fault(5));
+        }
         disk.names
             .get(name)
             .copied()
@@ -344,7 +382,7 @@ impl Storage for SimStorage {
         });
         let part = match outcome {
             Ok(()) => bytes.len(),
-            Err(_) if full => 0,
+            Err(_) if full || disk.read_only || disk.absent => 0,
             Err(_) => usize::try_from(disk.random(bytes.len() as u64 + 1)).unwrap_or(0),
         };
         let Some(inode) = disk.inodes.get_mut(&file.0) else {
@@ -394,6 +432,9 @@ impl Storage for SimStorage {
             disk.syncs_after_failure += 1;
         }
         let outcome = disk.fault(Operation::Sync);
+        if disk.read_only || disk.absent {
+            return outcome;
+        }
         disk.write_back(file.0, if outcome.is_ok() { 100 } else { 50 });
         if let Some(inode) = disk.inodes.get_mut(&file.0)
             && outcome.is_err()

@@ -15,6 +15,12 @@ pub enum StorageError {
     /// The file is not there.
     #[error("no such file")]
     Missing,
+    /// Another gateway works there.
+    #[error("another gateway works there")]
+    InUse,
+    /// It holds what another spool wrote, and must not be mixed with ours.
+    #[error("it holds another spool")]
+    Foreign,
     /// Anything else, with the operating system's error number (0 = unknown).
     #[error("input/output error (os error {0})")]
     Fault(i32),
@@ -55,6 +61,12 @@ pub trait Storage {
     /// # Errors
     /// [`StorageError::Missing`] when there is none, or what the storage says.
     fn open(&mut self, name: &str) -> Result<Self::File, StorageError>;
+
+    /// Opens an existing file to read, also where nothing may be written.
+    ///
+    /// # Errors
+    /// [`StorageError::Missing`] when there is none, or what the storage says.
+    fn open_read(&mut self, name: &str) -> Result<Self::File, StorageError>;
 
     /// Writes all of `bytes` at `offset`; after an error any part of them may have been written.
     ///

@@ -1,5 +1,6 @@
 //! Units: every state of a frame, a slot and a header, and the spool step by step on the simulated storage.
 
+mod absent;
 mod bytes;
 mod dead_letters;
 mod journal;

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use moorline_core::spool::storage::{Listed, Storage, StorageError};
 use thiserror::Error;
 
-use crate::spool::disk::translate;
+use crate::spool::disk::{read_at, translate};
 
 /// Why a spool cannot be looked at.
 #[derive(Debug, Error)]
@@ -119,22 +118,17 @@ impl Storage for Source {
         File::open(self.0.join(name)).map_err(|e| translate(&e))
     }
 
+    fn open_read(&mut self, name: &str) -> Result<File, StorageError> {
+        self.open(name)
+    }
+
     fn read_at(
         &mut self,
         file: &mut File,
         offset: u64,
         bytes: &mut [u8],
     ) -> Result<usize, StorageError> {
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(translate(&error)),
-            }
-        }
-        Ok(filled)
+        read_at(file, offset, bytes)
     }
 
     fn free_bytes(&mut self) -> Option<u64> {

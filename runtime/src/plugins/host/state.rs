@@ -127,7 +127,18 @@ impl StateWrite {
     /// Writes the disk: not for a task that has other things to do.
     pub(crate) fn run(&self) -> Result<(), StateTrouble> {
         let bytes = postcard::to_stdvec(&self.entries).map_err(|_refused| StateTrouble::Damaged)?;
-        write_private(&self.path, &[&bytes]).map_err(StateTrouble::File)
+        match write_private(&self.path, &[&bytes]) {
+            // At the start the medium did not work.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.path
+                    .parent()
+                    .map_or(Err(StateTrouble::File(error)), |directory| {
+                        std::fs::create_dir_all(directory)?;
+                        Ok(write_private(&self.path, &[&bytes])?)
+                    })
+            }
+            written => Ok(written?),
+        }
     }
 }
 

@@ -109,13 +109,19 @@ impl World {
         if tally.ends != tally.reports + pending {
             self.fail(&format!("an end without a report: {tally:?}"));
         }
-        let status = host.spool.status();
-        let sane = status.acked <= status.last
-            && status.synced <= status.last
-            && status.synced <= status.kept.max(status.acked)
-            && host.window.cursor() < host.feeder.next_turn;
-        if !sane {
-            self.fail(&format!("{status:?}, window {:?}", host.window));
+        let newest = host.feeder.handed.back();
+        let known = newest.map_or(host.order.acked, |handed| handed.turn);
+        let mut statuses = host.streams.spools().map(|(_, spool)| spool.status());
+        let insane = statuses.find(|status| {
+            status.acked > status.last
+                || status.synced > status.last
+                || status.synced > status.kept.max(status.acked)
+        });
+        if let Some(status) = insane {
+            self.fail(&format!("{status:?}"));
+        }
+        if host.window.cursor() > known.max(host.order.acked) {
+            self.fail(&format!("window {:?}", host.window));
         }
     }
 
@@ -123,18 +129,32 @@ impl World {
         self.host.as_ref().is_some_and(|host| {
             host.is_up()
                 && host.window.is_empty()
-                && host.spool.status().depth_records == 0
-                && self.ledger.owed().is_empty()
+                && host
+                    .streams
+                    .spools()
+                    .all(|(_, spool)| spool.status().depth_records == 0)
+                && self.ledgers.iter().all(|ledger| ledger.owed().is_empty())
         })
     }
 
     pub(super) fn check_at_the_end(&mut self) {
-        let Some(status) = self.host.as_ref().map(|host| host.spool.status()) else {
+        for stream in 0..self.terms.streams.len() {
+            self.check_stream_at_the_end(stream);
+        }
+        // A later life does not know every segment of which a sync failed; it only recycles them, which is harmless.
+        let again = self.disks.iter().any(|disk| disk.syncs_after_failure() > 0);
+        if again && self.lives == 1 {
+            self.fail("a file was synced again after a sync of it failed");
+        }
+    }
+
+    fn check_stream_at_the_end(&mut self, stream: usize) {
+        let Some(status) = self.status(stream) else {
             self.fail("no gateway at the end");
         };
-        let accepted = self.ledger.accepted();
-        let evicted = self.ledger.evicted();
-        let dropped = self.dropped;
+        let ledger = &self.ledgers[stream];
+        let (accepted, evicted) = (ledger.accepted(), ledger.evicted());
+        let dropped = self.dropped[stream];
         let offered = (accepted.0 + dropped.0, accepted.1 + dropped.1);
         if !self.inexact && offered != (status.appended.records, status.appended.readings) {
             self.fail(&format!("{offered:?} accepted, {status:?}"));
@@ -145,14 +165,10 @@ impl World {
         if !self.inexact && status.damaged.records > 0 {
             self.fail(&format!("damage on a good disk: {status:?}"));
         }
-        // A later life does not know every segment of which a sync failed; it only recycles them, which is harmless.
-        if self.disk.syncs_after_failure() > 0 && self.lives == 1 {
-            self.fail("a file was synced again after a sync of it failed");
-        }
-        let (delivered, repeated) = (self.ledger.delivered, self.ledger.repeated);
+        let (delivered, repeated) = (ledger.delivered, ledger.repeated);
         self.note(
             "world",
-            format!("{delivered} delivered, {repeated} of them again; {status:?}"),
+            format!("{stream}: {delivered} delivered, {repeated} of them again; {status:?}"),
         );
     }
 }

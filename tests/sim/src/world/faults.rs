@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use moorline_core::link::cause::{CauseClass, Intent};
 use moorline_core::link::{Input, State};
-use moorline_core::spool::sim_storage::Operation;
+use moorline_core::spool::Keep;
+use moorline_core::spool::sim_storage::{Operation, SimStorage};
 use moorline_core::spool::storage::StorageError;
 use moorline_core::time::Instant;
 
-use super::store::Figures;
 use super::{Event, World};
 use crate::network::DialFault;
 use crate::plan::{self, DiskFault, Fault};
@@ -134,49 +134,86 @@ impl World {
         let io = StorageError::Fault(5);
         match fault {
             DiskFault::Full => {
-                let used: u64 = self.disk.files().iter().map(|file| file.bytes).sum();
-                self.disk.set_capacity(used);
-                if let Some(journal) = self.journal.as_ref().filter(|_| self.plan.chance(30)) {
-                    journal.set_capacity(0);
+                for disk in &self.disks {
+                    let used: u64 = disk.files().iter().map(|file| file.bytes).sum();
+                    disk.set_capacity(used);
+                }
+                if self.plan.chance(30) {
+                    for journal in &self.journals {
+                        journal.set_capacity(0);
+                    }
                 }
             }
-            DiskFault::Writes(times) => self.disk.fail(Operation::Write, times, io),
-            DiskFault::Syncs(times) => {
-                if let Some(host) = self.host.as_mut() {
-                    host.unproven = true;
+            DiskFault::ReadOnly => {
+                for (stream, disk) in self.disks.iter().enumerate() {
+                    disk.set_read_only(true);
+                    if let Some(host) = self.host.as_mut() {
+                        host.unproven[stream] = true;
+                    }
                 }
-                self.disk.fail(Operation::Sync, times, io);
+            }
+            DiskFault::Absent => {
+                self.kill(self.now + Duration::from_millis(500));
+                for disk in &self.disks {
+                    disk.set_absent(true);
+                }
+            }
+            DiskFault::Writes(times) => self.disk().fail(Operation::Write, times, io),
+            DiskFault::Syncs(times) => {
+                let stream = self.any_stream();
+                if let Some(host) = self.host.as_mut() {
+                    host.unproven[stream] = true;
+                }
+                self.disks[stream].fail(Operation::Sync, times, io);
             }
             DiskFault::Names(times) => {
                 let refused = StorageError::ReadOnly;
-                self.disk.fail(Operation::Names, times, refused);
+                self.disk().fail(Operation::Names, times, refused);
             }
-            DiskFault::Read => self.disk.fail(Operation::Read, 1, io),
+            DiskFault::Read => self.disk().fail(Operation::Read, 1, io),
         }
         self.at(until, Event::DiskHeals);
     }
 
+    fn any_stream(&mut self) -> usize {
+        let streams = self.disks.len() as u64;
+        usize::try_from(self.plan.below(streams)).unwrap_or(0)
+    }
+
+    fn disk(&mut self) -> &SimStorage {
+        let stream = self.any_stream();
+        &self.disks[stream]
+    }
+
     pub(super) fn disk_heals(&mut self) {
-        self.disk.heal();
-        self.disk.set_capacity(ROOMY);
-        if let Some(journal) = &self.journal {
+        for disk in &self.disks {
+            disk.heal();
+            disk.set_capacity(ROOMY);
+        }
+        for journal in &self.journals {
             journal.set_capacity(ROOMY);
         }
     }
 
     /// kill -9: the process is gone, the page cache stays, the kernel closes the connection.
     fn kill(&mut self, until: Instant) {
-        let Some(host) = self.host.take() else {
+        if self.host.is_none() {
             return;
-        };
-        let status = host.spool.status();
-        self.forget_unproven(host.unproven, status.synced.0);
-        if status.kept < status.last {
-            // Not even a journal has it: that is said, so it is not promised.
-            self.inexact = true;
-            self.ledger.lose_after(status.kept.0);
-            self.cover("killed with records in memory only");
         }
+        for stream in 0..self.terms.streams.len() {
+            let Some(status) = self.status(stream) else {
+                return;
+            };
+            self.process_ends(stream);
+            self.forget_unproven(stream, status.synced.0);
+            if status.kept < status.last {
+                // Not even a journal has it: that is said, so it is not promised.
+                self.inexact = true;
+                self.ledgers[stream].lose_after(status.kept.0);
+                self.cover("killed with records in memory only");
+            }
+        }
+        self.host = None;
         self.unclean = true;
         let latency = self.one_way();
         let open: Vec<u64> = self.network.connections.keys().copied().collect();
@@ -191,18 +228,25 @@ impl World {
 
     /// Power loss: the page cache is gone, too, and nobody tells the broker.
     fn lose_power(&mut self, until: Instant) {
-        let Some(host) = self.host.take() else {
+        if self.host.is_none() {
             return;
-        };
-        let synced = host.spool.status().synced.0;
-        drop(host);
+        }
+        for stream in 0..self.terms.streams.len() {
+            let Some(status) = self.status(stream) else {
+                return;
+            };
+            self.process_ends(stream);
+            self.ledgers[stream].lose_after(status.synced.0);
+        }
+        self.host = None;
         self.unclean = true;
         self.inexact = true;
-        self.disk.cut_power();
-        if let Some(journal) = &self.journal {
+        for disk in &self.disks {
+            disk.cut_power();
+        }
+        for journal in &self.journals {
             journal.wipe();
         }
-        self.ledger.lose_after(synced);
         let open: Vec<u64> = self.network.connections.keys().copied().collect();
         for connection in open {
             self.network.close_client(connection);
@@ -210,11 +254,25 @@ impl World {
         self.boot_after(until);
     }
 
+    /// What was given up in flight will not be acknowledged any more. If some of it was, that may not be written down.
+    fn process_ends(&mut self, stream: usize) {
+        self.inexact |= self.host.as_ref().is_some_and(|host| host.given_up_acked);
+        // What was accepted and delivered in memory alone is known to nobody.
+        self.inexact |= self.terms.streams[stream].keep == Keep::InMemory || self.is_absent(stream);
+        self.ledgers[stream].give_up_in_flight();
+    }
+
+    fn is_absent(&self, stream: usize) -> bool {
+        let host = self.host.as_ref();
+        let spool = host.and_then(|host| host.streams.spools().nth(stream));
+        spool.is_some_and(|(_, spool)| spool.is_absent())
+    }
+
     /// After a failed sync that nothing made good, the page cache is all there is, and may say more than the disk.
-    fn forget_unproven(&mut self, unproven: bool, synced: u64) {
-        if unproven {
+    fn forget_unproven(&mut self, stream: usize, synced: u64) {
+        if self.host.as_ref().is_some_and(|host| host.unproven[stream]) {
             self.inexact = true;
-            self.ledger.lose_after(synced);
+            self.ledgers[stream].lose_after(synced);
         }
     }
 
@@ -248,19 +306,35 @@ impl World {
         if !stopped {
             return;
         }
+        let synced: Vec<_> = (0..self.terms.streams.len())
+            .filter_map(|stream| Some(self.status(stream)?.synced.0))
+            .collect();
+        for stream in 0..self.terms.streams.len() {
+            let given_up = self.ledgers[stream].give_up_in_flight();
+            if let Some(mut before) = self.figures(stream) {
+                // Counted now, and shown at the next start.
+                before.status.evicted.records += given_up.0;
+                before.status.evicted.readings += given_up.1;
+                self.closed.push(before);
+            }
+            self.forget_unproven(stream, synced[stream]);
+        }
         let Some(host) = self.host.take() else {
             return;
         };
-        let (unproven, synced) = (host.unproven, host.spool.status().synced.0);
-        self.closed = Some(Figures::of(&host.spool));
-        let closed = host.spool.close();
+        let absent = host.streams.spools().any(|(_, spool)| spool.is_absent());
+        let closed = host.streams.close();
         if let Err(error) = closed {
             self.cover(format!("close failed: {error}"));
-            if self.healed {
+            if self.healed && !absent {
                 self.fail("the spool does not close on a good disk");
             }
+            self.inexact = true;
+            self.closed.clear();
+            for (stream, synced) in synced.into_iter().enumerate() {
+                self.ledgers[stream].lose_after(synced);
+            }
         }
-        self.forget_unproven(unproven || closed.is_err(), synced);
         self.cover("stopped in good order");
         let wait = self.plan.ms(100, 5000);
         self.after(wait, Event::Boot);

@@ -16,20 +16,23 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn boot(&mut self) {
-        let spool = self.open_spool();
         self.lives += 1;
+        for ledger in &mut self.ledgers {
+            ledger.begin_life();
+        }
+        let streams = self.open_streams();
         let host = Host::new(
             self.lives,
             self.now,
-            spool,
+            streams,
             self.terms.link,
             self.terms.inflight_max,
             self.terms.inflight_bytes_max,
             self.seed ^ self.lives,
         );
         self.host = Some(host);
-        if let Some(before) = self.closed.take() {
-            self.follow_eviction(&before, Totals::default());
+        for (stream, before) in std::mem::take(&mut self.closed).into_iter().enumerate() {
+            self.follow_eviction(stream, &before, Totals::default());
         }
         self.note("host", format!("life {} begins", self.lives));
         if std::mem::take(&mut self.unclean) {
@@ -69,7 +72,11 @@ impl World {
             return;
         };
         host.link.note(Facts {
-            spool_depth: host.spool.status().depth_readings,
+            spool_depth: host
+                .streams
+                .spools()
+                .map(|(_, spool)| spool.status().depth_readings)
+                .sum(),
             network,
             ..Facts::NOTHING
         });
@@ -286,6 +293,8 @@ impl World {
             .is_some_and(|session| session >= self.terms.link.stable_after);
         host.queue.clear();
         host.order.running = false;
+        let sent = host.window.newest().max(Some(host.left_out));
+        host.order.sent = host.order.sent.max(sent.unwrap_or_default());
         host.window.lost();
         let disconnect = host.classifier.classify(observation);
         self.input(Input::Ended(Box::new(disconnect)));
@@ -315,7 +324,7 @@ impl World {
         let host = self.host.as_ref()?;
         let link = host.link.poll_timeout().map(|(at, _why)| at);
         let session = self.session_deadline();
-        let all = [link, session, host.commit_at, host.prepare_at];
+        let all = [link, session, host.commit_at, host.prepare_at, host.read_at];
         let first = all.into_iter().flatten().chain([host.cursor_sync_at]).min();
         first.map(|at| at.max(host.frozen_until))
     }

@@ -138,6 +138,19 @@ impl World {
         }
         let count = if self.dice.chance(5) { 20 } else { 1 };
         let batch: Vec<_> = (0..count).map(|_| self.uplink(device)).collect();
-        self.append(batch);
+        let streams = self.terms.streams.len() as u64;
+        if streams == 1 {
+            return self.append(0, batch);
+        }
+        // Replies overtake; the rest of a batch goes into one stream.
+        let other = 1 + usize::try_from(self.dice.below(streams - 1)).unwrap_or(0);
+        let (replies, rest): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|(uplink, _)| matches!(uplink, Uplink::RpcReply { .. }));
+        for (stream, batch) in [(0, replies), (other, rest)] {
+            if !batch.is_empty() {
+                self.append(stream, batch);
+            }
+        }
     }
 }

@@ -216,10 +216,15 @@ impl World {
             let Some(device) = device else {
                 self.fail(&format!("{name} is invented"));
             };
+            let of = self.ledgers.iter();
+            let stream = of.clone().position(|ledger| ledger.knows(device, number));
+            let Some(ledger) = stream.and_then(|stream| self.ledgers.get_mut(stream)) else {
+                self.fail(&format!("item {number} of device {device} is invented"));
+            };
             if refuses {
-                self.ledger.set_aside(device, number);
+                ledger.set_aside(device, number);
                 self.cover("refused by the broker");
-            } else if let Err(why) = self.ledger.deliver(device, number) {
+            } else if let Err(why) = ledger.deliver(device, number) {
                 self.fail(&why);
             }
         }

@@ -239,10 +239,9 @@ impl World {
         host.tally.ups += 1;
         host.window.resize(inflight);
         host.order.generation += 1;
-        host.order.after = host.window.cursor();
         host.order.packet_bytes_max = bytes;
         host.order.running = true;
-        let (version, after) = (host.link.version(), host.order.after);
+        let (version, after) = (host.link.version(), host.window.cursor());
         self.cover(format!("up {version}"));
         self.note("link", format!("up {version}, resumes after {after:?}"));
         self.input(Input::Opened);

@@ -1,17 +1,19 @@
-//! The spool's owner and the feeder: appends, commits, reads ahead, acknowledges.
+//! The spool's owner and the feeder: appends, commits, reads ahead, acknowledges. The streams are those of the gateway, each
+//! on a disk of its own.
 
 use std::time::Duration;
 
-use moorline_core::message::{Sequence, Uplink};
+use moorline_core::message::{Sequence, StreamId, Uplink};
 use moorline_core::spool::range::Ranges;
 use moorline_core::spool::sim_storage::SimStorage;
-use moorline_core::spool::{Lane, ReadError, Record, Refused, Spool, Status, Totals};
-use moorline_core::thingsboard::Encoder;
+use moorline_core::spool::streams::{Handed, Streams};
+use moorline_core::spool::{Keep, Refused, Spool, Status, Totals};
 use moorline_core::thingsboard::limits::Opened;
+use moorline_core::thingsboard::{Encoder, Place, Run};
 use moorline_core::time::Instant;
 
 use super::{Event, World};
-use crate::host::{Batch, CURSOR_SYNC, Handed, Host};
+use crate::host::{Batch, CURSOR_SYNC, Host};
 use crate::ledger::Item;
 
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
@@ -19,51 +21,66 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const PREPARE_PAUSE: Duration = Duration::from_millis(10);
 const READ_BYTES_MAX: usize = 4096;
 const READ_RECORDS_MAX: usize = 24;
-/// Records of one lane, before it is the other's turn.
-const READ_SIDE_MAX: usize = 3;
 
 impl World {
-    /// A start of the spool on what the disk holds. A storage that refuses is tried again.
-    pub(super) fn open_spool(&mut self) -> Spool<SimStorage> {
-        for _ in 0..100 {
-            let opened = Spool::open_with(
-                self.disk.clone(),
-                self.journal.clone(),
-                self.terms.limits,
-                self.seed + 1,
-            );
-            match opened {
-                Ok((spool, recovery)) => {
-                    self.note("spool", format!("{recovery:?}"));
-                    self.cover(format!("cursor {:?}", recovery.cursor));
-                    if recovery.journal_records > 0 {
-                        self.cover("a journal's records found");
-                    }
-                    return spool;
+    /// A start of the streams on what the disks hold. One whose disk gives nothing goes on in memory.
+    pub(super) fn open_streams(&mut self) -> Streams<SimStorage> {
+        let mut streams = Vec::new();
+        for index in 0..self.terms.streams.len() {
+            let spool = match self.open_spool(index) {
+                Ok(spool) => spool,
+                Err(error) => {
+                    self.note("spool", format!("{index} gives nothing: {error}"));
+                    self.cover("started without its medium");
+                    let limits = self.terms.streams[index].limits;
+                    let disk = self.disks[index].clone();
+                    self.ledgers[index].begin_blind();
+                    Spool::without_storage(disk, limits, self.draw(index), error)
                 }
-                Err(error) => self.note("spool", format!("does not open: {error}")),
-            }
+            };
+            streams.push((self.terms.streams[index].settings.clone(), spool));
         }
-        self.fail("the spool does not open")
+        Streams::new(streams)
     }
 
-    pub(super) fn append(&mut self, batch: Vec<(Uplink, Vec<Item>)>) {
-        let Some(host) = self.host.as_mut() else {
+    /// Another number for each life of each stream.
+    fn draw(&self, index: usize) -> u64 {
+        self.seed.wrapping_mul(1_000_003) + self.lives * 16 + index as u64 + 1
+    }
+
+    fn open_spool(
+        &mut self,
+        index: usize,
+    ) -> Result<Spool<SimStorage>, moorline_core::spool::storage::StorageError> {
+        let journal = self.journals.get(index).cloned();
+        let (disk, limits) = (self.disks[index].clone(), self.terms.streams[index].limits);
+        let (spool, recovery) = Spool::open_with(disk, journal, limits, self.draw(index))?;
+        self.note("spool", format!("{index} {recovery:?}"));
+        self.cover(format!("cursor {:?}", recovery.cursor));
+        if recovery.journal_records > 0 {
+            self.cover("a journal's records found");
+        }
+        Ok(spool)
+    }
+
+    pub(super) fn append(&mut self, stream: usize, batch: Vec<(Uplink, Vec<Item>)>) {
+        let Some(before) = self.figures(stream) else {
             return;
         };
-        let before = Figures::of(&host.spool);
         let mut outcomes = Vec::new();
         let mut offered = Vec::new();
         let uplinks: Vec<_> = batch
             .into_iter()
             .map(|(uplink, items)| {
-                self.ledger.offer(&items);
+                self.ledgers[stream].offer(&items);
                 offered.push((items, uplink.readings()));
                 uplink
             })
             .collect();
-        host.spool.append(uplinks, &mut outcomes);
-        let status = host.spool.status();
+        let Some(host) = self.host.as_mut() else {
+            return;
+        };
+        host.streams.append(id(stream), uplinks, &mut outcomes);
         if outcomes.len() != offered.len() {
             self.fail("an append without an outcome");
         }
@@ -71,7 +88,7 @@ impl World {
         for (outcome, (items, readings)) in outcomes.into_iter().zip(offered) {
             match outcome {
                 Ok(sequence) => {
-                    if let Err(why) = self.ledger.accept(sequence.0, items, readings) {
+                    if let Err(why) = self.ledgers[stream].accept(sequence.0, items, readings) {
                         self.fail(&why);
                     }
                 }
@@ -81,7 +98,7 @@ impl World {
                         readings,
                     };
                     dropped = dropped.plus(one);
-                    self.ledger.drop_at_once(&items, readings);
+                    self.ledgers[stream].drop_at_once(&items, readings);
                     self.cover("dropped at once");
                 }
                 Err(Refused::Storage(error)) => {
@@ -91,19 +108,25 @@ impl World {
                 Err(Refused::TooLarge) => self.fail("a small record is too large"),
             }
         }
-        self.dropped.0 += dropped.records;
-        self.dropped.1 += dropped.readings;
-        self.check_kept(&status);
-        self.follow_eviction(&before, dropped);
+        self.dropped[stream].0 += dropped.records;
+        self.dropped[stream].1 += dropped.readings;
+        self.check_kept(stream);
+        self.follow_eviction(stream, &before, dropped);
         self.arm();
         self.feed_soon();
     }
 
     /// A spool that works keeps what it accepts, and one that does not says so.
-    fn check_kept(&mut self, status: &Status) {
+    fn check_kept(&mut self, stream: usize) {
+        let Some(status) = self.status(stream) else {
+            return;
+        };
         if let Some(fault) = status.fault {
             self.cover(format!("borne in memory: {fault}"));
-        } else if status.kept < status.last && !status.kept_full {
+        } else if status.kept < status.last
+            && !status.kept_full
+            && self.terms.streams[stream].keep == Keep::OnDisk
+        {
             self.fail(&format!("accepted, not kept, and no fault: {status:?}"));
         }
         if status.journal_failed {
@@ -111,29 +134,52 @@ impl World {
         }
     }
 
-    /// Whatever evicts must count exactly what it gives up. Beside what waited, `dropped` never got a place.
-    pub(super) fn follow_eviction(&mut self, before: &Figures, dropped: Totals) {
+    pub(super) fn status(&self, stream: usize) -> Option<Status> {
+        let host = self.host.as_ref()?;
+        host.streams
+            .spools()
+            .nth(stream)
+            .map(|(_, spool)| spool.status())
+    }
+
+    pub(super) fn figures(&self, stream: usize) -> Option<Figures> {
+        let host = self.host.as_ref()?;
+        let (_, spool) = host.streams.spools().nth(stream)?;
+        Some(Figures {
+            status: spool.status(),
+            unsettled: spool.unsettled().clone(),
+        })
+    }
+
+    /// Whatever evicts must count exactly what it gives up: at once, or, where it is in flight, when its fate is known.
+    /// Beside what waited, `dropped` never got a place.
+    pub(super) fn follow_eviction(&mut self, stream: usize, before: &Figures, dropped: Totals) {
         let Some(host) = self.host.as_ref() else {
             return;
         };
-        let evicted = host.spool.status().evicted.since(before.status.evicted);
-        if evicted.records == 0 {
+        let Some((_, spool)) = host.streams.spools().nth(stream) else {
             return;
-        }
-        let after = host.spool.unsettled();
+        };
+        let evicted = spool.status().evicted.since(before.status.evicted);
+        let after = spool.unsettled();
         let gone = |sequence| {
             let sequence = Sequence(sequence);
             before.unsettled.index_of(sequence).is_some() && after.index_of(sequence).is_none()
         };
-        let counted = self.ledger.evict(before.status.acked.0, gone);
+        let in_flight = |sequence| host.feeder.holds(id(stream), Sequence(sequence));
+        let ledger = &mut self.ledgers[stream];
+        let acked = before.unsettled.acked().sequence.0;
+        let counted = ledger.evict(acked, gone, in_flight);
         let expected = (counted.0 + dropped.records, counted.1 + dropped.readings);
         if !self.inexact && expected != (evicted.records, evicted.readings) {
             self.fail(&format!(
                 "{evicted:?} counted as evicted, {expected:?} gone"
             ));
         }
-        self.cover("evicted");
-        self.note("spool", format!("evicted {expected:?}"));
+        if expected.0 > 0 {
+            self.cover("evicted");
+            self.note("spool", format!("{stream} evicted {expected:?}"));
+        }
     }
 
     /// Sets the timers of the spool's owner as the runtime does.
@@ -142,13 +188,19 @@ impl World {
         let Some(host) = self.host.as_mut() else {
             return;
         };
-        if host.commit_at.is_none() && (host.spool.wants_commit() || host.acked_since_checkpoint) {
+        let (mut commits, mut prepares, mut faulty) = (host.acked_since_checkpoint, false, false);
+        for (_, spool) in host.streams.spools() {
+            commits |= spool.wants_commit();
+            faulty |= spool.status().fault.is_some();
+            prepares |= spool.wants_preparing();
+        }
+        if host.commit_at.is_none() && commits {
             host.commit_at = Some(now + COMMIT_INTERVAL);
         }
         if host.prepare_at.is_none() {
-            if host.spool.status().fault.is_some() {
+            if faulty {
                 host.prepare_at = Some(now + RETRY_PAUSE);
-            } else if host.spool.wants_preparing() {
+            } else if prepares {
                 host.prepare_at = Some(now + PREPARE_PAUSE);
             }
         }
@@ -174,50 +226,111 @@ impl World {
             && host.prepare_at.is_some_and(due)
         {
             host.prepare_at = None;
-            let before = Figures::of(&host.spool);
-            let prepared = host.spool.prepare();
-            if prepared.is_err() {
-                host.prepare_at = Some(now + RETRY_PAUSE);
-                self.cover("prepare failed");
-            }
-            self.follow_eviction(&before, Totals::default());
+            self.prepare();
+        }
+        if let Some(host) = self.host.as_mut()
+            && host.read_at.is_some_and(due)
+        {
+            host.read_at = None;
+            self.feed_soon();
         }
         self.arm();
     }
 
-    fn commit(&mut self) {
-        let now = self.now;
+    fn prepare(&mut self) {
+        for stream in 0..self.terms.streams.len() {
+            self.take_up(stream);
+            let Some(before) = self.figures(stream) else {
+                return;
+            };
+            let now = self.now;
+            let prepared = self.spool_mut(stream).map_or(Ok(false), |spool| {
+                if spool.status().fault.is_some() {
+                    spool.look()?;
+                }
+                spool.prepare()
+            });
+            if prepared.is_err() {
+                if let Some(host) = self.host.as_mut() {
+                    host.prepare_at = Some(now + RETRY_PAUSE);
+                }
+                self.cover("prepare failed");
+            }
+            self.follow_eviction(stream, &before, Totals::default());
+        }
+    }
+
+    /// A disk that gave nothing at the start may do so now.
+    fn take_up(&mut self, stream: usize) {
+        let absent = self
+            .spool_mut(stream)
+            .is_some_and(|spool| spool.is_absent());
+        if !absent {
+            return;
+        }
+        let Ok(opened) = self.open_spool(stream) else {
+            return;
+        };
         let Some(host) = self.host.as_mut() else {
             return;
         };
-        let before = Figures::of(&host.spool);
-        let mark = std::mem::replace(&mut host.mark, before.status.last);
-        let committed = if self.terms.journal {
-            host.spool.commit_through(mark)
-        } else {
-            host.spool.commit()
+        let Some(shift) = host.streams.continue_in(id(stream), opened) else {
+            self.cover("taken up later");
+            return;
         };
-        match committed {
-            Ok(()) => host.unproven = false,
-            Err(_) => {
-                host.unproven = true;
+        self.cover("taken up");
+        if shift > 0 {
+            self.cover("taken up behind higher numbers");
+        }
+        host_shifted(&mut self.host, stream, shift);
+        self.ledgers[stream].see_medium(shift);
+        self.feed_soon();
+    }
+
+    fn spool_mut(&mut self, stream: usize) -> Option<&mut Spool<SimStorage>> {
+        self.host.as_mut()?.streams.spool_mut(id(stream))
+    }
+
+    fn commit(&mut self) {
+        let now = self.now;
+        for stream in 0..self.terms.streams.len() {
+            let Some(before) = self.figures(stream) else {
+                return;
+            };
+            let journal = self.terms.journal;
+            let Some(host) = self.host.as_mut() else {
+                return;
+            };
+            let mark = std::mem::replace(&mut host.marks[stream], before.status.last);
+            let Some(spool) = host.streams.spool_mut(id(stream)) else {
+                return;
+            };
+            let committed = if journal {
+                spool.commit_through(mark)
+            } else {
+                spool.commit()
+            };
+            host.unproven[stream] = committed.is_err();
+            if let Err(error) = committed {
                 host.commit_at = Some(now + RETRY_PAUSE);
+                self.cover(format!("commit failed: {error}"));
             }
+            self.follow_eviction(stream, &before, Totals::default());
         }
-        if let Err(error) = committed {
-            self.cover(format!("commit failed: {error}"));
-        }
-        self.follow_eviction(&before, Totals::default());
         self.checkpoint(false);
     }
 
     fn checkpoint(&mut self, durable: bool) {
-        let Some(host) = self.host.as_mut() else {
-            return;
-        };
-        host.acked_since_checkpoint = false;
-        if let Err(error) = host.spool.checkpoint(durable) {
-            self.cover(format!("checkpoint failed: {error}"));
+        for stream in 0..self.terms.streams.len() {
+            let written = self
+                .spool_mut(stream)
+                .map_or(Ok(()), |spool| spool.checkpoint(durable));
+            if let Err(error) = written {
+                self.cover(format!("checkpoint failed: {error}"));
+            }
+        }
+        if let Some(host) = self.host.as_mut() {
+            host.acked_since_checkpoint = false;
         }
     }
 
@@ -238,20 +351,111 @@ impl World {
             return;
         };
         host.feeder.scheduled = false;
-        if host.follow(self.terms.side_by_side) {
-            let divided_at = host.feeder.divided_at;
-            if host.spool.status().depth_records > 0 && divided_at > Sequence(0) {
-                *self.coverage.entry("sent side by side".into()).or_default() += 1;
-            }
-            self.ledger.divide(divided_at.0);
-        }
-        let read = host.read_ahead();
-        if let Err(error) = read {
-            self.cover(format!("read failed: {error}"));
+        self.follow();
+        let read = self.read_ahead();
+        if let Err(why) = read {
+            self.cover(format!("read failed: {why}"));
         }
         self.take_batch();
         self.arm();
         self.feed_soon();
+    }
+
+    /// Does what the driver ordered: acknowledges, begins a session.
+    fn follow(&mut self) {
+        let Some(host) = self.host.as_mut() else {
+            return;
+        };
+        let order = host.order;
+        if host.feeder.following.acked < order.acked {
+            host.streams.ack(order.acked, 0);
+            host.acked_since_checkpoint = true;
+            let feeder = &mut host.feeder;
+            while let Some(handed) = feeder.handed.pop_front_if(|h| h.turn <= order.acked) {
+                let ledger = &mut self.ledgers[usize::from(handed.stream.0)];
+                if ledger.settle_in_flight(handed.sequence.0) {
+                    host.given_up_acked = true;
+                    *self
+                        .coverage
+                        .entry("given up in flight, and delivered".into())
+                        .or_default() += 1;
+                }
+            }
+        }
+        let begins = order.generation != host.feeder.following.generation;
+        if begins {
+            host.streams.begin(order.sent);
+            let feeder = &mut host.feeder;
+            feeder.handed.retain(|handed| handed.turn <= order.sent);
+            feeder.replaying = feeder.handed.len();
+            let publishes: Vec<_> = feeder
+                .announced
+                .announcements(&mut Opened::default())
+                .collect();
+            feeder.ready = (order.running && !publishes.is_empty()).then(|| Batch {
+                generation: order.generation,
+                publishes,
+                left_out: Vec::new(),
+            });
+        }
+        host.feeder.following = order;
+        if begins {
+            self.session_begins();
+        }
+    }
+
+    /// What the oracles know of the lanes a session begins with.
+    fn session_begins(&mut self) {
+        for stream in 0..self.terms.streams.len() {
+            let given_up = self.ledgers[stream].give_up_in_flight();
+            if given_up.0 > 0 {
+                self.cover("given up in flight, and lost");
+            }
+            let Some(host) = self.host.as_ref() else {
+                return;
+            };
+            let Some((settings, spool)) = host.streams.spools().nth(stream) else {
+                return;
+            };
+            let live_after = spool.unsettled().iter().last();
+            let live_after = live_after.map_or(0, |live| live.acked.sequence.0);
+            let replays = host.feeder.handed.iter().any(|h| h.stream == id(stream));
+            let divides = crate::terms::divides(settings.after_outage);
+            let waits = spool.status().depth_records > 0;
+            self.ledgers[stream].begin(divides.then_some(live_after), replays);
+            if divides && waits {
+                self.cover("sent side by side");
+            }
+        }
+    }
+
+    fn read_ahead(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let Some(host) = self.host.as_mut() else {
+            return Ok(());
+        };
+        if !host.feeder.following.running || host.feeder.ready.is_some() {
+            return Ok(());
+        }
+        let mut handed = Vec::new();
+        let read = host
+            .streams
+            .read(now, READ_BYTES_MAX, READ_RECORDS_MAX, &mut handed);
+        let outcome = match read {
+            Ok(wait) => {
+                host.read_at = wait.map(|wait| now + wait.max(Duration::from_millis(1)));
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        let wrong = host.feeder.check(&handed);
+        if !handed.is_empty() {
+            host.hand_over(&handed);
+        }
+        if let Some(wrong) = wrong {
+            self.fail(&wrong);
+        }
+        outcome
     }
 
     /// The driver takes a batch when it has nothing else to send.
@@ -269,8 +473,9 @@ impl World {
         if batch.generation != host.order.generation {
             return;
         }
-        for sequence in &batch.left_out {
-            self.ledger.set_record_aside(sequence.0);
+        for (turn, stream, sequence) in &batch.left_out {
+            self.ledgers[usize::from(stream.0)].set_record_aside(sequence.0);
+            host.left_out = host.left_out.max(*turn);
         }
         let oversize = batch.left_out.len();
         host.queue.extend(batch.publishes);
@@ -282,164 +487,63 @@ impl World {
     }
 }
 
+/// Numbers given out in memory have become higher.
+fn host_shifted(host: &mut Option<Host>, stream: usize, shift: u64) {
+    let Some(host) = host else { return };
+    for handed in &mut host.feeder.handed {
+        if handed.stream == id(stream) {
+            handed.sequence.0 += shift;
+        }
+    }
+}
+
+pub(super) fn id(stream: usize) -> StreamId {
+    StreamId(u8::try_from(stream).unwrap_or(u8::MAX))
+}
+
 /// A spool's figures at one time, and what waits in it.
 #[derive(Debug)]
 pub(crate) struct Figures {
-    status: Status,
-    unsettled: Ranges,
-}
-
-impl Figures {
-    pub(super) fn of(spool: &Spool<SimStorage>) -> Self {
-        Self {
-            status: spool.status(),
-            unsettled: spool.unsettled().clone(),
-        }
-    }
+    pub(super) status: Status,
+    pub(super) unsettled: Ranges,
 }
 
 impl Host {
     fn wants_feeding(&self) -> bool {
         let feeder = &self.feeder;
         feeder.following != self.order
-            || (self.order.running && feeder.ready.is_none() && self.next_lane().is_some())
+            || (self.order.running
+                && feeder.ready.is_none()
+                && self.read_at.is_none()
+                && self.streams.has_more())
     }
 
-    /// `true`: a session begins.
-    fn follow(&mut self, side_by_side: bool) -> bool {
-        let (order, feeder) = (self.order, &mut self.feeder);
-        while let Some(handed) = feeder.handed.front().filter(|h| h.turn <= order.acked) {
-            self.spool.ack(handed.sequence);
-            self.acked_since_checkpoint = true;
-            feeder.handed.pop_front();
-        }
-        let begins = order.generation != feeder.following.generation;
-        if begins {
-            feeder.handed.clear();
-            feeder.dry.clear();
-            feeder.next_turn = order.after.next();
-            if side_by_side {
-                self.spool.divide();
-                let in_live = self.spool.lanes().last();
-                let undivided = in_live.is_some_and(|(_, waiting)| waiting.records > 0);
-                feeder.divided_at = if undivided {
-                    Sequence(0)
-                } else {
-                    self.spool.status().last
-                };
-            }
-            let publishes: Vec<_> = feeder
-                .announced
-                .announcements(&mut Opened::default())
-                .collect();
-            feeder.ready = (order.running && !publishes.is_empty()).then(|| Batch {
-                generation: order.generation,
-                publishes,
-                left_out: Vec::new(),
+    fn hand_over(&mut self, handed: &[Handed]) {
+        let feeder = &mut self.feeder;
+        let mut encoder = Encoder::new(feeder.following.packet_bytes_max);
+        for handed in handed {
+            feeder.announced.observe(&handed.uplink);
+            encoder.begin(Run {
+                qos: Default::default(),
+                historical: handed.historical,
+                stream: handed.stream,
             });
-        }
-        feeder.following = order;
-        begins
-    }
-
-    /// The last record of `lane` that was read in this session.
-    fn read_to(&self, lane: Lane) -> Sequence {
-        let handed = self.feeder.handed.iter().rev().map(|h| h.sequence);
-        let mut in_lane = handed.filter(|sequence| self.spool.lane_of(*sequence) == Some(lane));
-        in_lane.next().unwrap_or_default()
-    }
-
-    /// From where to read on, and after which record: on each side of the division the oldest lane that is not read to
-    /// its end, and of the two sides the one whose turn it is.
-    fn next_lane(&self) -> Option<(Lane, Sequence)> {
-        let (feeder, last) = (&self.feeder, self.spool.status().last);
-        let mut sides = [None; 2];
-        for (lane, waiting) in self.spool.lanes() {
-            let (end, side) = match lane {
-                Lane::Backlog(through) => (through, usize::from(through > feeder.divided_at)),
-                Lane::Live => (last, 1),
+            let place = Place {
+                turn: handed.turn,
+                sequence: handed.sequence,
             };
-            let dry = feeder.dry.get(&lane).is_some_and(|at| *at >= end);
-            if waiting.records == 0 || dry || sides[side].is_some() {
-                continue;
-            }
-            let after = self.read_to(lane);
-            if after < end {
-                sides[side] = Some((lane, after));
-            }
+            encoder.push(place, &handed.uplink);
         }
-        let [backlog, live] = sides;
-        if feeder.from_backlog {
-            live.or(backlog)
-        } else {
-            backlog.or(live)
-        }
-    }
-
-    fn read_ahead(&mut self) -> Result<(), ReadError> {
-        if !self.feeder.following.running || self.feeder.ready.is_some() {
-            return Ok(());
-        }
-        let mut encoder = Encoder::new(self.feeder.following.packet_bytes_max);
-        let (mut read, mut outcome) = (0, Ok(()));
-        let whole = self.spool.lanes().count() == 1;
-        let records_max = if whole {
-            READ_RECORDS_MAX
-        } else {
-            READ_SIDE_MAX
-        };
-        while read < READ_RECORDS_MAX
-            && outcome.is_ok()
-            && let Some((lane, after)) = self.next_lane()
-        {
-            let mut records = Vec::new();
-            outcome = self
-                .spool
-                .read(lane, after, READ_BYTES_MAX, records_max, &mut records);
-            if outcome.is_ok() && records.is_empty() {
-                let last = self.spool.status().last;
-                self.feeder.dry.insert(lane, last);
-            }
-            for record in &records {
-                self.hand_over(record, &mut encoder);
-            }
-            read += records.len();
-            if whole {
-                break;
-            }
-        }
-        if read > 0 {
-            self.make_ready(encoder);
-        }
-        outcome
-    }
-
-    fn hand_over(&mut self, record: &Record, encoder: &mut Encoder) {
-        let feeder = &mut self.feeder;
-        let turn = feeder.next_turn;
-        feeder.next_turn = turn.next();
-        feeder.from_backlog = record.sequence <= feeder.divided_at;
-        feeder.handed.push_back(Handed {
-            turn,
-            sequence: record.sequence,
-        });
-        feeder.announced.observe(&record.uplink);
-        encoder.push(turn, &record.uplink);
-    }
-
-    fn make_ready(&mut self, encoder: Encoder) {
-        let feeder = &mut self.feeder;
         let encoded = encoder.finish();
-        let sequence_of = |turn: Sequence| {
-            let handed = feeder.handed.iter().find(|handed| handed.turn == turn);
-            handed.map(|handed| handed.sequence)
-        };
-        let left_out = encoded.left_out.iter().map(|left_out| left_out.sequence);
-        let left_out = left_out.filter_map(sequence_of).collect();
+        let left_out = encoded.left_out.iter();
+        let left_out = left_out.filter_map(|left_out| {
+            let handed = feeder.handed.iter().find(|h| h.turn == left_out.sequence)?;
+            Some((handed.turn, handed.stream, handed.sequence))
+        });
         feeder.ready = Some(Batch {
             generation: feeder.following.generation,
+            left_out: left_out.collect(),
             publishes: encoded.publishes,
-            left_out,
         });
     }
 }

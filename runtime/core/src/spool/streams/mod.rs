@@ -179,14 +179,19 @@ impl<S: Storage> Streams<S> {
         let kept = self.log.partition_point(|entry| entry.turn <= sent);
         self.log.truncate(kept);
         self.replaying = kept;
-        for stream in &mut self.streams {
+        for (index, stream) in self.streams.iter_mut().enumerate() {
             stream.spool.rewind();
             stream.backlog_due = 0;
             match stream.settings.after_outage {
                 AfterOutage::BacklogFirst => {}
                 AfterOutage::LiveFirst { newest_first, .. } => {
                     if !newest_first {
-                        stream.spool.join_backlogs();
+                        let log = self.log.iter();
+                        let replayed: Vec<_> = log
+                            .filter(|entry| usize::from(entry.stream.0) == index)
+                            .map(|entry| entry.sequence)
+                            .collect();
+                        stream.spool.join_backlogs(&replayed);
                     }
                     stream.spool.divide();
                 }
@@ -251,6 +256,7 @@ impl<S: Storage> Streams<S> {
                 self.replaying += 1;
                 return Err(error);
             }
+            // Records come back in the order in which they went: another one means that this one cannot be read any more.
             if let (Some(record), Some(entry)) = (self.records.pop(), self.log.get_mut(index)) {
                 entry.sequence = record.sequence;
                 handed.push(Handed {
@@ -352,7 +358,11 @@ impl<S: Storage> Streams<S> {
                 .streams
                 .get(usize::from(entry.stream.0))
                 .and_then(|stream| stream.spool.lane_of(entry.sequence));
-            let Some(lane) = lane else { continue };
+            let Some(lane) = lane else {
+                // Given up while it was in flight, and delivered all the same.
+                self.settle(entry.stream, entry.sequence);
+                continue;
+            };
             if let Some((stream, before, sequence)) = run
                 && (stream, before) != (entry.stream, lane)
             {
@@ -374,6 +384,17 @@ impl<S: Storage> Streams<S> {
         if let Some(spool) = self.spool_mut(stream) {
             spool.ack(sequence);
         }
+    }
+
+    /// A stream whose storage gave nothing goes on in `opened`, see [`Spool::continue_in`].
+    pub fn continue_in(&mut self, stream: StreamId, opened: Spool<S>) -> Option<u64> {
+        let shift = self.spool_mut(stream)?.continue_in(opened)?;
+        for entry in &mut self.log {
+            if entry.stream == stream {
+                entry.sequence = Sequence(entry.sequence.0.saturating_add(shift));
+            }
+        }
+        Some(shift)
     }
 
     /// Whether something waits that was not handed out.

@@ -254,3 +254,63 @@ fn sessions_that_come_and_go_lose_nothing() {
         0
     );
 }
+
+/// Live records and a backlog were in flight when the session ended: both lanes were made one, and the turns of the live
+/// records came back with what was oldest. Whoever had found a message guilty by its turn set aside another one.
+#[test]
+fn a_turn_keeps_its_record_when_both_lanes_were_in_flight() {
+    let mut streams = streams(live_first(50));
+    append(&mut streams, PLAIN, 0..100);
+    streams.begin(Sequence(0));
+    append(&mut streams, PLAIN, 100..200);
+    let first = read(&mut streams, 120);
+    let historical = first.iter().filter(|handed| handed.historical).count();
+    assert!(historical > 10 && historical < 110, "both: {historical}");
+    let sent = first[99].turn;
+    append(&mut streams, PLAIN, 200..300);
+    for _session in 0..20 {
+        streams.begin(sent);
+        let again = read(&mut streams, 100);
+        let places = |handed: &[Handed]| -> Vec<_> {
+            let handed = handed.iter();
+            handed.map(|handed| (handed.turn, id(handed))).collect()
+        };
+        assert_eq!(places(&again), places(&first[..100]));
+    }
+    let mut seen: Vec<_> = ids(&first[..100]);
+    seen.extend(ids(&read(&mut streams, 1000)));
+    seen.sort_unstable();
+    assert_eq!(seen, (0..300).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_given_up_in_flight_is_delivered_or_evicted_as_the_link_says() {
+    let mut streams = streams(AfterOutage::BacklogFirst);
+    streams.begin(Sequence(0));
+    append(&mut streams, PLAIN, 0..20_000);
+    streams.spool_mut(PLAIN).unwrap().commit().unwrap();
+    let handed = read(&mut streams, 50);
+    let first = id(&handed[0]);
+    append(&mut streams, PLAIN, 20_000..60_000);
+    let figures = |streams: &mut Streams<SimStorage>| {
+        let status = streams.spool_mut(PLAIN).unwrap().status();
+        assert_eq!(status.appended.readings, 60_000);
+        (status.evicted.readings, status.depth_readings)
+    };
+    let (evicted, waiting) = figures(&mut streams);
+    // Everything through there is gone from the medium, the fifty in flight as well.
+    assert!(evicted > first as u64 + 50, "{evicted}");
+    streams.ack(handed[19].turn, 0);
+    assert_eq!(figures(&mut streams), (evicted, waiting - 20));
+    // The others were lost with the session.
+    streams.begin(handed[49].turn);
+    assert_eq!(figures(&mut streams), (evicted + 30, waiting - 50));
+    let named: u64 = streams
+        .spool_mut(PLAIN)
+        .unwrap()
+        .evicted_by_device()
+        .map(|(_, readings)| readings)
+        .sum();
+    assert_eq!(named, evicted + 30);
+    assert!(id(&read(&mut streams, 1)[0]) > first + 50);
+}

@@ -87,6 +87,7 @@ fn only_what_is_too_old_expires() {
     let evicted = spool.status().evicted;
     assert!(evicted.records > 0 && evicted.records <= 400, "{evicted:?}");
     let left = read_all(&mut spool, Sequence(0));
+    spool.rewind();
     assert_eq!(left.len() as u64 + evicted.records, 800);
     assert_eq!(left[0].sequence, Sequence(evicted.records + 1));
     // The written segment is ended first, and goes when nothing in it can be younger.
@@ -193,6 +194,8 @@ fn a_spool_in_memory_spares_the_storage_and_counts_what_it_gives_up() {
         spool.checkpoint(false).unwrap();
         assert!(spool.status().memory_bytes <= 2_000);
     }
+    // What is handed out and given up is waiting until its session ends.
+    spool.rewind();
     assert_eq!(before, (storage.writes(), storage.syncs()));
     assert!(spool.status().kept <= spool.status().acked.max(first));
     let status = spool.status();
@@ -214,4 +217,31 @@ fn a_spool_in_memory_spares_the_storage_and_counts_what_it_gives_up() {
     assert_eq!((after.depth_records, after.appended), (0, status.appended));
     let names: Vec<_> = storage.files().into_iter().map(|file| file.name).collect();
     assert_eq!(names, ["cursor", "evicted"]);
+}
+
+/// What waited in memory alone when a session divided it, and was gone with its process, waited for ever, and held up all that
+/// came behind it.
+#[test]
+fn a_backlog_that_ended_with_its_process_holds_up_nothing() {
+    let storage = SimStorage::new(7, ROOMY);
+    let in_memory = limits().kept(Keep::InMemory);
+    let mut spool = open(&storage, in_memory);
+    for id in 0..10 {
+        append(&mut spool, telemetry(id, 2)).unwrap();
+    }
+    assert!(spool.divide());
+    // As a reservation does.
+    spool.cursor.sync(&mut spool.storage).unwrap();
+    drop(spool);
+    let mut spool = open(&storage, in_memory);
+    append(&mut spool, telemetry(10, 2)).unwrap();
+    let lanes: Vec<_> = spool.lanes().map(|(lane, _)| lane).collect();
+    let mut found = Vec::new();
+    for lane in lanes {
+        spool.read_on(lane, 1000, 10, &mut found).unwrap();
+        assert!(!spool.has_more(lane));
+    }
+    assert_eq!(found.len(), 1);
+    let status = spool.status();
+    assert_eq!((status.damaged.readings, status.depth_records), (20, 1));
 }

@@ -73,6 +73,8 @@ struct Model {
     highest: Sequence,
     /// Handed out in this life, not settled.
     handed: BTreeMap<Sequence, Totals>,
+    /// Handed out in this life, and given up since.
+    in_flight: BTreeMap<Sequence, Totals>,
     /// Settled by acknowledgement in this life, and before it.
     acknowledged: Totals,
     /// Given up before they got a place.
@@ -125,6 +127,7 @@ impl Model {
             holes: false,
             highest: Sequence(0),
             handed: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             acknowledged: Totals::default(),
             dropped: Totals::default(),
             mark: Sequence(0),
@@ -172,10 +175,19 @@ impl Model {
                 self.handed.retain(|sequence, _| {
                     spool.lane_of(*sequence) != Some(lane) || *sequence <= from
                 });
+                // A read of nothing: the spool forgets what it had handed out since.
+                let after = self.after(lane);
+                let read = self.spool.read(lane, after, 0, 0, &mut Vec::new());
+                assert!(read.is_ok() || self.may_fail());
             }
             90..=94 if self.weather != Weather::Crashes => self.misfortune(),
             95..=96 => self.crash(),
             97 if self.weather == Weather::Rot => self.rot(),
+            98 => {
+                self.spool.rewind();
+                self.handed.clear();
+                self.in_flight.clear();
+            }
             _ => {}
         }
         self.follow_eviction();
@@ -240,7 +252,9 @@ impl Model {
         let after = self.spool.status();
         let evicted = after.evicted.since(before.evicted);
         let gone = self.accepted.iter().filter(|(sequence, _)| {
-            waited.index_of(**sequence).is_some() && self.spool.lane_of(**sequence).is_none()
+            !self.handed.contains_key(sequence)
+                && waited.index_of(**sequence).is_some()
+                && self.spool.lane_of(**sequence).is_none()
         });
         let expected = gone.fold(dropped, |sum, (_, id)| sum.plus(one(*id)));
         if self.weather != Weather::Rot && !self.holes {
@@ -254,8 +268,10 @@ impl Model {
     /// Whatever commits may evict, too.
     fn follow_eviction(&mut self) {
         let spool = &self.spool;
-        self.handed
-            .retain(|sequence, _| spool.lane_of(*sequence).is_some());
+        let gone = self
+            .handed
+            .extract_if(.., |sequence, _| spool.lane_of(*sequence).is_none());
+        self.in_flight.extend(gone);
     }
 
     fn after(&self, lane: Lane) -> Sequence {
@@ -315,6 +331,12 @@ impl Model {
 
     fn ack(&mut self) {
         let nth = self.random(30) as usize;
+        if let Some(sequence) = self.in_flight.keys().nth(nth).copied()
+            && let Some(one) = self.in_flight.remove(&sequence)
+        {
+            self.spool.ack(sequence);
+            self.acknowledged = self.acknowledged.plus(one);
+        }
         let Some(through) = self.handed.keys().nth(nth).copied() else {
             return;
         };
@@ -390,10 +412,15 @@ impl Model {
         }
         let found;
         (self.spool, found) = open(&storage, self.journal.as_ref(), self.limits);
+        if self.weather == Weather::Faults {
+            // Numbers that could not be reserved are forgotten with the process that gave them out.
+            self.highest = self.spool.status().last;
+        }
         self.forgot |= found == CursorFound::Lost;
         storage.heal();
         let status = self.spool.status();
         self.handed.clear();
+        self.in_flight.clear();
         self.mark = status.last;
         self.acknowledged = settled(&status).since(status.evicted).since(status.damaged);
         if self.weather == Weather::Rot {
@@ -546,6 +573,7 @@ fn run(seed: u64, weather: Weather) {
             model.ack();
         }
     }
+    model.spool.rewind();
     model.spool.commit().unwrap();
     model.spool.checkpoint(true).unwrap();
     model.check();
