@@ -17,6 +17,7 @@ pub mod link;
 mod log_gate;
 pub mod network;
 pub mod plugin_build;
+pub mod plugin_new;
 pub mod plugins;
 pub mod policy_handle;
 mod screen;

@@ -6,6 +6,7 @@
 pub mod disk;
 mod owner;
 pub(crate) mod purge;
+mod rehearsal;
 mod routes;
 mod settings;
 mod status;
@@ -31,6 +32,7 @@ pub use core_spool::Recovery;
 pub use core_spool::streams::{AfterOutage, Handed, Whole};
 use disk::{DirectoryError, Disk};
 use owner::{Append, Ask, Order, Owner, Reading};
+pub(crate) use rehearsal::{Offers, rehearsal};
 pub use routes::{Pattern, Routes, Rule};
 pub use settings::{Durability, Full, SpoolSettings, StreamSetup};
 pub use status::{SpoolStatus, StreamStatus};

@@ -7,17 +7,17 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use crate::cli::exit;
-use crate::plugin_build::{self, Progress};
+use crate::plugin_build::{self, BuildError, Progress};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct BuildOptions {
-    /// Directories of plugin crates.
-    #[arg(required = true, value_name = "CRATE")]
-    crates: Vec<PathBuf>,
-    /// Where the components go [default: target/plugins of the crate's workspace].
+    /// Directories of plugins: crates, or those with a connector.* or policy.* in another language.
+    #[arg(required = true, value_name = "DIR")]
+    plugins: Vec<PathBuf>,
+    /// Where the components go [default: target/plugins of a crate's workspace, build of any other plugin].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Which compiler to use.
+    /// Which compiler to use for Rust.
     #[arg(long, value_enum, default_value_t = Toolchain::Auto)]
     toolchain: Toolchain,
 }
@@ -47,22 +47,44 @@ pub(super) fn build(options: &BuildOptions) -> ExitCode {
         toolchain: options.toolchain.into(),
         out: options.out.clone(),
     };
-    let built = plugin_build::build_many(&options.crates, &build_options, &mut |step| match step {
-        Progress::Installing(what) => exit::progress(&format!("installing {what}")),
-        Progress::Compiling(packages) => {
-            exit::progress(&format!("compiling {}", packages.join(", ")));
-        }
-        Progress::Built(plugin) => {
-            let kib = plugin.bytes / 1024;
+    match plugin_build::build_many(&options.plugins, &build_options, &mut |step| {
+        show(&step);
+        if let Progress::Built(plugin) = step {
             if std::io::stdout().is_terminal() {
+                let kib = plugin.bytes / 1024;
                 exit::print(&format!("{} ({kib} KiB)", plugin.path.display()));
             } else {
                 exit::print(&plugin.path.display());
             }
         }
-    });
-    match built {
+    }) {
         Ok(_printed) => ExitCode::SUCCESS,
-        Err(error) => exit::fail(exit::DATA, &error),
+        Err(error) => exit::fail(code(&error), &error),
+    }
+}
+
+/// Whether the plugin is wrong, or what would build it cannot be had.
+pub(super) fn code(error: &BuildError) -> u8 {
+    match error {
+        BuildError::Tool(_) | BuildError::Toolchain(_) => exit::UNAVAILABLE,
+        BuildError::NotAPlugin { .. }
+        | BuildError::Manifest { .. }
+        | BuildError::Refused { .. }
+        | BuildError::NotACrate { .. }
+        | BuildError::NotACdylib { .. }
+        | BuildError::Compile { .. }
+        | BuildError::NotAGuest { .. } => exit::DATA,
+        BuildError::File { .. } => exit::OS,
+    }
+}
+
+/// Says what takes time, apart from results.
+pub(super) fn show(step: &Progress<'_>) {
+    match step {
+        Progress::Installing(what) => exit::progress(&format!("installing {what}")),
+        Progress::Compiling(plugins) => {
+            exit::progress(&format!("compiling {}", plugins.join(", ")));
+        }
+        Progress::Built(_) => {}
     }
 }
