@@ -14,6 +14,7 @@ pub mod brokers;
 pub mod configuration;
 pub mod device;
 pub mod dice;
+pub mod instruments;
 pub mod netns;
 pub mod platform;
 pub mod plugins;
