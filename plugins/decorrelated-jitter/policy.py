@@ -13,17 +13,23 @@ SCHEMA = """{
 }"""
 
 
+factor = jitter.FACTOR
+
+
 class PolicyGuest(exports.PolicyGuest):
+    """The host's way in. There is a new one for every call: what lasts is in the module."""
+
     def describe(self) -> Description:
         return Description("decorrelated-jitter", "0.1.0", SCHEMA)
 
     def configure(self, configuration: str) -> None:
+        global factor
         try:
-            self.factor = jitter.parse(configuration)
+            factor = jitter.parse(configuration)
         except jitter.Invalid as why:
             raise Err(str(why)) from None
 
     def decide(self, question: Question) -> Decision:
         return Decision_RetryAfter(
-            jitter.wait(self.factor, question.previous_delay_ms, question.floor_ms, question.ceiling_ms, question.seed)
+            jitter.wait(factor, question.previous_delay_ms, question.floor_ms, question.ceiling_ms, question.seed)
         )

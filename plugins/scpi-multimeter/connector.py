@@ -56,10 +56,28 @@ LINE = FrameRule_Delimited(b"\n")
 
 
 class ConnectorGuest(exports.ConnectorGuest):
+    """The host's way in. There is a new one for every call: what lasts is `instrument`."""
+
     def describe(self) -> Description:
         return Description("scpi-multimeter", "0.1.0", SCHEMA, HAND_OVER_SCHEMA)
 
     def start(self, setup: Setup) -> int | None:
+        global instrument
+        instrument = Instrument(setup)
+        return 0
+
+    def handle(self, event: Event) -> int | None:
+        return instrument.handle(event)
+
+    def stop(self) -> HandOver:
+        return HandOver(HAND_OVER_SCHEMA, json.dumps(instrument.unsent).encode())
+
+
+instrument: "Instrument | None" = None
+
+
+class Instrument:
+    def __init__(self, setup: Setup):
         try:
             self.configuration = scpi.Configuration.parse(setup.configuration)
         except scpi.Invalid as why:
@@ -70,7 +88,6 @@ class ConnectorGuest(exports.ConnectorGuest):
         self.unsent = unsent(setup.hand_over)
         self.stream = streams.open(self.stream_name)
         self.announced = False
-        return 0
 
     def handle(self, event: Event) -> int | None:
         match event:
@@ -81,9 +98,6 @@ class ConnectorGuest(exports.ConnectorGuest):
             case Event_Rpc(request):
                 self.answer(request)
         return None
-
-    def stop(self) -> HandOver:
-        return HandOver(HAND_OVER_SCHEMA, json.dumps(self.unsent).encode())
 
     def poll(self) -> int | None:
         """Asks, unless what was read before still waits to be taken."""

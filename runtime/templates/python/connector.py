@@ -29,10 +29,33 @@ TIMEOUT_MS = 1000
 
 
 class ConnectorGuest(exports.ConnectorGuest):
+    """The host's way in. There is a new one for every call: what lasts is `line`."""
+
     def describe(self) -> Description:
         return Description("{{name}}", "0.1.0", SCHEMA, HAND_OVER_SCHEMA)
 
     def start(self, setup: Setup) -> int | None:
+        global line
+        line = Line(setup)
+        return 0  # the first timer comes at once
+
+    def handle(self, event: Event) -> int | None:
+        match event:
+            case Event_Timer():
+                return line.poll()
+            case Event_Rpc(request):
+                rpc.reply(request.id, json.dumps({"last": line.unsent}))
+        return None  # leaves the timer as it is
+
+    def stop(self) -> HandOver:
+        return HandOver(HAND_OVER_SCHEMA, json.dumps(line.unsent).encode())
+
+
+line: "Line | None" = None
+
+
+class Line:
+    def __init__(self, setup: Setup):
         try:
             self.device, self.poll_ms = device.parse(setup.configuration)
         except ValueError as why:
@@ -43,18 +66,6 @@ class ConnectorGuest(exports.ConnectorGuest):
         self.unsent = taken_over(setup.hand_over)
         streams.open(self.stream)
         devices.connected(self.device, "")
-        return 0  # the first timer comes at once
-
-    def handle(self, event: Event) -> int | None:
-        match event:
-            case Event_Timer():
-                return self.poll()
-            case Event_Rpc(request):
-                rpc.reply(request.id, json.dumps({"last": self.unsent}))
-        return None  # leaves the timer as it is
-
-    def stop(self) -> HandOver:
-        return HandOver(HAND_OVER_SCHEMA, json.dumps(self.unsent).encode())
 
     def poll(self) -> int:
         if self.unsent is None:

@@ -12,17 +12,23 @@ SCHEMA = """{
 }"""
 
 
+step_ms = 0
+
+
 class PolicyGuest(exports.PolicyGuest):
+    """The host's way in. There is a new one for every call: what lasts is in the module."""
+
     def describe(self) -> Description:
         return Description("{{name}}", "0.1.0", SCHEMA)
 
     def configure(self, configuration: str) -> None:
+        global step_ms
         try:
-            self.step_ms = waits.parse(configuration)
+            step_ms = waits.parse(configuration)
         except ValueError as why:
             raise Err(str(why)) from None
 
     def decide(self, question: Question) -> Decision:
         return Decision_RetryAfter(
-            waits.wait(self.step_ms, question.attempt, question.floor_ms, question.ceiling_ms, question.seed)
+            waits.wait(step_ms, question.attempt, question.floor_ms, question.ceiling_ms, question.seed)
         )
