@@ -18,6 +18,7 @@ mod log_gate;
 mod medium;
 pub mod network;
 pub mod plugin_build;
+pub mod plugin_new;
 pub mod plugins;
 pub mod policy_handle;
 mod screen;

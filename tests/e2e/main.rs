@@ -23,6 +23,7 @@ mod faults;
 mod fleet;
 mod full_disk;
 mod journal;
+mod languages;
 mod limits;
 mod modbus;
 mod netns;

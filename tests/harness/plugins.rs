@@ -1,9 +1,10 @@
 //! The components under test, built once with the product's own command, and the files a gateway watches.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::process::{Command, Output};
+use std::sync::{Mutex, OnceLock};
 
+use moorline::cli::exit;
 use moorline::demo::{mark, script};
 
 use crate::{binary, repository};
@@ -45,10 +46,39 @@ impl Guest {
     /// A policy that says 0 ms for ever.
     pub const POLICY_STORM: Self = Self::policy("decide:zero");
 
+    /// SCPI, in Python.
+    pub const SCPI_MULTIMETER: Self = Self::well_behaved("plugins/scpi-multimeter");
+    /// A policy in Python.
+    pub const DECORRELATED_JITTER: Self = Self::well_behaved("plugins/decorrelated-jitter");
+    /// IEC 62056-21, in JavaScript.
+    pub const IEC_METER: Self = Self::well_behaved("plugins/iec-meter");
+    /// A policy in JavaScript.
+    pub const BACKLOG_AWARE: Self = Self::well_behaved("plugins/backlog-aware");
+    /// Modbus TCP, in C.
+    pub const MODBUS_REGISTERS: Self = Self::well_behaved("plugins/modbus-registers");
+    /// A policy in C.
+    pub const EQUAL_JITTER: Self = Self::well_behaved("plugins/equal-jitter");
+
+    /// Everything under `plugins/`.
+    pub const SHIPPED: [Self; 12] = [
+        Self::MODBUS,
+        Self::SIMULATED,
+        Self::FULL_JITTER,
+        Self::NETWORK_AWARE,
+        Self::MAINTENANCE_WINDOW,
+        Self::TAKEOVER_GUARD,
+        Self::SCPI_MULTIMETER,
+        Self::DECORRELATED_JITTER,
+        Self::IEC_METER,
+        Self::BACKLOG_AWARE,
+        Self::MODBUS_REGISTERS,
+        Self::EQUAL_JITTER,
+    ];
+
     /// For benches: emits on demand, as fast as it can.
     pub const BURST: Self = Self::well_behaved("tests/guests/burst-connector");
 
-    const CRATES: [&str; 9] = [
+    const CRATES: [&str; 11] = [
         Self::BURST.directory,
         Self::MODBUS.directory,
         Self::SIMULATED.directory,
@@ -58,6 +88,8 @@ impl Guest {
         Self::TAKEOVER_GUARD.directory,
         Self::CONNECTOR_TRAP.directory,
         Self::POLICY_TRAP.directory,
+        Self::breaking_connector("").directory,
+        Self::breaking_policy("").directory,
     ];
 
     const fn well_behaved(directory: &'static str) -> Self {
@@ -81,19 +113,69 @@ impl Guest {
         }
     }
 
-    /// Its bytes. The first call builds all of them.
+    /// A connector that breaks one rule of the contract, or none.
+    #[must_use]
+    pub const fn breaking_connector(script: &'static str) -> Self {
+        Self {
+            directory: "tests/guests/breaking-connector",
+            script,
+        }
+    }
+
+    /// A policy that breaks one rule of the contract, or none.
+    #[must_use]
+    pub const fn breaking_policy(script: &'static str) -> Self {
+        Self {
+            directory: "tests/guests/breaking-policy",
+            script,
+        }
+    }
+
+    /// Where its source is, in the repository.
+    #[must_use]
+    pub const fn directory(self) -> &'static str {
+        self.directory
+    }
+
+    /// Its file, without the extension.
+    fn stem(self) -> String {
+        let name = self.directory.rsplit('/').next();
+        name.unwrap_or(self.directory).replace('-', "_")
+    }
+
+    /// Its bytes, whatever it is written in; none, after saying so, where its language's tools cannot be had.
+    ///
+    /// # Panics
+    /// When it does not build.
+    #[must_use]
+    pub fn try_bytes(self) -> Option<Vec<u8>> {
+        if Self::CRATES.contains(&self.directory) {
+            return Some(self.bytes());
+        }
+        // One after the other: two tests may want the same.
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let _building = BUILDING.lock().unwrap();
+        let path = out().join(self.stem()).with_extension("wasm");
+        if !path.is_file() {
+            let output = build(&[self.directory]);
+            if output.status.code() == Some(i32::from(exit::UNAVAILABLE)) {
+                let why = String::from_utf8_lossy(&output.stderr);
+                eprintln!("SKIPPED: {} cannot be built here: {why}", self.directory);
+                return None;
+            }
+            let why = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {why}", self.directory);
+        }
+        Some(std::fs::read(path).unwrap())
+    }
+
+    /// Its bytes. The first call builds all crates.
     ///
     /// # Panics
     /// When it was not built, or has no place for its script.
     #[must_use]
     pub fn bytes(self) -> Vec<u8> {
-        let name = self
-            .directory
-            .rsplit('/')
-            .next()
-            .unwrap_or(self.directory)
-            .replace('-', "_");
-        let mut bytes = std::fs::read(built().join(name).with_extension("wasm")).unwrap();
+        let mut bytes = std::fs::read(built().join(self.stem()).with_extension("wasm")).unwrap();
         if !self.script.is_empty() {
             assert!(
                 script(&mut bytes, self.script),
@@ -105,21 +187,51 @@ impl Guest {
     }
 }
 
-fn built() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
+/// Where components go. Emptied once, so that none is older than its source.
+fn out() -> &'static Path {
+    static OUT: OnceLock<PathBuf> = OnceLock::new();
+    OUT.get_or_init(|| {
         let out = binary().ancestors().nth(2).unwrap().join("e2e-plugins");
-        let mut command = Command::new(binary());
-        command.args(["plugin", "build"]).args(Guest::CRATES);
-        command.arg("--out").arg(&out).current_dir(repository());
-        let output = command.output().unwrap();
+        match std::fs::remove_dir_all(&out) {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
+        }
+        out
+    })
+}
+
+/// Where compilers for other languages are kept: beside everything else that a build leaves, not in the home of whoever
+/// tests.
+///
+/// # Panics
+/// When the binary stands nowhere.
+#[must_use]
+pub fn tools() -> PathBuf {
+    std::env::var_os("MOORLINE_TOOLS").map_or_else(
+        || binary().ancestors().nth(2).unwrap().join("tools"),
+        PathBuf::from,
+    )
+}
+
+fn build(directories: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(["plugin", "build"]).args(directories);
+    command.arg("--out").arg(out()).current_dir(repository());
+    command.env("MOORLINE_TOOLS", tools());
+    command.output().unwrap()
+}
+
+fn built() -> &'static Path {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let output = build(&Guest::CRATES);
         assert!(
             output.status.success(),
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        out
-    })
+    });
+    out()
 }
 
 /// A file that a gateway is configured with and watches.
@@ -139,6 +251,28 @@ impl Place {
         let mut place = Self { path, builds: 0 };
         place.put(guest);
         place
+    }
+
+    /// Puts a component at `path`.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    #[must_use]
+    pub fn stock_bytes(path: PathBuf, bytes: Vec<u8>) -> Self {
+        let place = Self { path, builds: 0 };
+        place.put_bytes(&bytes);
+        place
+    }
+
+    /// Replaces the file in one step by another build of what it holds.
+    ///
+    /// # Panics
+    /// When the file cannot be read or written.
+    pub fn renew(&mut self) {
+        let mut bytes = std::fs::read(&self.path).unwrap();
+        self.builds += 1;
+        mark(&mut bytes, self.builds);
+        self.put_bytes(&bytes);
     }
 
     /// The file.

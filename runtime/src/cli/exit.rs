@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub const USAGE: u8 = 64;
 /// Something given to us is not what it should be: a plugin, a report with losses.
 pub const DATA: u8 = 65;
-/// A broker does not fit the configuration.
+/// A broker does not fit the configuration, or a compiler for a plugin cannot be had.
 pub const UNAVAILABLE: u8 = 69;
 /// A part of Moorline failed.
 pub const SOFTWARE: u8 = 70;

@@ -25,7 +25,8 @@ const ASYNC_STACK_BYTES: usize = 1024 * 1024;
 const COMPILATIONS_QUEUED: usize = 8;
 
 /// What a component is compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// World `connector`.
     Connector,

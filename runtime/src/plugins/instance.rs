@@ -215,7 +215,8 @@ async fn until(clock: Clock, at: Option<Instant>) {
     }
 }
 
-fn stream_event(event: StreamEvent) -> Event {
+/// What happened on a stream, in the guest's words.
+pub(super) fn stream_event(event: StreamEvent) -> Event {
     use super::bindings::connector::moorline::edge::streams::StreamError;
     match event.happened {
         Happened::Connected => Event::StreamConnected(event.id),

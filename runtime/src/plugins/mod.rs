@@ -16,6 +16,7 @@
 
 mod bindings;
 mod cache;
+mod conformance;
 mod convert;
 mod engine;
 mod guest;
@@ -46,6 +47,8 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot, watch as channel_watch};
 use tokio::task::JoinSet;
 
+pub(crate) use cache::digest_of;
+pub use conformance::{Answer, Check, Device, Outcome, Plan, Report, Rule, Standalone, test};
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
 pub use rehearsal::{Contradiction, Rehearsal};
@@ -336,6 +339,7 @@ impl Building<'_> {
             report: Reporting::new(&connector.report, self.platform.gaps.clone()),
             readings: 0,
             back_pressure: 0,
+            refused: None,
             devices: std::collections::BTreeSet::new(),
         });
         self.tasks.spawn(instance::run(Parts {

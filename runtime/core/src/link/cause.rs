@@ -343,3 +343,39 @@ pub enum CauseClass {
     Local,
     HostRestart,
 }
+
+impl CauseClass {
+    /// All of them, in the order of the WIT enum.
+    pub const ALL: [Self; 30] = [
+        Self::NameResolution,
+        Self::ConnectRefused,
+        Self::Unreachable,
+        Self::ConnectTimeout,
+        Self::Tls,
+        Self::Proxy,
+        Self::ConnackTimeout,
+        Self::ClosedBeforeConnack,
+        Self::VersionRefused,
+        Self::IdentityRefused,
+        Self::CredentialsRefused,
+        Self::ServerUnavailable,
+        Self::Quota,
+        Self::ServerMoved,
+        Self::OptionUnsupported,
+        Self::ClosedByServer,
+        Self::Reset,
+        Self::TakenOver,
+        Self::ShuttingDown,
+        Self::KeepAlive,
+        Self::Administrative,
+        Self::Protocol,
+        Self::PacketRefused,
+        Self::PeerGarbage,
+        Self::PingrespTimeout,
+        Self::WriteStalled,
+        Self::BlackHole,
+        Self::AckTimeout,
+        Self::Local,
+        Self::HostRestart,
+    ];
+}

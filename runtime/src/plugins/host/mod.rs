@@ -48,6 +48,8 @@ pub(crate) struct Resident {
     pub(crate) report: Reporting,
     pub(crate) readings: u64,
     pub(crate) back_pressure: u64,
+    /// Why the last batch that never can be taken was refused.
+    pub(crate) refused: Option<String>,
     /// Devices this instance has claimed, so that a batch costs no message per device.
     pub(crate) devices: BTreeSet<DeviceName>,
 }

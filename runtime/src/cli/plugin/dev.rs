@@ -1,0 +1,282 @@
+//! `moorline plugin dev`: source to swap in one go.
+//!
+//! ```text
+//!  a file changes ──► build ──► rename to where the configuration has the component ──► the gateway swaps
+//!        ▲              │ error: shown                                                       │
+//!        └──────────────┴────────────────────────────── status file: generation, gap, reason ◄─┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+
+use crate::cli::reload::status_of_running;
+use crate::cli::{ConfigFile, exit};
+use crate::config::{self, Settings};
+use crate::plugin_build::{self, BuiltPlugin};
+use crate::plugins::digest_of;
+use crate::status::Status;
+
+/// How often the source is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How long the gateway may take for a swap: to compile the largest component, and to start it.
+const SWAP_LIMIT: Duration = Duration::from_secs(120);
+/// Files of one plugin that are watched.
+const FILES_MAX: usize = 10_000;
+/// What builds and editors leave behind.
+const NOT_SOURCE: [&str; 5] = ["build", "target", "node_modules", "__pycache__", "dist"];
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DevOptions {
+    /// The plugin's directory.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The connector it is, or `policy` [default: the only one whose component has its file name].
+    #[arg(long, value_name = "NAME")]
+    connector: Option<String>,
+    /// Build and swap once, then end: with 65 if the build or the gateway refuses it.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Where the component goes, and who loads it there.
+struct Place {
+    connector: String,
+    component: PathBuf,
+}
+
+pub(super) fn dev(options: &DevOptions) -> ExitCode {
+    let settings = match config::load(&options.config.config) {
+        Ok(settings) => settings,
+        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+    };
+    let mut seen = None;
+    loop {
+        let now = sources(&options.directory);
+        if seen.as_ref() == Some(&now) {
+            std::thread::sleep(LOOK_EVERY);
+            continue;
+        }
+        // What changes while it is built is built next.
+        seen = Some(now);
+        let done = turn(options, &settings);
+        match &done {
+            Ok(words) => exit::print(words),
+            Err(words) => exit::progress(&format!("moorline: {words}")),
+        }
+        if options.once {
+            return if done.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(exit::DATA)
+            };
+        }
+    }
+}
+
+/// One build and one swap; what came of it.
+fn turn(options: &DevOptions, settings: &Settings) -> Result<String, String> {
+    let began = Instant::now();
+    // Before the build, which may put the component right where the gateway looks.
+    let before = status_of_running(settings);
+    let directories = [options.directory.clone()];
+    let build = plugin_build::BuildOptions::default();
+    let built =
+        plugin_build::build_many(&directories, &build, &mut |step| super::build::show(&step))
+            .map_err(|error| error.to_string())?;
+    let built = built.first().ok_or("nothing was built")?;
+    let took = began.elapsed().as_secs_f64();
+    let place = place(settings, built, options.connector.as_deref())?;
+    let component =
+        std::fs::read(&built.path).map_err(|error| format!("{}: {error}", built.path.display()))?;
+    let digest = digest_of(&component).to_string();
+    put(&built.path, &place.component)
+        .map_err(|error| format!("{}: {error}", place.component.display()))?;
+    let kib = built.bytes / 1024;
+    let ready = format!("{} built in {took:.1} s ({kib} KiB)", built.name);
+    let Some(before) = before else {
+        let component = place.component.display();
+        return Ok(format!(
+            "{ready}, put at {component}; no gateway runs with this configuration"
+        ));
+    };
+    if serving(&before, &place.connector) == Some(&digest) {
+        return Ok(format!("{ready}; it is what serves already"));
+    }
+    let outcome = outcome(settings, &place.connector, &digest, &before)?;
+    Ok(format!("{ready}; {outcome}"))
+}
+
+/// The digest of what serves.
+fn serving<'a>(status: &'a Status, connector: &str) -> Option<&'a String> {
+    if connector == "policy" {
+        return Some(&status.policy.digest);
+    }
+    let entry = status
+        .connectors
+        .iter()
+        .find(|entry| entry.name == connector);
+    entry.map(|entry| &entry.digest)
+}
+
+/// Waits for the gateway's word about the candidate.
+fn outcome(
+    settings: &Settings,
+    connector: &str,
+    digest: &str,
+    before: &Status,
+) -> Result<String, String> {
+    let known = before.swaps.last().map_or(0, |swap| swap.id);
+    let deadline = Instant::now() + SWAP_LIMIT;
+    while Instant::now() < deadline {
+        std::thread::sleep(LOOK_EVERY);
+        let Some(status) = status_of_running(settings) else {
+            continue;
+        };
+        let mut swaps = status.swaps.iter().rev();
+        let swap =
+            swaps.find(|swap| swap.id > known && swap.connector == connector && swap.to == digest);
+        match swap {
+            Some(swap) if swap.outcome == "swapped" => {
+                let gap_ms = swap.gap_ms;
+                return Ok(format!(
+                    "{connector} swapped, no call was taken for {gap_ms} ms"
+                ));
+            }
+            Some(swap) => {
+                let (outcome, reason) = (
+                    &swap.outcome,
+                    swap.reason.as_deref().unwrap_or("no reason given"),
+                );
+                return Err(format!(
+                    "{connector}: {outcome}, the generation before serves: {reason}"
+                ));
+            }
+            // The first one is no swap.
+            None if serving(&status, connector).is_some_and(|serving| serving == digest) => {
+                return Ok(format!("{connector} serves"));
+            }
+            None => {}
+        }
+    }
+    let seconds = SWAP_LIMIT.as_secs();
+    Err(format!(
+        "the gateway has said nothing about {connector} for {seconds} s; its log knows more"
+    ))
+}
+
+/// Which component of the configuration this plugin is.
+fn place(settings: &Settings, built: &BuiltPlugin, named: Option<&str>) -> Result<Place, String> {
+    let connectors = settings.connectors.iter().map(|connector| Place {
+        connector: connector.name.clone(),
+        component: connector.component.clone(),
+    });
+    let policy = settings.policy.iter().map(|policy| Place {
+        connector: "policy".to_owned(),
+        component: policy.component.clone(),
+    });
+    let all: Vec<Place> = connectors.chain(policy).collect();
+    let known: Vec<&str> = all.iter().map(|place| place.connector.as_str()).collect();
+    let known = known.join(", ");
+    let file_name = built.path.file_name().unwrap_or_default();
+    let mut fitting: Vec<Place> = all
+        .into_iter()
+        .filter(|place| match named {
+            Some(name) => place.connector == name,
+            None => place.component.file_name() == Some(file_name),
+        })
+        .collect();
+    match (fitting.pop(), fitting.is_empty(), named) {
+        (Some(place), true, _) => Ok(place),
+        (Some(_), false, _) => Err(format!(
+            "several connectors have a component named {}: say which by --connector ({known})",
+            file_name.display()
+        )),
+        (None, _, Some(name)) => Err(format!(
+            "the configuration has no connector {name:?}; it has {known}"
+        )),
+        (None, _, None) => Err(format!(
+            "no connector of the configuration has a component named {}: say which it is by --connector ({known})",
+            file_name.display()
+        )),
+    }
+}
+
+/// In one step, so that a gateway that watches meets no half of it.
+fn put(from: &Path, to: &Path) -> std::io::Result<()> {
+    if from.canonicalize().ok() == to.canonicalize().ok() && from.exists() {
+        return Ok(());
+    }
+    if let Some(directory) = to.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let draft = to.with_extension("wasm.new");
+    std::fs::copy(from, &draft)?;
+    std::fs::rename(draft, to)
+}
+
+type Sources = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
+
+/// The files of a plugin, with what tells that they changed. Those that cannot be read are left out: they are on their
+/// way.
+fn sources(directory: &Path) -> Sources {
+    let mut sources = Sources::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let entries = std::fs::read_dir(&directory);
+        for entry in entries.into_iter().flatten().filter_map(Result::ok) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if name.starts_with('.') || name.ends_with(".wasm") || name.ends_with(".wasm.new") {
+                continue;
+            }
+            if metadata.is_dir() {
+                if !NOT_SOURCE.contains(&&*name) {
+                    directories.push(entry.path());
+                }
+            } else if sources.len() < FILES_MAX {
+                sources.insert(entry.path(), (metadata.modified().ok(), metadata.len()));
+            }
+        }
+    }
+    sources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_source_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::create_dir_all(path("build/wit")).unwrap();
+        std::fs::create_dir_all(path("lib")).unwrap();
+        for name in [
+            "connector.py",
+            "lib/a.py",
+            "build/wit/a.wit",
+            "x.wasm",
+            ".swap",
+        ] {
+            std::fs::write(path(name), "1").unwrap();
+        }
+        let before = sources(directory.path());
+        assert_eq!(
+            before.keys().collect::<Vec<_>>(),
+            [&path("connector.py"), &path("lib/a.py")]
+        );
+        std::fs::write(path("x.wasm"), "22").unwrap();
+        assert_eq!(sources(directory.path()), before);
+        std::fs::write(path("lib/a.py"), "22").unwrap();
+        assert_ne!(sources(directory.path()), before);
+    }
+}
