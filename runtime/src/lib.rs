@@ -1,5 +1,6 @@
 //! Moorline: the host process. The pure machines are in `moorline_core`; here is what moves bytes for them.
 
+pub mod admin;
 pub mod audit;
 mod bounded_file;
 pub mod cli;

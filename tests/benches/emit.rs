@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use moorline::clock::Clock;
 use moorline::plugins::{
-    self, ConnectorSettings, DeliveryRefused, Limits, Platform, PluginSettings,
+    self, ConnectorSettings, DeliveryRefused, Limits, Platform, PluginSettings, Succession,
 };
 use moorline::spool::{self, SpoolSettings};
 use moorline_core::message::{DeviceName, Downlink, Uplink};
@@ -63,6 +63,7 @@ async fn measure(report: Rules) {
         connections: Vec::new(),
         report,
         limits: Limits::default(),
+        succession: Succession::default(),
     };
     let settings = PluginSettings {
         cache_directory: directory.path().join("compiled"),

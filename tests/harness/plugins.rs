@@ -99,7 +99,9 @@ impl Guest {
         }
     }
 
-    const fn connector(script: &'static str) -> Self {
+    /// The scripted connector that does what `script` says.
+    #[must_use]
+    pub const fn connector(script: &'static str) -> Self {
         Self {
             directory: "tests/guests/scripted-connector",
             script,

@@ -130,7 +130,7 @@ enum Command {
     /// Tell why something is as it is.
     #[command(subcommand)]
     Explain(Explain),
-    /// Build and inspect plugins.
+    /// Build, inspect, swap and list plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Look into the spool, carry readings out of it by hand, or give up what waits there.

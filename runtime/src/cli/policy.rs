@@ -157,7 +157,10 @@ impl Refusal {
                     | Reason::Trapped
                     | Reason::Stalled
                     | Reason::OutOfMemory
-                    | Reason::Refused => exit::DATA,
+                    | Reason::Refused
+                    | Reason::Faulty
+                    | Reason::Silent
+                    | Reason::Ordered => exit::DATA,
                 };
                 exit::fail(code, &format!("{} {failure}", file.display()))
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 mod diagnostic;
 mod place;
+mod probation;
 mod raw;
 mod report;
 mod settings;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
-use super::report;
+use super::{probation, report};
 use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
@@ -408,6 +408,8 @@ pub(crate) struct File {
     #[serde(default)]
     pub(crate) downlink: Downlink,
     #[serde(default)]
+    pub(super) probation: probation::Probation,
+    #[serde(default)]
     pub(crate) connector: Vec<Connector>,
 }
 
@@ -565,6 +567,10 @@ pub(crate) struct Connector {
     pub(crate) component: Spanned<PathBuf>,
     pub(crate) memory_bytes_max: Option<Within<1_048_576, 1_073_741_824>>,
     pub(crate) call_deadline_ms: Option<Within<10, 60_000>>,
+    pub(crate) swap: Option<probation::Mode>,
+    pub(crate) hand_over: Option<probation::HandOver>,
+    #[serde(default)]
+    pub(super) probation: probation::Probation,
     pub(super) report: Option<report::ConnectorReport>,
     #[serde(default)]
     pub(crate) config: GuestConfiguration,

@@ -10,10 +10,12 @@ use moorline_core::inbox;
 use moorline_core::link::canary;
 use moorline_core::report::Strategy;
 use moorline_core::swap;
+use moorline_core::swap::probation::Terms;
 use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
+use super::probation::{HandOver, Mode};
 use super::raw;
 use super::streams;
 use crate::bounded_file;
@@ -25,7 +27,7 @@ use crate::link::{
     TlsSettings, Versions,
 };
 use crate::plugins::{
-    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings,
+    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings, Succession,
 };
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
@@ -125,11 +127,14 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     }
     let inbox = inbox(&raw.downlink, &spool, &state_dir);
     let report = resolver.gateway_report(raw.report);
-    let connectors = resolver.connectors(raw.connector, report);
+    let swap = swap::Settings {
+        probation: resolver.probation(&raw.probation, Terms::default()),
+        ..swap::Settings::default()
+    };
+    let connectors = resolver.connectors(raw.connector, report, swap.probation);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
     }
-    let swap = swap::Settings::default();
     Ok(Settings {
         name: raw.gateway.name.0,
         state_dir,
@@ -648,7 +653,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn connectors(&mut self, raw: Vec<raw::Connector>, report: Strategy) -> Vec<ConnectorSettings> {
+    fn connectors(
+        &mut self,
+        raw: Vec<raw::Connector>,
+        report: Strategy,
+        probation: Terms,
+    ) -> Vec<ConnectorSettings> {
         let mut names = BTreeSet::new();
         let mut connectors = Vec::with_capacity(raw.len());
         for connector in raw {
@@ -666,12 +676,18 @@ impl Resolver<'_> {
                 limits.memory_bytes = size(bytes.0);
             }
             limits.call_cpu = milliseconds(connector.call_deadline_ms, limits.call_cpu);
+            let succession = Succession {
+                probation: self.probation(&connector.probation, probation),
+                exclusive: connector.swap == Some(Mode::Exclusive),
+                hand_over_required: connector.hand_over == Some(HandOver::Required),
+            };
             connectors.push(ConnectorSettings {
                 component,
                 configuration: serde_json::Value::Object(connector.config),
                 connections: self.connections(connector.connection),
                 report: self.report(connector.report, report),
                 limits,
+                succession,
                 name,
             });
         }

@@ -47,6 +47,37 @@ const WITHOUT_DEFAULT: [&str; 11] = [
 ];
 
 #[test]
+fn a_connectors_probation_differs_key_by_key_and_cannot_end_before_it_lasts() {
+    let text = format!(
+        "{MINIMAL}\n[probation]\ncalls = 3\nduration_s = 60\n\n[[connector]]\nname = \"a\"\ncomponent = \"a.wasm\"\n\
+         swap = \"exclusive\"\nhand_over = \"required\"\n[connector.probation]\nsilence_percent = 0\n\n\
+         [[connector]]\nname = \"b\"\ncomponent = \"b.wasm\"\n"
+    );
+    let settings = parse(Path::new("dir/gateway.toml"), &text).unwrap();
+    let gateway = settings.swap.probation;
+    assert_eq!((gateway.calls, gateway.silence_percent), (3, 20));
+    assert_eq!(gateway.duration, Duration::from_secs(60));
+    let (a, b) = (
+        settings.connectors[0].succession,
+        settings.connectors[1].succession,
+    );
+    assert_eq!((a.probation.calls, a.probation.silence_percent), (3, 0));
+    assert!(a.exclusive && a.hand_over_required);
+    assert_eq!(b.probation, gateway);
+    assert!(!b.exclusive && !b.hand_over_required);
+
+    let found = findings(&format!(
+        "{text}\n[connector.probation]\nduration_max_s = 30\n"
+    ));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("duration_max_s"), "{found:?}");
+    assert!(
+        found[0].ends_with("must be at least duration_s, which is 60"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn the_shipped_example_with_every_default_uncommented_means_the_same() {
     let shipped =
         include_str!("../../../config/gateway.toml").replace("env:TB_ACCESS_TOKEN", "token");

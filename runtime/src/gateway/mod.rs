@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::admin;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::inbox;
@@ -161,7 +162,8 @@ impl Gateway {
             wear: follow_wear(&mut tasks, &state_dir, settings.wear, clock, &stop_writing),
             state_dir: state_dir::watch(&mut tasks, &state_dir, clock, &stop_writing),
         };
-        tasks.spawn(journal::keep(state_dir, link.status()));
+        tasks.spawn(journal::keep(state_dir.clone(), link.status()));
+        serve_operators(&mut tasks, state_dir, &plugins, clock, &stop_writing);
         tasks.spawn(status::run(
             status::Files {
                 status: settings.status_file,
@@ -218,6 +220,20 @@ impl Gateway {
             }
         }
     }
+}
+
+/// The history of swaps, and orders over the admin socket.
+fn serve_operators(
+    tasks: &mut JoinSet<()>,
+    state_dir: PathBuf,
+    plugins: &Plugins,
+    clock: Clock,
+    stop: &Shutdown,
+) {
+    let history = journal::keep_swaps(state_dir.clone(), plugins.status(), clock);
+    tasks.spawn(history);
+    let (swaps, status) = (plugins.swaps(), plugins.status());
+    tasks.spawn(admin::serve(state_dir, swaps, status, clock, stop.clone()));
 }
 
 /// Counts what is written to the medium under the state directory, until the status is no longer written.

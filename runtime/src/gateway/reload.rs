@@ -83,6 +83,7 @@ impl Reload {
         [
             (gateway, "[gateway] or link.report_disconnects"),
             (old.policy != new.policy, "[policy]"),
+            (old.swap != new.swap, "[probation]"),
             (old.spool != new.spool, "[spool]"),
             (old.wear != new.wear, "[wear]"),
             (

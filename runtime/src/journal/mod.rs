@@ -1,41 +1,40 @@
-//! What the link went through, kept across processes: `journal/link.jsonl` in the state directory.
+//! What the link and the plugins went through, kept across processes: `journal/link.jsonl` and `journal/swaps.jsonl` in the
+//! state directory.
 //!
-//! One JSON object per line, oldest first. A full file is renamed to `link.old.jsonl`, over the one before, so that at
+//! One JSON object per line, oldest first. A full file is renamed (`link.old.jsonl`), over the one before, so that at
 //! most twice [`FILE_BYTES_MAX`] lie on disk and at least one file's worth is remembered.
 //!
 //! ```text
 //!  {"v":1,"up":{"at_ms":…,"session":1,"peer":"…","down_ms":…,…}}
 //!  {"v":1,"ended":{"at_ms":…,"cause":"reset","fault":"network","evidence":{…},"text":"…",…}}
+//!  {"v":1,"at_ms":…,"plugin":"press","generation":3,"digest":"…","outcome":"rolled-back","reason":"probation: …",…}
 //! ```
 //!
 //! A line cut by a power loss, or written by a version that knows more, is skipped and counted by the reader.
 
+mod pages;
+mod swaps;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::io::{self, BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use moorline_core::time::rounded_ms;
 use serde::{Deserialize, Serialize};
 
+pub use pages::FILE_BYTES_MAX;
+pub(crate) use swaps::keep as keep_swaps;
+pub use swaps::{HistoryEntry, SwapHistory};
 pub(crate) use writer::keep;
 
 use crate::link::UpRecord;
 use crate::status::DisconnectEntry;
 
-/// Bytes after which a new file is begun.
-pub const FILE_BYTES_MAX: u64 = 512 * 1024;
-
-const DIRECTORY: &str = "journal";
-const FILE: &str = "link.jsonl";
-const OLD_FILE: &str = "link.old.jsonl";
-const VERSION: u32 = 1;
-/// No entry is longer; a file with longer lines is not ours.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Name of the link's journal.
+const LINK: &str = "link";
 
 /// One thing that happened to the link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,13 +113,6 @@ impl From<&UpRecord> for UpEntry {
     }
 }
 
-#[derive(Deserialize)]
-struct Line {
-    v: u32,
-    #[serde(flatten)]
-    transition: Transition,
-}
-
 /// What a journal holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Journal {
@@ -136,35 +128,13 @@ impl Journal {
     /// # Errors
     /// When a file is there and cannot be read.
     pub fn read(state_dir: &Path, last: usize) -> io::Result<Self> {
-        let mut journal = Self::default();
-        for file in [OLD_FILE, FILE] {
-            match fs::File::open(directory(state_dir).join(file)) {
-                Ok(file) => journal.take(BufReader::new(file))?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let (transitions, skipped) = pages::read(state_dir, LINK)?;
+        let mut journal = Self {
+            transitions,
+            skipped,
+        };
         let surplus = journal.transitions.len().saturating_sub(last);
         journal.transitions.drain(..surplus);
         Ok(journal)
     }
-
-    fn take(&mut self, mut file: impl io::BufRead) -> io::Result<()> {
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let mut limited = io::Read::take(&mut file, LINE_BYTES_MAX);
-            if limited.read_until(b'\n', &mut line)? == 0 {
-                return Ok(());
-            }
-            match serde_json::from_slice(&line) {
-                Ok(Line { v, transition }) if v == VERSION => self.transitions.push(transition),
-                Ok(Line { .. }) | Err(_) => self.skipped += 1,
-            }
-        }
-    }
-}
-
-fn directory(state_dir: &Path) -> PathBuf {
-    state_dir.join(DIRECTORY)
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::writer::Pages;
-use super::{DIRECTORY, FILE, FILE_BYTES_MAX, Journal, OLD_FILE, Transition, UpEntry};
+use super::pages::{DIRECTORY, LINE_BYTES_MAX, Pages, file, old_file};
+use super::{FILE_BYTES_MAX, Journal, LINK, Transition, UpEntry};
 use crate::status::DisconnectEntry;
 
 const ALL: usize = usize::MAX;
@@ -38,10 +38,10 @@ fn what_is_written_is_read_by_the_next_process() {
         Journal::read(state.path(), ALL).unwrap(),
         Journal::default()
     );
-    Pages::new(state.path())
+    Pages::new(state.path(), LINK)
         .append(&[up(1), ended(1, 10)])
         .unwrap();
-    Pages::new(state.path()).append(&[up(2)]).unwrap();
+    Pages::new(state.path(), LINK).append(&[up(2)]).unwrap();
     let journal = Journal::read(state.path(), ALL).unwrap();
     assert_eq!(journal.transitions, [up(1), ended(1, 10), up(2)]);
     assert_eq!(journal.skipped, 0);
@@ -51,11 +51,13 @@ fn what_is_written_is_read_by_the_next_process() {
 #[test]
 fn a_line_cut_by_a_power_loss_costs_only_itself() {
     let state = tempfile::tempdir().unwrap();
-    Pages::new(state.path()).append(&[up(1), up(2)]).unwrap();
-    let file = state.path().join(DIRECTORY).join(FILE);
+    Pages::new(state.path(), LINK)
+        .append(&[up(1), up(2)])
+        .unwrap();
+    let file = state.path().join(DIRECTORY).join(file(LINK));
     let text = fs::read(&file).unwrap();
     fs::write(&file, &text[..text.len() - 9]).unwrap();
-    Pages::new(state.path()).append(&[up(3)]).unwrap();
+    Pages::new(state.path(), LINK).append(&[up(3)]).unwrap();
     let journal = Journal::read(state.path(), ALL).unwrap();
     assert_eq!(journal.transitions, [up(1), up(3)]);
     assert_eq!(journal.skipped, 1);
@@ -64,31 +66,30 @@ fn a_line_cut_by_a_power_loss_costs_only_itself() {
 #[test]
 fn foreign_lines_are_skipped_and_cost_bounded_memory() {
     let state = tempfile::tempdir().unwrap();
-    Pages::new(state.path()).append(&[up(1)]).unwrap();
-    let file = state.path().join(DIRECTORY).join(FILE);
+    Pages::new(state.path(), LINK).append(&[up(1)]).unwrap();
+    let file = state.path().join(DIRECTORY).join(file(LINK));
     let mut text = fs::read(&file).unwrap();
     text.extend_from_slice(b"{\"v\":2,\"up\":{}}\n\xff\xfe\n{}\n");
     text.extend(std::iter::repeat_n(b'x', 300_000));
     fs::write(&file, text).unwrap();
     let journal = Journal::read(state.path(), ALL).unwrap();
     assert_eq!(journal.transitions, [up(1)]);
-    assert_eq!(
-        journal.skipped,
-        3 + 300_000_u64.div_ceil(super::LINE_BYTES_MAX)
-    );
+    assert_eq!(journal.skipped, 3 + 300_000_u64.div_ceil(LINE_BYTES_MAX));
 }
 
 #[test]
 fn two_files_bound_what_a_flapping_link_can_write() {
     let state = tempfile::tempdir().unwrap();
-    let mut pages = Pages::new(state.path());
+    let mut pages = Pages::new(state.path(), LINK);
     let entry_bytes = 2_000;
     let entries = 4 * FILE_BYTES_MAX / entry_bytes;
     for id in 1..=entries {
         pages.append(&[ended(id, entry_bytes as usize)]).unwrap();
     }
     let bound = FILE_BYTES_MAX + 2 * entry_bytes;
-    assert!(bytes(state.path(), FILE) < bound && bytes(state.path(), OLD_FILE) < bound);
+    assert!(
+        bytes(state.path(), &file(LINK)) < bound && bytes(state.path(), &old_file(LINK)) < bound
+    );
     let journal = Journal::read(state.path(), ALL).unwrap();
     assert_eq!(
         journal.transitions.last(),

@@ -7,10 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::swap::{Failure, Reason};
+use moorline_core::swap::{Digest, Failure, Reason};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, EngineWeak};
+
+use super::cache::digest_of;
 
 /// One tick of the interrupting clock.
 pub(crate) const EPOCH: Duration = Duration::from_millis(10);
@@ -55,8 +57,17 @@ pub(crate) struct Engines {
 
 struct Compilation {
     kind: Kind,
+    digest: Digest,
     bytes: Arc<Vec<u8>>,
-    reply: oneshot::Sender<Result<Component, Failure>>,
+    reply: oneshot::Sender<Result<Compiled, Failure>>,
+}
+
+/// What the compiler answers with.
+#[derive(Clone)]
+pub(crate) struct Compiled {
+    pub(crate) component: Component,
+    /// It was made for whoever asked before, who keeps it on the disk, too.
+    pub(crate) shared: bool,
 }
 
 impl Engines {
@@ -89,9 +100,26 @@ impl Engines {
         kind: Kind,
         bytes: Arc<Vec<u8>>,
     ) -> Result<Component, Failure> {
+        let digest = digest_of(&bytes);
+        let compiled = self.compile_shared(kind, digest, bytes).await?;
+        Ok(compiled.component)
+    }
+
+    /// The same for many who may wait for one component: they get the same code.
+    pub(crate) async fn compile_shared(
+        &self,
+        kind: Kind,
+        digest: Digest,
+        bytes: Arc<Vec<u8>>,
+    ) -> Result<Compiled, Failure> {
         let gone = || Failure::new(Reason::Host, "the compiler has stopped");
         let (reply, answer) = oneshot::channel();
-        let compilation = Compilation { kind, bytes, reply };
+        let compilation = Compilation {
+            kind,
+            digest,
+            bytes,
+            reply,
+        };
         self.compiler
             .send(compilation)
             .await
@@ -136,16 +164,45 @@ fn tick(engines: &[EngineWeak; 2]) {
 
 /// Ends when the last `Engines` is gone; it keeps the engines themselves alive until then.
 fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation>) {
-    while let Some(Compilation { kind, bytes, reply }) = queue.blocking_recv() {
-        let engine = match kind {
-            Kind::Connector => &engines.0,
-            Kind::Policy => &engines.1,
+    // A gateway with a hundred connectors of one component starts all at once. It is one component that is kept, and most
+    // often one that serves.
+    let mut last: Option<(Kind, Digest, Component)> = None;
+    while let Some(Compilation {
+        kind,
+        digest,
+        bytes,
+        reply,
+    }) = queue.blocking_recv()
+    {
+        let known = last
+            .as_ref()
+            .filter(|(of, known, _)| (*of, *known) == (kind, digest));
+        let compiled = match known {
+            Some((_, _, component)) => Ok(Compiled {
+                component: component.clone(),
+                shared: true,
+            }),
+            None => compile(engines, kind, &bytes),
         };
-        let compiled = Component::from_binary(engine, &bytes)
-            .map_err(|error| Failure::new(Reason::NotAComponent, format!("{error:#}")));
+        if let Ok(compiled) = &compiled {
+            last = Some((kind, digest, compiled.component.clone()));
+        }
         match reply.send(compiled) {
             // Whoever asked has given the candidate up.
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+fn compile(engines: &(Engine, Engine), kind: Kind, bytes: &[u8]) -> Result<Compiled, Failure> {
+    let engine = match kind {
+        Kind::Connector => &engines.0,
+        Kind::Policy => &engines.1,
+    };
+    Component::from_binary(engine, bytes)
+        .map(|component| Compiled {
+            component,
+            shared: false,
+        })
+        .map_err(|error| Failure::new(Reason::NotAComponent, format!("{error:#}")))
 }

@@ -17,6 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Failure, Generation};
 use moorline_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -38,18 +39,28 @@ pub(crate) const DOWNLINKS_QUEUED: usize = 32;
 /// Orders of the swapper on their way to an instance.
 pub(crate) const CONTROLS_QUEUED: usize = 4;
 
-/// A guest that is instantiated and only waits to be started.
+/// A guest that only waits to be started.
 pub(crate) struct Prepared {
     pub(crate) loaded: Arc<Loaded>,
-    pub(crate) guest: Guest,
+    /// None = it is instantiated only when the old one is gone.
+    pub(crate) guest: Option<Guest>,
+}
+
+/// What a cut-over that succeeded was like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TookOver {
+    /// How long no call could be taken.
+    pub(crate) gap: Duration,
+    /// Why the new generation did not take the hand-over and began with nothing, if it did.
+    pub(crate) clean: Option<Arc<str>>,
 }
 
 /// How a cut-over ended at one instance.
-pub(crate) type CutOverResult = Result<Duration, Failure>;
+pub(crate) type CutOverResult = Result<TookOver, Failure>;
 
 /// What the swapper orders.
 pub(crate) enum Control {
-    /// Replace the guest. The answer is how long no call could be taken.
+    /// Replace the guest.
     CutOver {
         prepared: Box<Prepared>,
         reply: oneshot::Sender<CutOverResult>,
@@ -81,6 +92,8 @@ pub(crate) struct Parts {
     pub(crate) name: Arc<str>,
     pub(crate) configuration: String,
     pub(crate) limits: Limits,
+    /// A generation that refuses the hand-over is not started without one.
+    pub(crate) hand_over_required: bool,
     pub(crate) clock: Clock,
     pub(crate) resident: Box<Resident>,
     pub(crate) controls: mpsc::Receiver<Control>,
@@ -91,11 +104,13 @@ pub(crate) struct Parts {
     pub(crate) troubles: mpsc::Sender<Trouble>,
 }
 
-/// A generation and the bytes it was started with: enough to start it again.
+/// A generation and what it was started with: enough to start it again.
 #[derive(Clone)]
 struct Serving {
     loaded: Arc<Loaded>,
     hand_over: Option<HandOver>,
+    /// When the generation before wanted to be woken. It counts for one that says nothing else.
+    timer: Option<Instant>,
 }
 
 impl Serving {
@@ -120,6 +135,7 @@ struct Instance {
     name: Arc<str>,
     configuration: String,
     limits: Limits,
+    hand_over_required: bool,
     clock: Clock,
     body: Option<Body>,
     serving: Option<Serving>,
@@ -131,6 +147,8 @@ struct Instance {
     wake: Option<Instant>,
     /// A guest has just started, and does not know yet whether the link is up.
     started: bool,
+    /// Readings and refused batches of the generations before.
+    before: Served,
     status: watch::Sender<InstanceStatus>,
     troubles: mpsc::Sender<Trouble>,
 }
@@ -159,6 +177,7 @@ pub(crate) async fn run(parts: Parts) {
         name: parts.name,
         configuration: parts.configuration,
         limits: parts.limits,
+        hand_over_required: parts.hand_over_required,
         clock,
         body: Some(Body::Down(Down {
             resident: parts.resident,
@@ -170,6 +189,7 @@ pub(crate) async fn run(parts: Parts) {
         away_since: Some(clock.now()),
         wake: None,
         started: false,
+        before: Served::default(),
         status: parts.status,
         troubles: parts.troubles,
     };

@@ -23,6 +23,7 @@ mod guest;
 mod host;
 mod inspect;
 mod instance;
+mod orders;
 mod policy;
 mod rehearsal;
 mod restart;
@@ -36,12 +37,13 @@ mod swapper;
 mod tests;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_core::message::Downlink;
-use moorline_core::swap::{Failure, Swap};
+use moorline_core::swap::probation::Terms;
+use moorline_core::swap::{self, Failure, Swap};
 use thiserror::Error;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot, watch as channel_watch};
@@ -51,11 +53,12 @@ pub(crate) use cache::digest_of;
 pub use conformance::{Answer, Check, Device, Outcome, Plan, Report, Rule, Standalone, test};
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
+pub use orders::{OrderEnd, OrderRefused, SwapOrders, Until};
 pub use rehearsal::{Contradiction, Rehearsal};
 pub use routes::{DeliveryRefused, Undelivered};
 pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
-    StreamTargetError,
+    StreamTargetError, Succession,
 };
 pub use status::{
     ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
@@ -79,7 +82,7 @@ use swapper::{InstanceHandle, Order, Slot, Swapper, Target};
 
 /// Reports of failing guests on their way to the swapper.
 const TROUBLES_QUEUED: usize = 64;
-const ORDERS_QUEUED: usize = 1;
+const ORDERS_QUEUED: usize = 8;
 
 /// Why the plugin host cannot start. A bad plugin is no reason.
 #[derive(Debug, Error)]
@@ -212,6 +215,12 @@ impl Plugins {
         delivered.map_err(|back| back.refused)
     }
 
+    /// Where operators' orders go. Cheap to clone.
+    #[must_use]
+    pub fn swaps(&self) -> SwapOrders {
+        SwapOrders(self.orders.clone())
+    }
+
     /// What the plugins do.
     #[must_use]
     pub fn status(&self) -> channel_watch::Receiver<PluginsStatus> {
@@ -287,12 +296,18 @@ impl Building<'_> {
         let target = Target::Connector {
             instances,
             limits: connector.limits,
+            exclusive: connector.succession.exclusive,
         };
-        self.slot(connector.name.as_str().into(), &connector.component, target);
+        let name = connector.name.as_str().into();
+        let terms = connector.succession.probation;
+        self.slot(name, &connector.component, target, terms);
     }
 
-    fn slot(&mut self, name: Arc<str>, component: &std::path::Path, target: Target) {
-        let machine = Swap::new(self.settings.swap);
+    fn slot(&mut self, name: Arc<str>, component: &Path, target: Target, probation: Terms) {
+        let machine = Swap::new(swap::Settings {
+            probation,
+            ..self.settings.swap
+        });
         self.slots.push(Slot::new(name, component, target, machine));
         self.paths.push(component.to_owned());
     }
@@ -347,6 +362,7 @@ impl Building<'_> {
             name: name.clone(),
             configuration: configuration.to_string(),
             limits: connector.limits,
+            hand_over_required: connector.succession.hand_over_required,
             clock: self.clock,
             resident,
             controls: control_queue,
@@ -379,6 +395,7 @@ impl Building<'_> {
                     figures,
                     configuration: settings.configuration.to_string().into(),
                 },
+                self.settings.swap.probation,
             );
         }
         Ok(handle)

@@ -226,6 +226,9 @@ pub(super) const fn fault_of(failure: &Failure) -> PolicyFault {
         | Reason::Trapped
         | Reason::OutOfMemory
         | Reason::Refused
+        | Reason::Faulty
+        | Reason::Silent
+        | Reason::Ordered
         | Reason::Host => PolicyFault::Trapped,
     }
 }

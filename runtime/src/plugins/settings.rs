@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorline_core::report::Rules;
 use moorline_core::swap;
+use moorline_core::swap::probation::Terms;
 use thiserror::Error;
 
 /// Everything the plugin host needs to know.
@@ -19,8 +20,19 @@ pub struct PluginSettings {
     pub connectors: Vec<ConnectorSettings>,
     /// The reconnect policy; `None` = the built-in one.
     pub policy: Option<PolicySettings>,
-    /// How long the parts of a swap may take.
+    /// How long the parts of a swap may take, and how the policy proves itself.
     pub swap: swap::Settings,
+}
+
+/// How a connector's generations follow one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Succession {
+    /// How a new one proves itself.
+    pub probation: Terms,
+    /// The old one is gone before the new one is made; else the new one is made beside it, and only the start waits.
+    pub exclusive: bool,
+    /// A new one that refuses the hand-over is refused; else it starts clean.
+    pub hand_over_required: bool,
 }
 
 /// One connector: one component, one instance per connection.
@@ -38,6 +50,8 @@ pub struct ConnectorSettings {
     pub report: Rules,
     /// What an instance may use.
     pub limits: Limits,
+    /// How its generations follow one another.
+    pub succession: Succession,
 }
 
 /// One device connection of a connector.

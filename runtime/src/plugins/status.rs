@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Failure, Generation, State, Step};
 use moorline_core::time::Instant;
 
@@ -36,6 +37,8 @@ pub struct ComponentStatus {
     pub plugin: Arc<str>,
     /// The version it gives itself.
     pub version: Arc<str>,
+    /// What an operator may go back to.
+    pub before: Option<Build>,
     /// The last candidate that was refused or rolled back, until one succeeds.
     pub refused: Option<Arc<(Digest, Failure)>>,
 }
@@ -74,8 +77,8 @@ pub struct InstanceStatus {
     pub state: InstanceState,
     /// The generation it belongs to.
     pub generation: Option<Generation>,
-    /// Calls that ended well since that generation took over.
-    pub calls: u64,
+    /// What it has done since that generation took over.
+    pub served: Served,
     /// Traps, missed deadlines and exceeded limits since the start of the gateway.
     pub traps: u64,
     /// Starts after a failure.
@@ -120,8 +123,14 @@ pub struct SwapRecord {
     pub from: Option<Build>,
     /// What serves afterwards, or was to.
     pub to: Build,
+    /// The name the candidate gives itself; empty if it did not come to say it.
+    pub plugin: Arc<str>,
+    /// The version it gives itself, likewise.
+    pub version: Arc<str>,
     /// How it ended.
     pub outcome: SwapOutcome,
+    /// Why it refused what the generation before handed over, if it did, and began with nothing.
+    pub clean: Option<Arc<str>>,
     /// The longest time in which an instance could take no call. Zero if nothing was touched.
     pub gap: Duration,
     /// Its code came out of the cache; false = it was compiled, or it did not get so far.

@@ -3,14 +3,18 @@
 //! It never waits for a guest, a file or a compiler: those are jobs of their own, whose answers come back as inputs, so
 //! that one component's slow swap delays no other's.
 
+mod codes;
 mod jobs;
+mod orders;
 mod record;
+mod slot;
+mod waiting;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::swap::{Build, Digest, Failure, Input, Output, Swap};
+use moorline_core::swap::probation::Served;
+use moorline_core::swap::{Build, Digest, Input, Output};
 use moorline_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -18,120 +22,34 @@ use wasmtime::component::Component;
 
 use super::cache::Cache;
 use super::engine::{Engines, Kind};
-use super::instance::{Control, Prepared, Trouble};
-use super::policy::{self, Figures, PolicyGuest};
-use super::settings::Limits;
-use super::status::{InstanceStatus, PluginsStatus, SwapRecord};
+use super::instance::{Control, Trouble};
+use super::orders::{Reply, Until};
+use super::policy;
+use super::status::{PluginsStatus, SwapRecord};
 use crate::clock::Clock;
 pub(crate) use jobs::read;
 use jobs::{Done, Linked, Product};
+use slot::{Candidate, Stock, nobody, served};
+pub(crate) use slot::{InstanceHandle, Slot, Target};
 
 /// Answers of jobs on their way back.
 const DONE_QUEUED: usize = 64;
 /// How often figures are collected.
 const REFRESH: Duration = Duration::from_millis(500);
 
-/// One instance, as the swapper sees it.
-pub(crate) struct InstanceHandle {
-    pub(crate) name: Arc<str>,
-    pub(crate) controls: mpsc::Sender<Control>,
-    pub(crate) status: watch::Receiver<InstanceStatus>,
-}
-
-/// What a component is swapped in.
-pub(crate) enum Target {
-    Connector {
-        instances: Vec<InstanceHandle>,
-        limits: Limits,
-    },
-    Policy {
-        work: mpsc::Sender<policy::Work>,
-        figures: watch::Receiver<Figures>,
-        configuration: Arc<str>,
-    },
-}
-
-impl Target {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Connector { .. } => Kind::Connector,
-            Self::Policy { .. } => Kind::Policy,
-        }
-    }
-}
-
-/// What has been made of a candidate so far.
-enum Stock {
-    Nothing,
-    Compiled(Component),
-    Linked(Linked),
-    Connector(Vec<Prepared>),
-    Policy(Box<PolicyGuest>),
-}
-
-struct Candidate {
-    build: Build,
-    stock: Stock,
-    card: Card,
-    began: Instant,
-    gap: Duration,
-    cached: bool,
-}
-
-impl Candidate {
-    fn new(build: Build, card: Card, now: Instant) -> Self {
-        Self {
-            build,
-            stock: Stock::Nothing,
-            card,
-            began: now,
-            gap: Duration::ZERO,
-            cached: false,
-        }
-    }
-}
-
-/// The name and the version a plugin gives itself.
-type Card = (Arc<str>, Arc<str>);
-
-fn nobody() -> Card {
-    ("".into(), "".into())
-}
-
-/// One component and its machine.
-pub(crate) struct Slot {
-    name: Arc<str>,
-    path: Arc<Path>,
-    target: Target,
-    machine: Swap,
-    candidate: Option<Candidate>,
-    /// Name and version of the active generation, and of the one before it.
-    card: Card,
-    card_before: Card,
-    refused: Option<Arc<(Digest, Failure)>>,
-    missing_said: bool,
-}
-
-impl Slot {
-    pub(crate) fn new(name: Arc<str>, path: &Path, target: Target, machine: Swap) -> Self {
-        Self {
-            name,
-            path: path.into(),
-            target,
-            machine,
-            candidate: None,
-            card: nobody(),
-            card_before: nobody(),
-            refused: None,
-            missing_said: false,
-        }
-    }
-}
-
 /// What the swapper is told from outside.
 pub(crate) enum Order {
     /// Stop all instances; answered when the last one has ended.
     Stop { reply: oneshot::Sender<()> },
+    /// Look at the file of the plugin of this name.
+    Swap {
+        name: String,
+        again: bool,
+        until: Until,
+        reply: Reply,
+    },
+    /// Go back to the generation before.
+    RollBack { name: String, reply: Reply },
 }
 
 /// What the swapper works with.
@@ -147,7 +65,7 @@ struct Running {
     swapper: Swapper,
     done: mpsc::Sender<Done>,
     /// Swaps that ended and are not in the status yet. They get there together with what they changed.
-    concluded: Vec<SwapRecord>,
+    concluded: Vec<Arc<SwapRecord>>,
 }
 
 /// Ends after [`Order::Stop`], or when nobody can order anything any more.
@@ -172,16 +90,20 @@ pub(crate) async fn run(
     loop {
         let timeout = running.next_timeout();
         tokio::select! {
-            order = orders.recv() => {
-                running.stop_instances().await;
-                match order {
-                    Some(Order::Stop { reply }) => match reply.send(()) {
-                        // The gateway did not wait.
-                        Ok(()) | Err(()) => return,
-                    },
-                    None => return,
+            order = orders.recv() => match order {
+                Some(Order::Swap { name, again, until, reply }) => {
+                    running.on_swap(&name, again, until, reply);
                 }
-            }
+                Some(Order::RollBack { name, reply }) => running.on_roll_back(&name, reply),
+                Some(Order::Stop { reply }) => {
+                    running.stop_instances().await;
+                    return match reply.send(()) {
+                        // The gateway did not wait.
+                        Ok(()) | Err(()) => {}
+                    };
+                }
+                None => return running.stop_instances().await,
+            },
             Some(slot) = changes.recv() => running.input(slot, Input::FileChanged),
             Some(Done { slot, build, input, product }) = answers.recv() => {
                 running.take(slot, build, product);
@@ -217,6 +139,13 @@ fn spawn(done: &mpsc::Sender<Done>, job: impl Future<Output = Option<Done>> + Se
 }
 
 impl Running {
+    /// The code of a component that another connector, or the same one, has in use.
+    fn code_of_another(&self, kind: Kind, digest: Digest) -> Option<Component> {
+        let slots = self.swapper.slots.iter();
+        let mut same_kind = slots.filter(|slot| slot.target.kind() == kind);
+        same_kind.find_map(|slot| slot.codes.of(digest))
+    }
+
     fn next_timeout(&self) -> Option<Instant> {
         self.swapper
             .slots
@@ -244,7 +173,7 @@ impl Running {
         }
     }
 
-    /// Tells the machines how many calls their active generations have served.
+    /// Tells the machines what their active generations have done.
     fn collect(&mut self) {
         for slot in 0..self.swapper.slots.len() {
             let Some(found) = self.swapper.slots.get(slot) else {
@@ -253,14 +182,14 @@ impl Running {
             let Some(active) = found.machine.active() else {
                 continue;
             };
-            let calls = match &found.target {
-                Target::Connector { instances, .. } => instances
-                    .iter()
-                    .map(|instance| instance.status.borrow().calls)
-                    .sum(),
-                Target::Policy { figures, .. } => figures.borrow().answered_by_active,
+            let served = match &found.target {
+                Target::Connector { instances, .. } => served(instances, active.generation),
+                Target::Policy { figures, .. } => Served {
+                    calls: figures.borrow().answered_by_active,
+                    ..Served::default()
+                },
             };
-            self.input(slot, Input::Served(active.generation, calls));
+            self.input(slot, Input::Served(active.generation, served));
         }
     }
 
@@ -277,6 +206,7 @@ impl Running {
         match product {
             Product::Nothing => {}
             Product::Component { component, cached } => {
+                candidate.code = Some(component.clone());
                 candidate.stock = Stock::Compiled(component);
                 candidate.cached = cached;
             }
@@ -292,7 +222,7 @@ impl Running {
                 candidate.card = policy::card(&guest);
                 candidate.stock = Stock::Policy(guest);
             }
-            Product::Gap(gap) => candidate.gap = gap,
+            Product::TookOver(took_over) => candidate.took_over = took_over,
         }
     }
 
@@ -318,16 +248,28 @@ impl Running {
             }
             Output::Compile(build) => {
                 found.candidate = Some(Candidate::new(build, nobody(), now));
+                let kind = found.target.kind();
+                let path = found.path.clone();
+                let shared = self.code_of_another(kind, build.digest);
                 let (engines, cache) = (self.swapper.engines.clone(), self.swapper.cache.clone());
-                let job = jobs::compile(
-                    slot,
-                    build,
-                    engines,
-                    cache,
-                    found.target.kind(),
-                    found.path.clone(),
-                );
+                let job = jobs::compile(slot, build, engines, cache, kind, path, shared);
                 spawn(&self.done, job);
+            }
+            Output::Recall(build) => {
+                let mut candidate = Candidate::new(build, found.card_before.clone(), now);
+                candidate.code = found.codes.of(build.digest);
+                candidate.cached = true;
+                let recalled = candidate.code.clone();
+                let result = match recalled {
+                    Some(component) => {
+                        candidate.stock = Stock::Compiled(component);
+                        Ok(())
+                    }
+                    None => Err(jobs::lost()),
+                };
+                found.candidate = Some(candidate);
+                let compiled = Input::Compiled(build.generation, result);
+                found.machine.handle(now, compiled);
             }
             Output::Check(build) => self.check(slot, build),
             Output::Warm(build) => self.warm(slot, build),
@@ -394,13 +336,18 @@ impl Running {
         match (stock, &found.target) {
             (
                 Some(Stock::Linked(Linked::Connector(pre))),
-                Target::Connector { instances, limits },
+                Target::Connector {
+                    instances,
+                    limits,
+                    exclusive,
+                },
             ) => {
                 let names = instances
                     .iter()
                     .map(|instance| instance.name.clone())
                     .collect();
-                let job = jobs::warm_connector(slot, build, engine, pre, names, *limits);
+                let beside = !exclusive;
+                let job = jobs::warm_connector(slot, build, engine, pre, names, *limits, beside);
                 spawn(&self.done, job);
             }
             (Some(Stock::Linked(Linked::Policy(pre))), Target::Policy { configuration, .. }) => {

@@ -1,11 +1,14 @@
 //! Real guests in a real host: see `tests/guests`. They are built once per test process, by the product's own
 //! `plugin build`.
 
+mod admin;
+mod alarms;
 mod cache;
 mod confinement;
 mod delivery;
 mod gateway;
 mod guests;
+mod many;
 mod policy;
 mod refusals;
 mod report;

@@ -251,6 +251,9 @@ pub struct SwapEntry {
     pub outcome: String,
     /// Why it was refused or rolled back.
     pub reason: Option<String>,
+    /// Why it did not take what the one before handed over and began with nothing.
+    #[serde(default)]
+    pub clean: Option<String>,
     /// How long no generation could take a call.
     pub gap_ms: f64,
     /// Link sessions that began while the swap was under way; 0 is the promise.

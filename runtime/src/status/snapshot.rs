@@ -143,6 +143,7 @@ impl Tracker {
             to: record.to.digest.to_string(),
             outcome: outcome.to_owned(),
             reason,
+            clean: record.clean.as_ref().map(ToString::to_string),
             gap_ms: rounded_ms(record.gap),
             new_sessions: new_sessions as u64,
         }

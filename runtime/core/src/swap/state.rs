@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+use super::probation::{Served, Terms};
+
 /// SHA-256 of a component's file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -96,6 +98,12 @@ pub enum Reason {
     OutOfMemory,
     /// It refused its configuration or the hand-over bytes.
     Refused,
+    /// More of its calls ended with a fault than of the generation's before it.
+    Faulty,
+    /// It emitted nothing, or much less than the generation before it.
+    Silent,
+    /// An operator ordered it.
+    Ordered,
     /// The host's own part failed: no room, no thread, no file.
     Host,
 }
@@ -110,6 +118,9 @@ impl fmt::Display for Reason {
             Self::Stalled => "missed its deadline",
             Self::OutOfMemory => "exceeded its memory limit",
             Self::Refused => "refused to start",
+            Self::Faulty => "failed too often",
+            Self::Silent => "fell silent",
+            Self::Ordered => "was taken back",
             Self::Host => "could not be hosted",
         })
     }
@@ -154,12 +165,8 @@ pub struct Settings {
     pub cut_over: Duration,
     /// For going back.
     pub roll_back: Duration,
-    /// Good calls a new generation must have served before the old one is dropped.
-    pub probation_calls: u64,
-    /// Probation lasts at least this long.
-    pub probation_min: Duration,
-    /// Probation ends after this long even without enough calls.
-    pub probation_max: Duration,
+    /// What a new generation must do before the old one is dropped.
+    pub probation: Terms,
 }
 
 impl Default for Settings {
@@ -169,9 +176,7 @@ impl Default for Settings {
             warm: Duration::from_secs(5),
             cut_over: Duration::from_secs(45),
             roll_back: Duration::from_secs(45),
-            probation_calls: 20,
-            probation_min: Duration::from_secs(5),
-            probation_max: Duration::from_secs(60),
+            probation: Terms::default(),
         }
     }
 }
@@ -231,6 +236,11 @@ pub enum Input {
     Start,
     /// The file changed, appeared or vanished.
     FileChanged,
+    /// Look at the file, and try what is in it even if it failed before.
+    Again,
+    /// Go back to the generation before the active one: on probation as if that had failed, later as a swap of its own.
+    /// Ignored when [`super::Swap::can_revert`] says no.
+    Revert,
     /// The answer to [`Output::Probe`]; `None` when there is no readable file.
     Probed {
         /// The number of the probe.
@@ -248,8 +258,8 @@ pub enum Input {
     CutOver(Generation, Result<(), Failure>),
     /// The answer to [`Output::RollBack`], by the generation that failed.
     RolledBack(Generation),
-    /// A generation has answered this many calls since its cut-over.
-    Served(Generation, u64),
+    /// What a generation has done since its cut-over.
+    Served(Generation, Served),
     /// A generation trapped or missed a deadline.
     Troubled(Generation, Failure),
 }
@@ -262,6 +272,9 @@ pub enum Output {
         /// Comes back in [`Input::Probed`].
         probe: u64,
     },
+    /// Bring back the code of the generation before the active one, under a new number: it is kept, or in the file no longer.
+    /// Answered as [`Output::Compile`].
+    Recall(Build),
     /// Read and compile the file. If it no longer holds this digest, answer with [`Reason::Unreadable`].
     Compile(Build),
     /// Compare it with the world.
@@ -290,6 +303,10 @@ pub enum Output {
 pub enum Report {
     /// There is no readable file; whatever is active goes on.
     Missing,
+    /// The file holds what serves already.
+    Unchanged(Build),
+    /// The file holds a build that failed before; it is not tried again.
+    Shunned(Digest),
     /// The first generation serves.
     Loaded(Build),
     /// A new generation took over.

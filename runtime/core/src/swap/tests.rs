@@ -3,16 +3,25 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::probation::{Served, Terms};
 use super::*;
+
+mod comparisons;
 
 const SETTINGS: Settings = Settings {
     settle: Duration::from_millis(100),
     warm: Duration::from_secs(5),
     cut_over: Duration::from_secs(10),
     roll_back: Duration::from_secs(10),
-    probation_calls: 20,
-    probation_min: Duration::from_secs(5),
-    probation_max: Duration::from_secs(60),
+    probation: TERMS,
+};
+
+const TERMS: Terms = Terms {
+    calls: 20,
+    duration: Duration::from_secs(6),
+    duration_max: Duration::from_secs(60),
+    fault_percent: 25,
+    silence_percent: 20,
 };
 
 fn digest(seed: u8) -> Digest {
@@ -25,6 +34,14 @@ fn at(ms: u64) -> Instant {
 
 fn trap() -> Failure {
     Failure::new(Reason::Trapped, "unreachable")
+}
+
+fn served(generation: u64, calls: u64) -> Input {
+    let served = Served {
+        calls,
+        ..Served::default()
+    };
+    Input::Served(Generation(generation), served)
 }
 
 /// Runs a script and writes down what came out of it.
@@ -106,6 +123,7 @@ fn line(output: &Output) -> String {
     match output {
         Output::Probe { probe } => format!("probe {probe}"),
         Output::Compile(build) => format!("compile {build}"),
+        Output::Recall(build) => format!("recall {build}"),
         Output::Check(build) => format!("check {build}"),
         Output::Warm(build) => format!("warm {build}"),
         Output::CutOver(build) => format!("cut over {build}"),
@@ -113,6 +131,8 @@ fn line(output: &Output) -> String {
         Output::Discard(build) => format!("discard {build}"),
         Output::Retire(build) => format!("retire {build}"),
         Output::Report(Report::Missing) => "report missing".to_owned(),
+        Output::Report(Report::Unchanged(build)) => format!("report unchanged {build}"),
+        Output::Report(Report::Shunned(digest)) => format!("report shunned {digest}"),
         Output::Report(Report::Loaded(build)) => format!("report loaded {build}"),
         Output::Report(Report::Swapped { from, to }) => format!("report swapped {from} {to}"),
         Output::Report(Report::Proved(build)) => format!("report proved {build}"),
@@ -152,12 +172,12 @@ fn a_swap_settles_prepares_cuts_over_and_proves_itself() {
     tracer.first().change_to(1_000, 2).prepared(1_250, 2);
     tracer.input(1_260, Input::CutOver(Generation(2), Ok(())));
     assert!(matches!(tracer.swap.state(), State::Draining { .. }));
-    tracer.input(2_000, Input::Served(Generation(2), 20));
+    tracer.input(2_000, served(2, 20));
     assert_eq!(
         tracer.swap.poll_timeout(),
-        Some((at(6_260), "end of probation"))
+        Some((at(7_260), "end of probation"))
     );
-    tracer.time(6_260);
+    tracer.time(7_260);
     tracer.expect(
         "+1.100s probe 2
          +1.200s probe 3
@@ -166,8 +186,8 @@ fn a_swap_settles_prepares_cuts_over_and_proves_itself() {
          +1.250s warm g2:020202020202
          +1.250s cut over g2:020202020202
          +1.260s report swapped g1:010101010101 g2:020202020202
-         +6.260s retire g1:010101010101
-         +6.260s report proved g2:020202020202",
+         +7.260s retire g1:010101010101
+         +7.260s report proved g2:020202020202",
     );
     assert_eq!(tracer.swap.state(), State::Active(Generation(2)));
 }
@@ -216,6 +236,7 @@ fn a_refused_candidate_is_not_tried_again_until_the_file_changes() {
     tracer.expect(
         "+1.100s probe 4
          +1.200s probe 5
+         +1.200s report shunned 020202020202
          +2.100s probe 6
          +2.200s probe 7
          +2.200s compile g3:030303030303",
@@ -230,7 +251,11 @@ fn a_touched_file_is_no_change_and_the_active_build_lifts_the_quarantine() {
     tracer.input(210, Input::Compiled(Generation(2), Err(trap())));
     tracer.trace.clear();
     tracer.change_to(1_000, 1);
-    tracer.expect("+1.100s probe 4\n+1.200s probe 5");
+    tracer.expect(
+        "+1.100s probe 4
+         +1.200s probe 5
+         +1.200s report unchanged g1:010101010101",
+    );
     assert_eq!(tracer.swap.state(), State::Active(Generation(1)));
     assert_eq!(tracer.swap.quarantined(), None);
 }
@@ -387,7 +412,10 @@ enum Move {
     /// Answers a job nobody waits for.
     Stale(u64),
     Served,
+    Faults,
     Trouble,
+    Again,
+    Revert,
     Wait(u16),
 }
 
@@ -398,6 +426,9 @@ fn any_move() -> impl Strategy<Value = Move> {
         6 => proptest::bool::weighted(0.8).prop_map(Move::Answer),
         1 => (0_u64..6).prop_map(Move::Stale),
         1 => Just(Move::Served),
+        1 => Just(Move::Faults),
+        1 => Just(Move::Again),
+        1 => Just(Move::Revert),
         1 => Just(Move::Trouble),
         4 => (0_u16..20_000).prop_map(Move::Wait),
     ]
@@ -409,6 +440,8 @@ struct Witness {
     serving: Option<Build>,
     kept: Option<Build>,
     warmed: Option<Build>,
+    /// What served before.
+    before: Option<Digest>,
     failed: Option<Digest>,
     last_generation: u64,
 }
@@ -416,6 +449,14 @@ struct Witness {
 impl Witness {
     fn see(&mut self, output: &Output) {
         match output {
+            Output::Recall(build) => {
+                assert!(
+                    build.generation.0 > self.last_generation,
+                    "a number is reused"
+                );
+                assert_eq!(self.before, Some(build.digest), "brings back another");
+                self.last_generation = build.generation.0;
+            }
             Output::Compile(build) => {
                 assert_ne!(
                     self.failed,
@@ -453,13 +494,20 @@ impl Witness {
                 assert_eq!(self.serving, Some(*from));
                 self.serving = Some(*to);
                 self.kept = Some(*from);
+                self.before = Some(from.digest);
                 self.failed = None;
             }
             Output::Report(Report::Refused { candidate, .. }) => {
                 assert_ne!(self.serving, Some(*candidate));
                 self.failed = Some(candidate.digest);
             }
-            Output::Report(Report::RolledBack { .. } | Report::Proved(_) | Report::Missing)
+            Output::Report(
+                Report::RolledBack { .. }
+                | Report::Proved(_)
+                | Report::Missing
+                | Report::Unchanged(_)
+                | Report::Shunned(_),
+            )
             | Output::Probe { .. }
             | Output::Check(_)
             | Output::Discard(_) => {}
@@ -515,8 +563,16 @@ proptest! {
                     prop_assert_eq!(swap.active(), before);
                 }
                 Move::Served => if let Some(active) = swap.active() {
-                    swap.handle(now, Input::Served(active.generation, 25));
+                    swap.handle(now, Input::Served(active.generation, Served { calls: 25, ..Served::default() }));
                 },
+                Move::Faults => if let Some(active) = swap.active() {
+                    swap.handle(now, Input::Served(active.generation, Served { faults: 25, ..Served::default() }));
+                },
+                Move::Again => {
+                    swap.handle(now, Input::Again);
+                    witness.failed = swap.quarantined();
+                }
+                Move::Revert => swap.handle(now, Input::Revert),
                 Move::Trouble => if let Some(active) = swap.active() {
                     swap.handle(now, Input::Troubled(active.generation, trap()));
                 },
@@ -531,7 +587,7 @@ proptest! {
             prop_assert_eq!(swap.active(), witness.serving);
             prop_assert!(before.is_none() || swap.active().is_some(), "nobody serves any more");
             if let Some((at, _)) = swap.poll_timeout() {
-                prop_assert!(at <= now + SETTINGS.probation_max);
+                prop_assert!(at <= now + TERMS.duration_max);
             }
         }
         // Heal: every job answers well and the file holds one good build; it must come to serve.

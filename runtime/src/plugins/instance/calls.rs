@@ -62,7 +62,7 @@ impl Instance {
                     self.wake = Some(self.clock.now() + after);
                 }
                 self.status.send_if_modified(|status| {
-                    status.calls += 1;
+                    status.served.calls += 1;
                     false
                 });
                 Ok(())
@@ -77,6 +77,7 @@ impl Instance {
                 );
                 self.status.send_modify(|status| {
                     status.faults += 1;
+                    status.served.faults += 1;
                     status.last_error = Some(words.as_str().into());
                 });
                 Err(words)
@@ -115,12 +116,16 @@ impl Instance {
         };
         let (readings, back_pressure) = (resident.readings, resident.back_pressure);
         let report = resident.report.total();
+        let emitted = readings + report.suppressed;
+        let before = self.before;
         self.status.send_if_modified(|status| {
             status.memory_bytes = memory_bytes;
             status.readings = readings;
             status.suppressed_readings = report.suppressed;
             status.unfiltered_readings = report.unfiltered;
             status.back_pressure = back_pressure;
+            status.served.emitted = emitted.saturating_sub(before.emitted);
+            status.served.turned_back = back_pressure.saturating_sub(before.turned_back);
             false
         });
     }

@@ -1,19 +1,24 @@
 //! Starting, replacing, putting back and stopping the guest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Failure, Generation};
+use moorline_core::time::Instant;
 
 use super::calls::refused;
-use super::{Body, Control, CutOverResult, Down, Instance, Prepared, Serving, answer};
+use super::{Body, Control, CutOverResult, Down, Instance, Prepared, Serving, TookOver, answer};
 use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
     Fault, HandOver, Setup,
 };
-use crate::plugins::guest::Guest;
+use crate::plugins::guest::{Guest, Loaded};
 use crate::plugins::status::InstanceState;
 
 /// The answer to a request that was lost with the guest it was meant for.
 const REPLACED: &str = "the connector was replaced before it had an answer";
+/// Characters of a refused hand-over that are repeated.
+const REFUSAL_CHARS_MAX: usize = 512;
 
 impl Instance {
     pub(super) async fn on_control(&mut self, control: Control) {
@@ -59,25 +64,49 @@ impl Instance {
     async fn cut_over(&mut self, prepared: Prepared) -> CutOverResult {
         let began = self.away();
         let hand_over = self.hand_over().await;
+        let timer = self.timer();
         self.go_down(None);
         self.refuse_lost(REPLACED).await;
         self.kept = self.serving.take().map(|old| Serving {
             loaded: old.loaded,
             hand_over: hand_over.clone(),
+            timer,
         });
         self.serving = Some(Serving {
-            loaded: prepared.loaded,
+            loaded: prepared.loaded.clone(),
             hand_over,
+            timer,
         });
         self.restart.reset();
-        self.start(prepared.guest).await?;
+        let guest = match prepared.guest {
+            Some(guest) => guest,
+            None => self.instantiate(&prepared.loaded).await?,
+        };
+        let clean = self.start(guest).await?;
         // A first load, or one after a failure, has no generation whose absence could be measured.
-        let now = self.clock.now();
-        Ok(if self.kept.is_some() {
-            now - began
+        let gap = if self.kept.is_some() {
+            self.clock.now() - began
         } else {
             Duration::ZERO
-        })
+        };
+        Ok(TookOver { gap, clean })
+    }
+
+    /// When the guest is to be woken; of one that is down, when that was before it was started.
+    fn timer(&self) -> Option<Instant> {
+        match self.body {
+            Some(Body::Up(_)) => self.wake,
+            Some(Body::Down(_)) | None => self.serving.as_ref().and_then(|serving| serving.timer),
+        }
+    }
+
+    /// Another guest of the serving generation.
+    async fn instantiate(&mut self, loaded: &Loaded) -> Result<Guest, Failure> {
+        let instantiated = loaded.instantiate(&self.name, &self.limits).await;
+        if let Err(failure) = &instantiated {
+            self.on_failure(failure.clone()).await;
+        }
+        instantiated
     }
 
     /// The bytes of the guest that serves; if it cannot give any, those it was started with.
@@ -108,20 +137,24 @@ impl Instance {
         }
     }
 
-    /// Starts `guest` as what `self.serving` says. On failure the instance stays down; the swapper decides.
-    async fn start(&mut self, guest: Guest) -> Result<(), Failure> {
+    /// Starts `guest` as what `self.serving` says. Says why it began with nothing, if it did. On failure the instance
+    /// stays down; the swapper decides.
+    async fn start(&mut self, guest: Guest) -> Result<Option<Arc<str>>, Failure> {
+        let mut clean = None;
         let started = match self.try_start(guest).await {
-            Ok(Err(Fault::HandOver(words))) if self.has_hand_over() => {
+            Ok(Err(Fault::HandOver(words))) if self.has_hand_over() && !self.hand_over_required => {
                 tracing::warn!(
                     instance = &*self.name,
                     "the plugin does not understand the hand-over and starts clean: {words}"
                 );
+                let shown: String = words.chars().take(REFUSAL_CHARS_MAX).collect();
+                clean = Some(shown.into());
                 self.start_clean().await
             }
             other @ (Ok(Ok(()) | Err(_)) | Err(_)) => other,
         };
         let failure = match started {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => return Ok(clean),
             Ok(Err(fault)) => refused(&fault),
             Err(failure) => failure,
         };
@@ -180,21 +213,35 @@ impl Instance {
             Err(fault) => return Ok(Err(fault)),
         };
         self.flush_state().await;
-        self.wake = wake.map(|after| now + after);
+        self.wake = wake.map(|after| now + after).or(serving.timer);
         self.started = true;
         self.restart.on_started(now);
         self.away_since = None;
         let generation = serving.loaded.build.generation;
+        if self.status.borrow().generation != Some(generation) {
+            self.begin_count();
+        }
         self.status.send_modify(|status| {
-            if status.generation != Some(generation) {
-                status.calls = 0;
-            }
             status.state = InstanceState::Serving;
             status.retry_at = None;
             status.generation = Some(generation);
         });
         self.show();
         Ok(Ok(()))
+    }
+
+    /// From here on readings are the new generation's.
+    fn begin_count(&mut self) {
+        let before = self.resident().map(|resident| Served {
+            emitted: resident.readings + resident.report.total().suppressed,
+            turned_back: resident.back_pressure,
+            ..Served::default()
+        });
+        self.before = before.unwrap_or_default();
+        self.status.send_if_modified(|status| {
+            status.served = Served::default();
+            false
+        });
     }
 
     /// Puts the kept generation back with the bytes it handed over. An instance that never came to `from` has nothing
@@ -224,7 +271,7 @@ impl Instance {
         self.status.send_modify(|status| status.restarts += 1);
         match serving.loaded.instantiate(&self.name, &self.limits).await {
             Ok(guest) => match self.start(guest).await {
-                Ok(()) => {
+                Ok(_clean) => {
                     tracing::info!(instance = &*self.name, generation = %serving.build().generation, "plugin serves again")
                 }
                 // Said and planned where it happened.

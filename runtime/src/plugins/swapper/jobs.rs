@@ -14,9 +14,9 @@ use crate::bounded_file;
 use crate::plugins::bindings::connector::ConnectorPre;
 use crate::plugins::bindings::policy::ReconnectPolicyPre;
 use crate::plugins::cache::{Cache, digest_of};
-use crate::plugins::engine::{Engines, Kind};
+use crate::plugins::engine::{Compiled, Engines, Kind};
 use crate::plugins::guest::{self, Loaded};
-use crate::plugins::instance::{Control, CutOverResult, Prepared};
+use crate::plugins::instance::{Control, CutOverResult, Prepared, TookOver};
 use crate::plugins::policy::{self, PolicyGuest, Work};
 use crate::plugins::settings::Limits;
 use crate::plugins::store::{HostState, Memory};
@@ -43,7 +43,7 @@ pub(super) enum Product {
         prepared: Vec<Prepared>,
     },
     Policy(Box<PolicyGuest>),
-    Gap(Duration),
+    TookOver(TookOver),
 }
 
 /// A component whose imports are satisfied.
@@ -102,11 +102,13 @@ pub(super) async fn compile(
     cache: Cache,
     kind: Kind,
     path: Arc<Path>,
+    shared: Option<Component>,
 ) -> Option<Done> {
-    let (result, product) = match try_compile(slot, build, &engines, cache, kind, path).await {
-        Ok((component, cached)) => (Ok(()), Product::Component { component, cached }),
-        Err(failure) => (Err(failure), Product::Nothing),
-    };
+    let (result, product) =
+        match try_compile(slot, build, &engines, cache, kind, path, shared).await {
+            Ok((component, cached)) => (Ok(()), Product::Component { component, cached }),
+            Err(failure) => (Err(failure), Product::Nothing),
+        };
     Some(Done {
         slot,
         build: Some(build),
@@ -122,6 +124,7 @@ async fn try_compile(
     cache: Cache,
     kind: Kind,
     path: Arc<Path>,
+    shared: Option<Component>,
 ) -> Result<(Component, bool), Failure> {
     let engine = engines.of(kind).clone();
     let digest = build.digest;
@@ -136,7 +139,7 @@ async fn try_compile(
                 ));
             }
             world::check_header(&bytes)?;
-            let cached = cache.load(&engine, digest);
+            let cached = shared.or_else(|| cache.load(&engine, digest));
             Ok((Arc::new(bytes), cached))
         })
         .await??
@@ -144,10 +147,13 @@ async fn try_compile(
     if let Some(component) = cached {
         return Ok((component, true));
     }
-    let component = engines
-        .compile(kind, bytes)
+    let Compiled { component, shared } = engines
+        .compile_shared(kind, digest, bytes)
         .await
         .map_err(world::explain_compile_error)?;
+    if shared {
+        return Ok((component, true));
+    }
     let kept = component.clone();
     // Nobody waits for it: the component is there.
     drop(tokio::task::spawn_blocking(move || {
@@ -165,6 +171,7 @@ pub(super) fn check(engine: &Engine, kind: Kind, component: &Component) -> Resul
     }
 }
 
+/// `beside`: guests are made beside those that serve; otherwise only the description is asked for, with nothing granted.
 pub(super) async fn warm_connector(
     slot: usize,
     build: Build,
@@ -172,8 +179,9 @@ pub(super) async fn warm_connector(
     pre: ConnectorPre<HostState>,
     names: Vec<Arc<str>>,
     limits: Limits,
+    beside: bool,
 ) -> Option<Done> {
-    let (result, product) = match try_warm(build, &engine, pre, names, limits).await {
+    let (result, product) = match try_warm(build, &engine, pre, names, limits, beside).await {
         Ok((loaded, prepared)) => (Ok(()), Product::Connector { loaded, prepared }),
         Err(failure) => (Err(failure), Product::Nothing),
     };
@@ -191,12 +199,17 @@ async fn try_warm(
     pre: ConnectorPre<HostState>,
     names: Vec<Arc<str>>,
     limits: Limits,
+    beside: bool,
 ) -> Result<(Arc<Loaded>, Vec<Prepared>), Failure> {
     let sandbox: Arc<str> = "describe".into();
     let loaded = Arc::new(Loaded::describe(engine, pre, build, &sandbox, &limits).await?);
     let mut prepared = Vec::with_capacity(names.len());
     for name in names {
-        let guest = loaded.instantiate(&name, &limits).await?;
+        let guest = if beside {
+            Some(loaded.instantiate(&name, &limits).await?)
+        } else {
+            None
+        };
         prepared.push(Prepared {
             loaded: loaded.clone(),
             guest,
@@ -252,34 +265,33 @@ pub(super) async fn cut_over_connector(
         let ended = Err(Failure::new(Reason::Host, "the instance has ended"));
         results.push(replied.await.unwrap_or(ended));
     }
-    let (result, gap) = judge(&results, first);
+    let (result, took_over) = judge(&results, first);
     Some(Done {
         slot,
         build: Some(build),
         input: Input::CutOver(build.generation, result),
-        product: Product::Gap(gap),
+        product: Product::TookOver(took_over),
     })
 }
 
 /// A swap succeeds when every instance made it. A first load has nothing to go back to: it fails only when every
 /// instance failed by the component's own doing; an instance that merely refused (its device, its configuration) is
 /// tried again by itself.
-fn judge(results: &[CutOverResult], first: bool) -> (Result<(), Failure>, Duration) {
-    let gap = results
-        .iter()
-        .filter_map(|result| result.as_ref().ok())
-        .max()
-        .copied()
-        .unwrap_or_default();
+fn judge(results: &[CutOverResult], first: bool) -> (Result<(), Failure>, TookOver) {
+    let mut good = TookOver::default();
+    for took_over in results.iter().flatten() {
+        good.gap = good.gap.max(took_over.gap);
+        good.clean = good.clean.or_else(|| took_over.clean.clone());
+    }
     let tolerable = |result: &CutOverResult| match result {
         Ok(_) => true,
         Err(failure) => first && failure.reason == Reason::Refused,
     };
     if first && results.iter().any(tolerable) {
-        return (Ok(()), gap);
+        return (Ok(()), good);
     }
     let failed = results.iter().find_map(|result| result.as_ref().err());
-    (failed.map_or(Ok(()), |failure| Err(failure.clone())), gap)
+    (failed.map_or(Ok(()), |failure| Err(failure.clone())), good)
 }
 
 pub(super) async fn cut_over_policy(
@@ -298,7 +310,10 @@ pub(super) async fn cut_over_policy(
         slot,
         build: Some(build),
         input: Input::CutOver(build.generation, result),
-        product: Product::Gap(replied.unwrap_or_default()),
+        product: Product::TookOver(TookOver {
+            gap: replied.unwrap_or_default(),
+            clean: None,
+        }),
     })
 }
 
@@ -357,7 +372,7 @@ pub(super) fn roll_back(
             slot,
             build: Some(from),
             input,
-            product: Product::Gap(gap),
+            product: Product::TookOver(TookOver { gap, clean: None }),
         })
     }
 }
@@ -426,7 +441,11 @@ mod tests {
 
     #[test]
     fn a_swap_needs_every_instance_and_a_first_load_only_one() {
-        let good = || Ok(Duration::from_millis(3));
+        let took_over = |ms, clean: Option<&str>| TookOver {
+            gap: Duration::from_millis(ms),
+            clean: clean.map(Into::into),
+        };
+        let good = || Ok(took_over(3, None));
         let trap = || Err(Failure::new(Reason::Trapped, "unreachable"));
         let refused = || Err(Failure::new(Reason::Refused, "device: away"));
         let ok = |results: &[CutOverResult], first| judge(results, first).0.is_ok();
@@ -437,8 +456,8 @@ mod tests {
         assert!(ok(&[refused()], true));
         assert!(!ok(&[trap(), trap()], true));
         assert_eq!(
-            judge(&[good(), Ok(Duration::ZERO)], false).1,
-            Duration::from_millis(3)
+            judge(&[good(), Ok(took_over(0, Some("schema 1")))], false).1,
+            took_over(3, Some("schema 1"))
         );
     }
 }

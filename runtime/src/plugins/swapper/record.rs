@@ -6,7 +6,9 @@ use std::time::Duration;
 use moorline_core::swap::{Build, Failure, Report, Step};
 use moorline_core::time::{Instant, rounded_ms};
 
-use super::{Candidate, Running, Slot, Target};
+use super::{Candidate, Running, Slot, Target, nobody};
+use crate::plugins::instance::TookOver;
+use crate::plugins::orders::OrderEnd;
 use crate::plugins::status::{
     ComponentStatus, ConnectorStatus, PluginsStatus, PolicyStatus, SWAPS_KEPT, SwapOutcome,
     SwapRecord,
@@ -23,11 +25,20 @@ impl Running {
                     let (name, path) = (&*found.name, found.path.display());
                     tracing::error!(component = name, %path, "the plugin's file is not there; it is loaded when it appears");
                 }
-                return;
+                return found.waiting.nothing_new(&OrderEnd::Missing);
+            }
+            Report::Unchanged(build) => {
+                return found.waiting.nothing_new(&OrderEnd::Unchanged(build));
+            }
+            Report::Shunned(digest) => {
+                let refused = found.refused.as_deref();
+                let why = refused.filter(|(refused, _)| *refused == digest);
+                let why = why.map(|(_, failure)| failure.clone());
+                return found.waiting.nothing_new(&OrderEnd::Shunned(digest, why));
             }
             Report::Proved(build) => {
                 tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
-                return;
+                return found.waiting.proved(build);
             }
             Report::Loaded(to) => (None, to, SwapOutcome::Loaded),
             Report::Swapped { from, to } => (Some(from), to, SwapOutcome::Swapped),
@@ -47,7 +58,8 @@ impl Running {
                 failure,
             } => (Some(to), from, SwapOutcome::RolledBack(step, failure)),
         };
-        let record = found.conclude(now, from, to, outcome);
+        let record = Arc::new(found.conclude(now, from, to, outcome));
+        found.waiting.concluded(&record);
         self.concluded.push(record);
     }
 
@@ -88,7 +100,7 @@ impl Running {
                     if record.outcome == SwapOutcome::Swapped {
                         status.swaps_total += 1;
                     }
-                    status.swaps.push_back(Arc::new(record));
+                    status.swaps.push_back(record);
                 }
             });
     }
@@ -100,6 +112,7 @@ impl Slot {
             path: self.path.clone(),
             state: self.machine.state(),
             active: self.machine.active(),
+            before: self.machine.previous(),
             plugin: self.card.0.clone(),
             version: self.card.1.clone(),
             refused: self.refused.clone(),
@@ -118,9 +131,14 @@ impl Slot {
             .candidate
             .take()
             .filter(|candidate| candidate.build == to);
-        let (took, gap) = candidate
+        let took = candidate.as_ref().map_or(Duration::ZERO, |c| now - c.began);
+        let TookOver { gap, clean } = candidate
             .as_ref()
-            .map_or((Duration::ZERO, Duration::ZERO), |c| (now - c.began, c.gap));
+            .map(|candidate| candidate.took_over.clone())
+            .unwrap_or_default();
+        let (plugin, version) = candidate
+            .as_ref()
+            .map_or_else(nobody, |candidate| candidate.card.clone());
         let cached = candidate.as_ref().is_some_and(|c| c.cached);
         match &outcome {
             SwapOutcome::Loaded | SwapOutcome::Swapped => self.serves(candidate, to, gap, took),
@@ -128,6 +146,7 @@ impl Slot {
             SwapOutcome::RolledBack(step, failure) => {
                 if *step == Step::Probation {
                     self.card = self.card_before.clone();
+                    self.codes.drop_code(to.digest);
                 }
                 self.refuses(to, *step, failure, true);
             }
@@ -136,7 +155,10 @@ impl Slot {
             component: self.name.clone(),
             from,
             to,
+            plugin,
+            version,
             outcome,
+            clean,
             gap,
             cached,
             took,
@@ -152,6 +174,9 @@ impl Slot {
         took: Duration,
     ) {
         if let Some(candidate) = candidate {
+            if let Some(code) = candidate.code {
+                self.codes.serves(build.digest, code);
+            }
             self.card_before = std::mem::replace(&mut self.card, candidate.card);
         }
         self.refused = None;

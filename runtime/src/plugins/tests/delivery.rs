@@ -16,7 +16,7 @@ async fn readings_reach_the_spool_in_order() {
         .instance("line", "its readings", |line| line.readings >= 50)
         .await;
     assert_eq!(line.state, InstanceState::Serving);
-    assert!(line.calls >= 50);
+    assert!(line.served.calls >= 50);
     assert!(line.memory_bytes > 0);
     gateway.stop().await;
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use moorline_core::message::{DeviceName, Downlink, Uplink, Value};
 use moorline_core::report::Rules;
 use moorline_core::swap;
+use moorline_core::swap::probation::Terms;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -16,13 +17,21 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::plugins::{
     ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, Platform, PluginSettings,
-    Plugins, PluginsStatus, PolicySettings, SwapRecord, start,
+    Plugins, PluginsStatus, PolicySettings, Succession, SwapRecord, start,
 };
 use crate::spool::{self, Appender, Outlet, Spool, SpoolSettings};
 
 /// Nothing here takes long, but a test may share its processor with a compiler.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const READ_BYTES: usize = 1024 * 1024;
+
+/// A probation that is over soon.
+pub(super) fn terms() -> Terms {
+    Terms {
+        duration: Duration::from_millis(200),
+        ..Terms::default()
+    }
+}
 
 /// What is put together before the host starts.
 pub(super) struct Plan {
@@ -48,8 +57,7 @@ impl Plan {
             swap: swap::Settings {
                 settle: Duration::from_millis(20),
                 warm: Duration::from_secs(30),
-                probation_calls: 20,
-                probation_min: Duration::from_millis(200),
+                probation: terms(),
                 ..swap::Settings::default()
             },
         };
@@ -71,6 +79,10 @@ impl Plan {
             connections: Vec::new(),
             report: Rules::default(),
             limits: Limits::default(),
+            succession: Succession {
+                probation: terms(),
+                ..Succession::default()
+            },
         });
         self
     }

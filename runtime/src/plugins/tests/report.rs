@@ -52,7 +52,7 @@ async fn a_guest_that_fails_and_starts_anew_is_still_the_same_device() {
     gateway.ask("dev-line", 1, "trap").await;
     let line = gateway
         .instance("line", "readings after a restart", |line| {
-            line.restarts == 1 && line.calls > 0 && line.suppressed_readings > 0
+            line.restarts == 1 && line.served.calls > 0 && line.suppressed_readings > 0
         })
         .await;
     assert_eq!(

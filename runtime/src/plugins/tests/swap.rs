@@ -138,7 +138,9 @@ async fn a_guest_that_refuses_the_hand_over_starts_clean() {
     let before = gateway.count("dev-line", 20).await.len();
     gateway.ask("dev-line", 6, "later").await;
     gateway.replace("line", &connector("start:refuse-hand-over"));
-    assert_swapped(&*gateway.concluded().await);
+    let record = gateway.concluded().await;
+    assert_swapped(&record);
+    assert_eq!(record.clean.as_deref(), Some("from another time"));
     // The request was in the hand-over.
     let answer = gateway.reply(6).await;
     assert!(answer.contains("was replaced"), "{answer}");
@@ -147,6 +149,23 @@ async fn a_guest_that_refuses_the_hand_over_starts_clean() {
     assert!(restart >= before);
     assert_gapless(&numbers[..restart], 1);
     assert_gapless(&numbers[restart..], 1);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_refuses_the_hand_over_is_refused_where_it_is_required() {
+    let mut plan = Plan::new().connector("line", &connector(""));
+    plan.settings.connectors[0].succession.hand_over_required = true;
+    let mut gateway = plan.start().await;
+    gateway.concluded().await;
+    gateway.count("dev-line", 20).await;
+    gateway.replace("line", &connector("start:refuse-hand-over"));
+    let record = gateway.concluded().await;
+    let SwapOutcome::RolledBack(_, failure) = &record.outcome else {
+        panic!("{record:?}")
+    };
+    assert_eq!(failure.detail, "hand-over: from another time");
+    assert_gapless(&gateway.count("dev-line", 20).await, 1);
     gateway.stop().await;
 }
 
@@ -251,5 +270,82 @@ async fn each_generation_is_told_whether_the_link_is_up() {
     gateway.replace("line", &connector("second"));
     assert_swapped(&*gateway.concluded().await);
     assert!(knows_the_link_is_up(&mut gateway, 100..200).await);
+    gateway.stop().await;
+}
+
+/// A generation that says nothing of its timer inherits that of the one before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_that_is_due_is_not_lost() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.concluded().await;
+    gateway.count("dev-line", 5).await;
+    gateway.replace("line", &connector("start:no-wake"));
+    assert_swapped(&*gateway.concluded().await);
+    assert_gapless(&gateway.count("dev-line", 20).await, 1);
+    // Also the one that comes back.
+    gateway.replace("line", &connector("timer:trap-3"));
+    assert_swapped(&*gateway.concluded().await);
+    gateway.concluded().await;
+    gateway.count("dev-line", 20).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_turned_as_orchestrators_do_it_is_one_swap() {
+    let mut plan = Plan::new().connector("line", &connector(""));
+    let mount = plan.directory.path().join("mount");
+    let version = |name: &str, script: &str| {
+        std::fs::create_dir_all(mount.join(name)).unwrap();
+        std::fs::write(mount.join(name).join("line.wasm"), connector(script)).unwrap();
+        std::os::unix::fs::symlink(name, mount.join("..data_tmp")).unwrap();
+        std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+    };
+    version("..2026_11_29_1", "");
+    std::os::unix::fs::symlink("..data/line.wasm", mount.join("line.wasm")).unwrap();
+    plan.settings.connectors[0].component = mount.join("line.wasm");
+    let mut gateway = plan.start().await;
+    let mut last = gateway.concluded().await;
+    gateway.count("dev-line", 10).await;
+    for (name, before) in [
+        ("..2026_11_29_2", "..2026_11_29_1"),
+        ("..2026_11_29_3", "..2026_11_29_2"),
+    ] {
+        version(name, name);
+        std::fs::remove_dir_all(mount.join(before)).unwrap();
+        let record = gateway.concluded().await;
+        assert_swapped(&record);
+        assert_eq!(record.from, Some(last.to));
+        last = record;
+    }
+    assert_gapless(&gateway.count("dev-line", 10).await, 1);
+    assert_eq!(gateway.status.borrow().swaps_total, 2);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exclusive_generation_is_made_when_the_old_one_is_gone_and_the_old_one_comes_back() {
+    let (url, sessions) = device().await;
+    let mut plan = Plan::new()
+        .connector("line", &connector(""))
+        .connection("press", Some(&url));
+    plan.settings.connectors[0].succession.exclusive = true;
+    let mut gateway = plan.start().await;
+    gateway.concluded().await;
+    gateway.count("dev-line-press", 20).await;
+    gateway.replace("line", &connector("second"));
+    assert_swapped(&*gateway.concluded().await);
+    gateway.count("dev-line-press", 20).await;
+    for script in ["start:trap", "start:eat"] {
+        gateway.replace("line", &connector(script));
+        let record = gateway.concluded().await;
+        assert!(
+            matches!(record.outcome, SwapOutcome::RolledBack(..)),
+            "{record:?}"
+        );
+        let numbers = gateway.count("dev-line-press", 20).await;
+        assert_gapless(&numbers, 1);
+    }
+    // The host holds the stream: the device saw one client throughout.
+    assert_eq!(*sessions.borrow(), 1);
     gateway.stop().await;
 }

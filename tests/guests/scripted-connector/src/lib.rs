@@ -87,6 +87,9 @@ impl Connector for Scripted {
         if scripted("describe:trap") {
             trap("describe");
         }
+        if scripted("describe:hang") {
+            hang();
+        }
         Description {
             name: "scripted".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -101,6 +104,12 @@ impl Connector for Scripted {
         }
         if scripted("start:hang") {
             hang();
+        }
+        if scripted("start:eat") {
+            eat();
+        }
+        if scripted("start:refuse-always") {
+            return Err(Fault::HandOver("from another time".into()));
         }
         if scripted("start:configuration") {
             return Err(Fault::Configuration("unit is missing".into()));
@@ -130,7 +139,8 @@ impl Connector for Scripted {
                 waiting,
                 link: None,
             },
-            Some(PERIOD),
+            // None leaves the timer of the generation before as it is.
+            (!scripted("start:no-wake")).then_some(PERIOD),
         ))
     }
 
@@ -169,6 +179,10 @@ impl Scripted {
     fn timer(&mut self, host: &mut dyn Host) -> Result<Wake, Fault> {
         self.timers += 1;
         self.misbehave(host)?;
+        if scripted("timer:silent") || (scripted("timer:seldom") && !self.timers.is_multiple_of(20))
+        {
+            return Ok(Some(PERIOD));
+        }
         if let Some(stream) = self.stream {
             match host.exchange(stream, b"?", &FrameRule::Fixed(1), EXCHANGE_DEADLINE_MS) {
                 Ok(_byte) => {}
@@ -210,7 +224,10 @@ impl Scripted {
     }
 
     fn misbehave(&self, host: &mut dyn Host) -> Result<(), Fault> {
-        if scripted("timer:trap") || (self.timers == 3 && scripted("timer:trap-3")) {
+        if scripted("timer:trap")
+            || (self.timers == 3 && scripted("timer:trap-3"))
+            || (self.timers == 50 && scripted("timer:trap-50"))
+        {
             trap("timer");
         }
         if scripted("timer:hang") {
@@ -226,6 +243,9 @@ impl Scripted {
             for _ in 0..10_000 {
                 host.log(Level::Info, "flood");
             }
+        }
+        if scripted("timer:faulty") {
+            return Err(Fault::Device("noise".into()));
         }
         if scripted("timer:fault") && self.timers == 1 {
             return Err(Fault::Device("asleep".into()));

@@ -1,0 +1,316 @@
+//! From one stage to the next.
+
+use crate::time::Instant;
+
+use super::probation::{Pace, Probation, Served};
+use super::{Build, Digest, Failure, Generation, Output, Reason, Report, Seen, Stage, Step, Swap};
+
+impl Swap {
+    pub(super) fn probe(&mut self, seen: Seen) {
+        self.probes += 1;
+        self.stage = Stage::Probing {
+            probe: self.probes,
+            seen,
+        };
+        self.outputs.push_back(Output::Probe { probe: self.probes });
+    }
+
+    fn settle(&mut self, now: Instant, seen: Option<Digest>) {
+        self.look_again = false;
+        self.stage = Stage::Settling {
+            until: now + self.settings.settle,
+            seen,
+        };
+    }
+
+    fn idle(&mut self, now: Instant) {
+        self.stage = Stage::Idle;
+        if self.look_again {
+            self.settle(now, None);
+        }
+    }
+
+    pub(super) fn on_file_changed(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Idle | Stage::Settling { .. } | Stage::Probing { .. } => self.settle(now, None),
+            Stage::Compiling(candidate)
+            | Stage::Checking(candidate)
+            | Stage::Warming { candidate, .. } => {
+                self.recalling = false;
+                self.outputs.push_back(Output::Discard(candidate));
+                self.settle(now, None);
+            }
+            Stage::Cutover { .. } | Stage::RollingBack { .. } => self.look_again = true,
+        }
+    }
+
+    pub(super) fn on_probed(&mut self, now: Instant, answered: u64, digest: Option<Digest>) {
+        let Stage::Probing { probe, seen } = self.stage else {
+            return;
+        };
+        if probe != answered {
+            return;
+        }
+        let Some(digest) = digest else {
+            self.outputs.push_back(Output::Report(Report::Missing));
+            return self.idle(now);
+        };
+        let settled = match seen {
+            Seen::Nothing => false,
+            Seen::Bytes(before) => before == digest,
+            Seen::Anything => true,
+        };
+        if !settled {
+            return self.settle(now, Some(digest));
+        }
+        if let Some(active) = self.active.filter(|active| active.digest == digest) {
+            self.quarantined = None;
+            self.outputs
+                .push_back(Output::Report(Report::Unchanged(active)));
+            return self.idle(now);
+        }
+        if self.quarantined == Some(digest) {
+            self.outputs
+                .push_back(Output::Report(Report::Shunned(digest)));
+            return self.idle(now);
+        }
+        let candidate = self.number(digest);
+        self.stage = Stage::Compiling(candidate);
+        self.outputs.push_back(Output::Compile(candidate));
+    }
+
+    fn number(&mut self, digest: Digest) -> Build {
+        self.generations += 1;
+        Build {
+            generation: Generation(self.generations),
+            digest,
+        }
+    }
+
+    pub(super) fn on_revert(&mut self, now: Instant) {
+        if !self.can_revert() {
+            return;
+        }
+        if let (Some(active), Some(_)) = (self.active, self.probation) {
+            let failure =
+                Failure::new(Reason::Ordered, "an operator ordered the generation before");
+            return self.on_troubled(now, active.generation, failure);
+        }
+        let Some(previous) = self.previous else {
+            return;
+        };
+        self.give_way();
+        let candidate = self.number(previous.digest);
+        self.recalling = true;
+        self.stage = Stage::Compiling(candidate);
+        self.outputs.push_back(Output::Recall(candidate));
+    }
+
+    /// Gives up what is being prepared. The file is looked at again later.
+    fn give_way(&mut self) {
+        match self.stage {
+            Stage::Compiling(candidate)
+            | Stage::Checking(candidate)
+            | Stage::Warming { candidate, .. } => {
+                self.outputs.push_back(Output::Discard(candidate));
+                self.look_again |= !std::mem::take(&mut self.recalling);
+            }
+            Stage::Settling { .. } | Stage::Probing { .. } => self.look_again = true,
+            // A cut-over or a roll-back has ended the probation already.
+            Stage::Idle | Stage::Cutover { .. } | Stage::RollingBack { .. } => {}
+        }
+    }
+
+    /// A job answered. Only the answer the stage waits for counts.
+    pub(super) fn on_answer(
+        &mut self,
+        now: Instant,
+        step: Step,
+        generation: Generation,
+        result: Result<(), Failure>,
+    ) {
+        let (awaited, candidate) = match self.stage {
+            Stage::Compiling(candidate) => (Step::Compile, candidate),
+            Stage::Checking(candidate) => (Step::Check, candidate),
+            Stage::Warming { candidate, .. } => (Step::Warm, candidate),
+            Stage::Cutover { candidate, .. } => (Step::CutOver, candidate),
+            Stage::Idle
+            | Stage::Settling { .. }
+            | Stage::Probing { .. }
+            | Stage::RollingBack { .. } => return,
+        };
+        if awaited != step || candidate.generation != generation {
+            return;
+        }
+        match (step, result) {
+            (Step::CutOver, result) => self.on_cut_over(now, candidate, result),
+            (_, Err(failure)) => self.refuse(now, candidate, step, failure),
+            (Step::Compile, Ok(())) => {
+                self.stage = Stage::Checking(candidate);
+                self.outputs.push_back(Output::Check(candidate));
+            }
+            (Step::Check, Ok(())) => {
+                let deadline = now + self.settings.warm;
+                self.stage = Stage::Warming {
+                    candidate,
+                    deadline,
+                };
+                self.outputs.push_back(Output::Warm(candidate));
+            }
+            (Step::Warm | Step::Probation, Ok(())) => {
+                self.retire();
+                let deadline = now + self.settings.cut_over;
+                self.stage = Stage::Cutover {
+                    candidate,
+                    deadline,
+                };
+                self.outputs.push_back(Output::CutOver(candidate));
+            }
+        }
+    }
+
+    /// The candidate never served. The active generation was not touched.
+    pub(super) fn refuse(&mut self, now: Instant, candidate: Build, step: Step, failure: Failure) {
+        if !std::mem::take(&mut self.recalling) {
+            self.quarantined = Some(candidate.digest);
+        }
+        self.outputs.push_back(Output::Discard(candidate));
+        self.outputs.push_back(Output::Report(Report::Refused {
+            candidate,
+            step,
+            failure,
+        }));
+        self.idle(now);
+    }
+
+    pub(super) fn on_cut_over(
+        &mut self,
+        now: Instant,
+        candidate: Build,
+        result: Result<(), Failure>,
+    ) {
+        match (result, self.active) {
+            (Ok(()), None) => {
+                self.active = Some(candidate);
+                self.quarantined = None;
+                self.outputs
+                    .push_back(Output::Report(Report::Loaded(candidate)));
+                self.idle(now);
+            }
+            (Ok(()), Some(old)) => {
+                self.active = Some(candidate);
+                // The file still holds what a recalled build replaces.
+                self.quarantined = std::mem::take(&mut self.recalling).then_some(old.digest);
+                let terms = self.settings.probation;
+                self.probation = Some(Probation::new(old, now, &self.pace, terms));
+                self.pace = Pace::default();
+                self.previous = Some(old);
+                self.outputs.push_back(Output::Report(Report::Swapped {
+                    from: old,
+                    to: candidate,
+                }));
+                self.idle(now);
+            }
+            (Err(failure), Some(old)) => {
+                self.roll_back(now, candidate, old, Step::CutOver, failure);
+            }
+            (Err(failure), None) => {
+                self.refuse(now, candidate, Step::CutOver, failure);
+            }
+        }
+    }
+
+    fn roll_back(&mut self, now: Instant, from: Build, to: Build, step: Step, failure: Failure) {
+        self.active = Some(to);
+        self.probation = None;
+        self.pace = Pace::default();
+        if step == Step::Probation {
+            // Its code has made room for that of the generation that failed.
+            self.previous = None;
+        }
+        self.recalling = false;
+        self.quarantined = Some(from.digest);
+        self.stage = Stage::RollingBack {
+            from,
+            to,
+            step,
+            failure,
+            deadline: now + self.settings.roll_back,
+        };
+        self.outputs.push_back(Output::RollBack { from, to });
+    }
+
+    pub(super) fn on_rolled_back(&mut self, now: Instant, answered: Generation) {
+        let Stage::RollingBack {
+            from,
+            to,
+            step,
+            failure,
+            ..
+        } = &self.stage
+        else {
+            return;
+        };
+        if from.generation != answered {
+            return;
+        }
+        let report = Report::RolledBack {
+            from: *from,
+            to: *to,
+            step: *step,
+            failure: failure.clone(),
+        };
+        self.outputs.push_back(Output::Report(report));
+        self.idle(now);
+    }
+
+    pub(super) fn on_served(&mut self, now: Instant, generation: Generation, served: Served) {
+        let Some(active) = self.active.filter(|active| active.generation == generation) else {
+            return;
+        };
+        self.pace
+            .note(now, served, self.settings.probation.duration);
+        let Some(probation) = &mut self.probation else {
+            return;
+        };
+        match probation.note(now, served) {
+            Some(failure) => self.on_troubled(now, active.generation, failure),
+            None => self.end_probation_if_due(now),
+        }
+    }
+
+    /// Only a generation on probation can be rolled back; later its instances are restarted one by one.
+    pub(super) fn on_troubled(&mut self, now: Instant, generation: Generation, failure: Failure) {
+        let (Some(active), Some(probation)) = (self.active, self.probation) else {
+            return;
+        };
+        if active.generation != generation {
+            return;
+        }
+        self.give_way();
+        self.roll_back(now, active, probation.old, Step::Probation, failure);
+    }
+
+    pub(super) fn end_probation_if_due(&mut self, now: Instant) {
+        let (Some(active), Some(probation)) = (self.active, self.probation) else {
+            return;
+        };
+        if now < probation.end() {
+            return;
+        }
+        match probation.verdict() {
+            Some(failure) => self.on_troubled(now, active.generation, failure),
+            None => {
+                self.retire();
+                self.outputs
+                    .push_back(Output::Report(Report::Proved(active)));
+            }
+        }
+    }
+
+    fn retire(&mut self) {
+        if let Some(probation) = self.probation.take() {
+            self.outputs.push_back(Output::Retire(probation.old));
+        }
+    }
+}

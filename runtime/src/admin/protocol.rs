@@ -1,0 +1,249 @@
+//! What is said over the admin socket.
+//!
+//! ```text
+//!  ► {"do":"list"}
+//!  ◄ {"answer":"plugins","plugins":[{"name":"press","state":"serving","generation":3,…}]}
+//!  ► {"do":"swap","plugin":"press"}
+//!  ◄ {"answer":"swap","outcome":"swapped","plugin":"press","generation":4,"digest":"…","gap_ms":0.6,…}
+//!  ► {"do":"roll-back","plugin":"press"}
+//!  ◄ {"answer":"refused","why":"press has no generation to go back to: …"}
+//! ```
+
+use moorline_core::swap::{Build, State};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::journal::HistoryEntry;
+use crate::plugins::{ComponentStatus, ConnectorStatus, InstanceState, OrderEnd, PluginsStatus};
+
+/// The longest request, its newline included.
+pub const REQUEST_BYTES_MAX: u64 = 16 * 1024;
+/// How long an order is waited for unless the request says otherwise, in seconds.
+pub const WAIT_S: u64 = 120;
+/// The longest wait a request may ask for, in seconds.
+pub const WAIT_S_MAX: u64 = 86_400;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// The plugins.
+    List,
+    /// Look at the plugin's file, and swap to what is in it.
+    Swap {
+        /// The connector's name, or `policy`.
+        plugin: String,
+        /// Also if that build failed before.
+        #[serde(default)]
+        again: bool,
+        /// Wait until it has proved itself.
+        #[serde(default)]
+        proved: bool,
+        /// How long to wait, at most 86400.
+        #[serde(default = "wait_s")]
+        wait_s: u64,
+    },
+    /// Go back to the generation before the one that serves.
+    RollBack {
+        /// The connector's name, or `policy`.
+        plugin: String,
+        /// How long to wait, at most 86400.
+        #[serde(default = "wait_s")]
+        wait_s: u64,
+    },
+}
+
+const fn wait_s() -> u64 {
+    WAIT_S
+}
+
+/// What the gateway answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// The plugins, connectors first.
+    Plugins {
+        /// One each.
+        plugins: Vec<PluginEntry>,
+    },
+    /// What an order led to.
+    Swap(Box<SwapAnswer>),
+    /// The order cannot be carried out.
+    Refused {
+        /// Why, for people.
+        why: String,
+    },
+    /// The order has not ended in the time to wait; it goes on.
+    Pending {
+        /// For people.
+        why: String,
+    },
+    /// The request is not understood. The connection ends.
+    Invalid {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// What an order led to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SwapAnswer {
+    /// How it ended: as in [`HistoryEntry::outcome`], or `proved`, `replaced` (by another, before it had proved itself),
+    /// `unchanged` (the file holds what serves), `shunned` (it holds a build that failed before), `missing` (no file).
+    pub outcome: String,
+    /// The candidate's end, if there was a candidate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<HistoryEntry>,
+    /// The build in the file, where there was no candidate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Why a shunned build failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl SwapAnswer {
+    pub(super) fn new(end: &OrderEnd, clock: Clock) -> Self {
+        let (outcome, record) = match end {
+            OrderEnd::Concluded(record) => (None, record),
+            OrderEnd::Proved(record) => (Some("proved"), record),
+            OrderEnd::Replaced(record) => (Some("replaced"), record),
+            OrderEnd::Unchanged(build) => {
+                return Self {
+                    outcome: "unchanged".to_owned(),
+                    digest: Some(build.digest.to_string()),
+                    ..Self::default()
+                };
+            }
+            OrderEnd::Shunned(digest, failure) => {
+                return Self {
+                    outcome: "shunned".to_owned(),
+                    digest: Some(digest.to_string()),
+                    reason: failure.as_ref().map(ToString::to_string),
+                    ..Self::default()
+                };
+            }
+            OrderEnd::Missing => {
+                return Self {
+                    outcome: "missing".to_owned(),
+                    ..Self::default()
+                };
+            }
+        };
+        let end = HistoryEntry::new(record, clock);
+        Self {
+            outcome: outcome.map_or_else(|| end.outcome.clone(), ToOwned::to_owned),
+            end: Some(end),
+            ..Self::default()
+        }
+    }
+}
+
+/// One plugin, as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginEntry {
+    /// The connector's name, or `policy`.
+    pub name: String,
+    /// `connector` or `reconnect-policy`.
+    pub kind: String,
+    /// `serving`, `probation`, `waiting` (nothing loaded), `restarting`, `failed` (tried only now and then), or the step
+    /// of a swap: `looking`, `compiling`, `checking`, `warming`, `cutting-over`, `rolling-back`; of a stopped gateway
+    /// `stopped`.
+    pub state: String,
+    /// The component's file.
+    pub file: String,
+    /// The name the plugin gives itself.
+    pub plugin: String,
+    /// The version it gives itself.
+    pub version: String,
+    /// What serves.
+    pub generation: Option<u64>,
+    /// The beginning of its SHA-256.
+    pub digest: Option<String>,
+    /// The digest a roll-back would bring back.
+    pub before: Option<String>,
+    /// Instances that serve.
+    pub serving: u64,
+    /// Instances there are; none of a policy.
+    pub instances: u64,
+    /// The last candidate that failed, until one succeeds.
+    pub refused: Option<RefusedBuild>,
+}
+
+/// A candidate that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedBuild {
+    /// The beginning of its SHA-256.
+    pub digest: String,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// All plugins.
+#[must_use]
+pub fn entries(status: &PluginsStatus) -> Vec<PluginEntry> {
+    let connectors = status.connectors.iter().map(connector);
+    let policy = status.policy.iter().map(|policy| {
+        let mut entry = entry("policy", &policy.component);
+        "reconnect-policy".clone_into(&mut entry.kind);
+        entry
+    });
+    connectors.chain(policy).collect()
+}
+
+fn connector(connector: &ConnectorStatus) -> PluginEntry {
+    let mut entry = entry(&connector.name, &connector.component);
+    let instances = &connector.instances;
+    let any = |state| instances.iter().any(|instance| instance.state == state);
+    // What a swap does is more than what an instance suffers meanwhile.
+    if matches!(entry.state.as_str(), "serving" | "probation") {
+        if any(InstanceState::CircuitOpen) {
+            "failed".clone_into(&mut entry.state);
+        } else if any(InstanceState::Restarting) {
+            "restarting".clone_into(&mut entry.state);
+        }
+    }
+    "connector".clone_into(&mut entry.kind);
+    entry.instances = instances.len() as u64;
+    let serving = |state| state == InstanceState::Serving;
+    entry.serving = instances.iter().filter(|i| serving(i.state)).count() as u64;
+    entry
+}
+
+fn entry(name: &str, component: &ComponentStatus) -> PluginEntry {
+    let digest = |build: Build| build.digest.to_string();
+    PluginEntry {
+        name: name.to_owned(),
+        state: word(component.state, component.active).to_owned(),
+        file: component.path.display().to_string(),
+        plugin: component.plugin.to_string(),
+        version: component.version.to_string(),
+        generation: component.active.map(|active| active.generation.0),
+        digest: component.active.map(digest),
+        before: component.before.map(digest),
+        refused: component.refused.as_deref().map(|(digest, failure)| {
+            let (digest, reason) = (digest.to_string(), failure.to_string());
+            RefusedBuild { digest, reason }
+        }),
+        ..PluginEntry::default()
+    }
+}
+
+const fn word(state: State, active: Option<Build>) -> &'static str {
+    match state {
+        State::Active(_) => "serving",
+        State::Empty => "waiting",
+        State::Quarantined(_) => match active {
+            Some(_) => "serving",
+            None => "waiting",
+        },
+        State::Settling { .. } | State::Probing => "looking",
+        State::Compiling(_) => "compiling",
+        State::Checking(_) => "checking",
+        State::Warming { .. } => "warming",
+        State::Cutover { .. } => "cutting-over",
+        State::Draining { .. } => "probation",
+        State::RollingBack { .. } => "rolling-back",
+    }
+}

@@ -1,0 +1,140 @@
+//! One component with its machine, and what is being made of its next build.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use moorline_core::swap::probation::Served;
+use moorline_core::swap::{Build, Digest, Failure, Generation, Swap};
+use moorline_core::time::Instant;
+use tokio::sync::{mpsc, watch};
+use wasmtime::component::Component;
+
+use super::codes::Codes;
+use super::jobs::Linked;
+use super::waiting::Queue;
+use crate::plugins::engine::Kind;
+use crate::plugins::instance::{Control, Prepared, TookOver};
+use crate::plugins::policy::{self, Figures, PolicyGuest};
+use crate::plugins::settings::Limits;
+use crate::plugins::status::InstanceStatus;
+
+/// One instance, as the swapper sees it.
+pub(crate) struct InstanceHandle {
+    pub(crate) name: Arc<str>,
+    pub(crate) controls: mpsc::Sender<Control>,
+    pub(crate) status: watch::Receiver<InstanceStatus>,
+}
+
+/// What a component is swapped in.
+pub(crate) enum Target {
+    Connector {
+        instances: Vec<InstanceHandle>,
+        limits: Limits,
+        /// A generation is gone before the next one is made.
+        exclusive: bool,
+    },
+    Policy {
+        work: mpsc::Sender<policy::Work>,
+        figures: watch::Receiver<Figures>,
+        configuration: Arc<str>,
+    },
+}
+
+impl Target {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Connector { .. } => Kind::Connector,
+            Self::Policy { .. } => Kind::Policy,
+        }
+    }
+}
+
+/// What has been made of a candidate so far.
+pub(super) enum Stock {
+    Nothing,
+    Compiled(Component),
+    Linked(Linked),
+    Connector(Vec<Prepared>),
+    Policy(Box<PolicyGuest>),
+}
+
+pub(super) struct Candidate {
+    pub(super) build: Build,
+    pub(super) stock: Stock,
+    pub(super) code: Option<Component>,
+    pub(super) card: Card,
+    pub(super) began: Instant,
+    pub(super) took_over: TookOver,
+    pub(super) cached: bool,
+}
+
+impl Candidate {
+    pub(super) fn new(build: Build, card: Card, now: Instant) -> Self {
+        Self {
+            build,
+            stock: Stock::Nothing,
+            code: None,
+            card,
+            began: now,
+            took_over: TookOver::default(),
+            cached: false,
+        }
+    }
+}
+
+/// The name and the version a plugin gives itself.
+pub(super) type Card = (Arc<str>, Arc<str>);
+
+pub(super) fn nobody() -> Card {
+    ("".into(), "".into())
+}
+
+/// One component and its machine.
+pub(crate) struct Slot {
+    pub(super) name: Arc<str>,
+    pub(super) path: Arc<Path>,
+    pub(super) target: Target,
+    pub(super) machine: Swap,
+    pub(super) candidate: Option<Candidate>,
+    /// The code of the active generation, and of the one before it.
+    pub(super) codes: Codes,
+    pub(super) waiting: Queue,
+    /// Name and version of the active generation, and of the one before it.
+    pub(super) card: Card,
+    pub(super) card_before: Card,
+    pub(super) refused: Option<Arc<(Digest, Failure)>>,
+    pub(super) missing_said: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(name: Arc<str>, path: &Path, target: Target, machine: Swap) -> Self {
+        Self {
+            name,
+            path: path.into(),
+            target,
+            machine,
+            candidate: None,
+            codes: Codes::default(),
+            waiting: Queue::default(),
+            card: nobody(),
+            card_before: nobody(),
+            refused: None,
+            missing_said: false,
+        }
+    }
+}
+
+/// What all instances have done as this generation.
+pub(super) fn served(instances: &[InstanceHandle], generation: Generation) -> Served {
+    let mut sum = Served::default();
+    for instance in instances {
+        let status = instance.status.borrow();
+        if status.generation == Some(generation) {
+            sum.calls += status.served.calls;
+            sum.faults += status.served.faults;
+            sum.emitted += status.served.emitted;
+            sum.turned_back += status.served.turned_back;
+        }
+    }
+    sum
+}
