@@ -34,7 +34,7 @@ fn settings(directory: &Path, durability: Durability) -> SpoolSettings {
 
 fn open(settings: SpoolSettings) -> Result<(Spool, Appender, Outlet, Recovery), OpenError> {
     let (spool, appender, outlet, recoveries) = super::open(settings, Clock::start())?;
-    Ok((spool, appender, outlet, recoveries[0]))
+    Ok((spool, appender, outlet, recoveries[0].expect("a medium")))
 }
 
 /// Of the stream that replies go to.
