@@ -132,7 +132,7 @@ enum Command {
     Explain(Explain),
     /// Build and inspect plugins.
     #[command(subcommand)]
-    Plugin(PluginCommand),
+    Plugin(plugin::PluginCommand),
     /// Look into the spool, carry readings out of it by hand, or give up what waits there.
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
@@ -150,24 +150,6 @@ enum Command {
     /// One process of the demo.
     #[command(subcommand, hide = true)]
     DemoPart(Part),
-}
-
-#[derive(Debug, Subcommand)]
-enum PluginCommand {
-    /// Build plugin crates into components and install what that needs.
-    #[command(
-        after_help = "Examples:\n  moorline plugin build plugins/modbus-tcp\n  moorline plugin build plugins/* --out /var/lib/moorline/plugins"
-    )]
-    Build(plugin::BuildOptions),
-    /// Show what a component is: world, version, imports, size, configuration schema.
-    #[command(after_help = "Example:\n  moorline plugin inspect modbus_tcp.wasm --format json")]
-    Inspect {
-        /// The component.
-        file: PathBuf,
-        /// How to print it.
-        #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
-        format: OutputFormat,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,8 +191,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Audit(options) => audit::audit(options),
         Command::Reload(file) => reload::reload(&file.config),
         Command::Explain(Explain::Link(options)) => explain::link(&options),
-        Command::Plugin(PluginCommand::Build(options)) => plugin::build(&options),
-        Command::Plugin(PluginCommand::Inspect { file, format }) => plugin::inspect(&file, format),
+        Command::Plugin(command) => plugin::plugin(command),
         Command::Spool(command) => spool::spool(command),
         Command::Stress(options) => stress::stress(&options),
         Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
