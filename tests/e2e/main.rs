@@ -32,3 +32,4 @@ mod spool_tools;
 mod starvation;
 mod stress;
 mod swaps;
+mod trust;

@@ -157,7 +157,11 @@ impl Refusal {
                     | Reason::Trapped
                     | Reason::Stalled
                     | Reason::OutOfMemory
-                    | Reason::Refused => exit::DATA,
+                    | Reason::Refused
+                    | Reason::Unsigned
+                    | Reason::UnknownKey
+                    | Reason::BadSignature
+                    | Reason::Downgrade => exit::DATA,
                 };
                 exit::fail(code, &format!("{} {failure}", file.display()))
             }

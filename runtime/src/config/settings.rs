@@ -14,6 +14,7 @@ use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
+use super::plugins::PluginsSection;
 use super::raw;
 use super::streams;
 use crate::bounded_file;
@@ -79,6 +80,8 @@ pub struct Settings {
     pub wear: Option<Budget>,
     /// What keeps messages from the platform.
     pub inbox: InboxSettings,
+    /// Whom components come from, and what is kept and told of them.
+    pub plugins: PluginsSection,
     /// The connectors.
     pub connectors: Vec<ConnectorSettings>,
     /// How swaps are paced.
@@ -125,6 +128,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     }
     let inbox = inbox(&raw.downlink, &spool, &state_dir);
     let report = resolver.gateway_report(raw.report);
+    let plugins = resolver.plugins(raw.plugins);
     let connectors = resolver.connectors(raw.connector, report);
     if !resolver.findings.is_empty() {
         return Err(Refused(resolver.findings));
@@ -141,6 +145,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         spool,
         wear,
         inbox,
+        plugins,
         connectors,
         swap,
         warnings: resolver.warnings,
@@ -243,7 +248,7 @@ impl Resolver<'_> {
         self.findings.push(self.source.at(span, message));
     }
 
-    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.warnings.push(self.source.at(span, message));
     }
 

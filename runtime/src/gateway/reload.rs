@@ -83,6 +83,7 @@ impl Reload {
         [
             (gateway, "[gateway] or link.report_disconnects"),
             (old.policy != new.policy, "[policy]"),
+            (old.plugins != new.plugins, "[plugins]"),
             (old.spool != new.spool, "[spool]"),
             (old.wear != new.wear, "[wear]"),
             (

@@ -16,6 +16,7 @@
 
 mod bindings;
 mod cache;
+mod contract;
 mod convert;
 mod engine;
 mod guest;
@@ -35,7 +36,7 @@ mod swapper;
 mod tests;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +45,9 @@ use moorline_core::swap::{Failure, Swap};
 use thiserror::Error;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot, watch as channel_watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
+pub(crate) use cache::{digest_of, write_private};
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
 pub use rehearsal::{Contradiction, Rehearsal};
@@ -65,13 +67,14 @@ use crate::file_watch;
 use crate::inbox::Delivery;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
+use crate::trust::{Ledger, Place, signature_path};
 use cache::Cache;
 use engine::Engines;
 use host::{KeyValues, PendingRpcs, Reporting, Resident, log};
 use instance::{CONTROLS_QUEUED, DOWNLINKS_QUEUED, Parts, Trouble};
 use routes::{Claims, InstanceId, Mailbox, Request};
 use streams::Streams;
-use swapper::{InstanceHandle, Order, Slot, Swapper, Target};
+use swapper::{InstanceHandle, Order, Slot, Swapper, Target, Watched};
 
 /// Reports of failing guests on their way to the swapper.
 const TROUBLES_QUEUED: usize = 64;
@@ -83,6 +86,9 @@ pub enum StartError {
     /// Guests would have no place for their state.
     #[error("the plugins' state directory {0} cannot be used: {1}")]
     StateDirectory(PathBuf, #[source] std::io::Error),
+    /// What served last.
+    #[error("which plugins served last cannot be read: {0}")]
+    Ledger(String),
     /// The engine.
     #[error("the WebAssembly engine cannot start: it {0}")]
     Engine(Failure),
@@ -108,6 +114,8 @@ pub struct Plugins {
     orders: mpsc::Sender<Order>,
     status: channel_watch::Receiver<PluginsStatus>,
     tasks: JoinSet<()>,
+    /// Writes down what served last; the last to end.
+    keeper: JoinHandle<()>,
 }
 
 /// Starts everything. Components are loaded in the background: one that is missing or bad is said in the log and the
@@ -125,10 +133,15 @@ pub async fn start(
     tokio::fs::create_dir_all(&state_directory)
         .await
         .map_err(|error| StartError::StateDirectory(state_directory, error))?;
-    let cache_directory = settings.cache_directory.clone();
-    let cache = tokio::task::spawn_blocking(move || Cache::open(&cache_directory))
+    let (directory, bytes_max) = (settings.cache_directory.clone(), settings.cache_bytes_max);
+    let cache = tokio::task::spawn_blocking(move || Cache::open(&directory, bytes_max))
         .await
         .unwrap_or_else(|_panicked| Cache::none());
+    let directory = settings.ledger_directory.clone();
+    let ledger = tokio::task::spawn_blocking(move || Ledger::open(&directory))
+        .await
+        .map_err(|error| StartError::Ledger(error.to_string()))?;
+    let keeper = tokio::spawn(ledger.keeper().run());
     let engines = Engines::start().map_err(StartError::Engine)?;
     let (troubles, trouble_queue) = mpsc::channel(TROUBLES_QUEUED);
     let (requests, request_queue) = routes::channel();
@@ -143,6 +156,7 @@ pub async fn start(
         mailboxes: Vec::new(),
         slots: Vec::new(),
         paths: Vec::new(),
+        watched: Vec::new(),
     };
     for connector in &settings.connectors {
         building.connector(connector);
@@ -153,6 +167,7 @@ pub async fn start(
         mailboxes,
         slots,
         paths,
+        watched,
         ..
     } = building;
     tasks.spawn(routes::run(mailboxes, request_queue));
@@ -162,13 +177,15 @@ pub async fn start(
         slots,
         engines,
         cache,
+        trust: Arc::new(settings.trust.clone()),
+        ledger,
         clock,
         status: status_sender,
     };
     tasks.spawn(swapper::run(
         swapper,
         order_queue,
-        file_watch::spawn(paths),
+        (watched, file_watch::spawn(paths)),
         trouble_queue,
     ));
     Ok(Plugins {
@@ -177,6 +194,7 @@ pub async fn start(
         orders,
         status,
         tasks,
+        keeper,
     })
 }
 
@@ -225,6 +243,9 @@ impl Plugins {
             tracing::warn!("plugins did not stop in time and are dropped");
         }
         self.tasks.shutdown().await;
+        if tokio::time::timeout(grace, self.keeper).await.is_err() {
+            tracing::warn!("which versions served last could not be written down in time");
+        }
     }
 }
 
@@ -265,6 +286,8 @@ struct Building<'a> {
     mailboxes: Vec<Mailbox>,
     slots: Vec<Slot>,
     paths: Vec<PathBuf>,
+    /// What each path is.
+    watched: Vec<Watched>,
 }
 
 impl Building<'_> {
@@ -283,10 +306,19 @@ impl Building<'_> {
         self.slot(connector.name.as_str().into(), &connector.component, target);
     }
 
-    fn slot(&mut self, name: Arc<str>, component: &std::path::Path, target: Target) {
+    fn slot(&mut self, name: Arc<str>, component: &Path, target: Target) {
         let machine = Swap::new(self.settings.swap);
+        let slot = self.slots.len();
+        let permit = Place::of(target.kind(), &name).permit(&self.settings.ledger_directory);
+        for (path, of_trust) in [
+            (component.to_owned(), false),
+            (signature_path(component), true),
+            (permit, true),
+        ] {
+            self.paths.push(path);
+            self.watched.push(Watched { slot, of_trust });
+        }
         self.slots.push(Slot::new(name, component, target, machine));
-        self.paths.push(component.to_owned());
     }
 
     fn instance(

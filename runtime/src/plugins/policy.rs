@@ -226,6 +226,10 @@ pub(super) const fn fault_of(failure: &Failure) -> PolicyFault {
         | Reason::Trapped
         | Reason::OutOfMemory
         | Reason::Refused
+        | Reason::Unsigned
+        | Reason::UnknownKey
+        | Reason::BadSignature
+        | Reason::Downgrade
         | Reason::Host => PolicyFault::Trapped,
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorline_core::swap::{Build, Digest, Failure, Generation, State, Step};
 use moorline_core::time::Instant;
+use moorline_core::trust::Origin;
 
 /// Swaps remembered.
 pub(crate) const SWAPS_KEPT: usize = 128;
@@ -36,6 +37,8 @@ pub struct ComponentStatus {
     pub plugin: Arc<str>,
     /// The version it gives itself.
     pub version: Arc<str>,
+    /// Where what serves comes from.
+    pub origin: Origin,
     /// The last candidate that was refused or rolled back, until one succeeds.
     pub refused: Option<Arc<(Digest, Failure)>>,
 }

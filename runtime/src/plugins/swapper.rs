@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use moorline_core::swap::{Build, Digest, Failure, Input, Output, Swap};
 use moorline_core::time::Instant;
+use moorline_core::trust::{self, Origin};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use wasmtime::component::Component;
@@ -23,8 +24,9 @@ use super::policy::{self, Figures, PolicyGuest};
 use super::settings::Limits;
 use super::status::{InstanceStatus, PluginsStatus, SwapRecord};
 use crate::clock::Clock;
+use crate::trust::{Ledger, Place};
 pub(crate) use jobs::read;
-use jobs::{Done, Linked, Product};
+use jobs::{Done, Linked, Product, Workshop};
 
 /// Answers of jobs on their way back.
 const DONE_QUEUED: usize = 64;
@@ -52,7 +54,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Connector { .. } => Kind::Connector,
             Self::Policy { .. } => Kind::Policy,
@@ -73,6 +75,7 @@ struct Candidate {
     build: Build,
     stock: Stock,
     card: Card,
+    origin: Origin,
     began: Instant,
     gap: Duration,
     cached: bool,
@@ -84,6 +87,7 @@ impl Candidate {
             build,
             stock: Stock::Nothing,
             card,
+            origin: Origin::default(),
             began: now,
             gap: Duration::ZERO,
             cached: false,
@@ -101,6 +105,7 @@ fn nobody() -> Card {
 /// One component and its machine.
 pub(crate) struct Slot {
     name: Arc<str>,
+    place: Place,
     path: Arc<Path>,
     target: Target,
     machine: Swap,
@@ -108,6 +113,9 @@ pub(crate) struct Slot {
     /// Name and version of the active generation, and of the one before it.
     card: Card,
     card_before: Card,
+    /// Where they come from.
+    origin: Origin,
+    origin_before: Origin,
     refused: Option<Arc<(Digest, Failure)>>,
     missing_said: bool,
 }
@@ -115,6 +123,7 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn new(name: Arc<str>, path: &Path, target: Target, machine: Swap) -> Self {
         Self {
+            place: Place::of(target.kind(), &name),
             name,
             path: path.into(),
             target,
@@ -122,6 +131,8 @@ impl Slot {
             candidate: None,
             card: nobody(),
             card_before: nobody(),
+            origin: Origin::default(),
+            origin_before: Origin::default(),
             refused: None,
             missing_said: false,
         }
@@ -139,8 +150,17 @@ pub(crate) struct Swapper {
     pub(crate) slots: Vec<Slot>,
     pub(crate) engines: Engines,
     pub(crate) cache: Cache,
+    pub(crate) trust: Arc<trust::Settings>,
+    pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     pub(crate) status: watch::Sender<PluginsStatus>,
+}
+
+/// A file that may have changed, by its place in the list that is watched.
+pub(crate) struct Watched {
+    pub(crate) slot: usize,
+    /// It is not the component but what the component is judged by.
+    pub(crate) of_trust: bool,
 }
 
 struct Running {
@@ -154,7 +174,7 @@ struct Running {
 pub(crate) async fn run(
     swapper: Swapper,
     mut orders: mpsc::Receiver<Order>,
-    mut changes: mpsc::Receiver<usize>,
+    (watched, mut changes): (Vec<Watched>, mpsc::Receiver<usize>),
     mut troubles: mpsc::Receiver<Trouble>,
 ) {
     let (done, mut answers) = mpsc::channel(DONE_QUEUED);
@@ -182,7 +202,11 @@ pub(crate) async fn run(
                     None => return,
                 }
             }
-            Some(slot) = changes.recv() => running.input(slot, Input::FileChanged),
+            Some(changed) = changes.recv() => match watched.get(changed) {
+                Some(Watched { slot, of_trust: true }) => running.input(*slot, Input::TrustChanged),
+                Some(Watched { slot, of_trust: false }) => running.input(*slot, Input::FileChanged),
+                None => {}
+            },
             Some(Done { slot, build, input, product }) = answers.recv() => {
                 running.take(slot, build, product);
                 running.input(slot, input);
@@ -276,11 +300,21 @@ impl Running {
         };
         match product {
             Product::Nothing => {}
-            Product::Component { component, cached } => {
+            Product::Component {
+                component,
+                cached,
+                origin,
+            } => {
                 candidate.stock = Stock::Compiled(component);
                 candidate.cached = cached;
+                candidate.origin = origin;
             }
-            Product::Connector { loaded, prepared } => {
+            Product::Connector {
+                loaded,
+                prepared,
+                origin,
+            } => {
+                candidate.origin = origin;
                 let description = &loaded.description;
                 candidate.card = (
                     description.name.as_str().into(),
@@ -288,7 +322,8 @@ impl Running {
                 );
                 candidate.stock = Stock::Connector(prepared);
             }
-            Product::Policy(guest) => {
+            Product::Policy { guest, origin } => {
+                candidate.origin = origin;
                 candidate.card = policy::card(&guest);
                 candidate.stock = Stock::Policy(guest);
             }
@@ -318,15 +353,13 @@ impl Running {
             }
             Output::Compile(build) => {
                 found.candidate = Some(Candidate::new(build, nobody(), now));
-                let (engines, cache) = (self.swapper.engines.clone(), self.swapper.cache.clone());
-                let job = jobs::compile(
-                    slot,
-                    build,
-                    engines,
-                    cache,
-                    found.target.kind(),
-                    found.path.clone(),
-                );
+                let workshop = Workshop {
+                    engines: self.swapper.engines.clone(),
+                    cache: self.swapper.cache.clone(),
+                    trust: self.swapper.trust.clone(),
+                };
+                let (kind, path) = (found.target.kind(), found.path.clone());
+                let job = jobs::compile(slot, build, workshop, kind, path);
                 spawn(&self.done, job);
             }
             Output::Check(build) => self.check(slot, build),
@@ -387,6 +420,9 @@ impl Running {
             return;
         };
         let engine = self.swapper.engines.of(found.target.kind()).clone();
+        let gate = self.swapper.ledger.gate(&found.place, &self.swapper.trust);
+        let origin = found.candidate.as_ref().map(|c| c.origin.clone());
+        let gate = (gate, origin.unwrap_or_default());
         let stock = found
             .candidate
             .as_mut()
@@ -400,11 +436,11 @@ impl Running {
                     .iter()
                     .map(|instance| instance.name.clone())
                     .collect();
-                let job = jobs::warm_connector(slot, build, engine, pre, names, *limits);
+                let job = jobs::warm_connector(slot, build, engine, pre, names, *limits, gate);
                 spawn(&self.done, job);
             }
             (Some(Stock::Linked(Linked::Policy(pre))), Target::Policy { configuration, .. }) => {
-                let job = jobs::warm_policy(slot, build, engine, pre, configuration.clone());
+                let job = jobs::warm_policy(slot, build, engine, pre, configuration.clone(), gate);
                 spawn(&self.done, job);
             }
             _ => spawn(

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: at most one generation is active, and once one is, exactly one; the active one is not touched before
-//! `Cutover`; a build that failed is not tried again until the file holds something else; a new file seen while a
+//! `Cutover`; a build that failed is not tried again until the file holds something else, or, where it failed for want of
+//! trust, until its signature changes; a new file seen while a
 //! candidate is being prepared replaces the candidate, and one seen during `Cutover` waits for its end.
 //!
 //! `Draining` is the probation: the new generation serves, the old one is kept together with the bytes it handed over.
@@ -85,6 +86,8 @@ pub struct Swap {
     stage: Stage,
     probation: Option<Probation>,
     quarantined: Option<Digest>,
+    /// It failed for want of trust alone, which can change while the build stays as it is.
+    distrusted: bool,
     /// The file changed while it could not be looked at.
     look_again: bool,
     generations: u64,
@@ -102,6 +105,7 @@ impl Swap {
             stage: Stage::Idle,
             probation: None,
             quarantined: None,
+            distrusted: false,
             look_again: false,
             generations: 0,
             probes: 0,
@@ -161,6 +165,7 @@ impl Swap {
         match input {
             Input::Start => self.probe(Seen::Anything),
             Input::FileChanged => self.on_file_changed(now),
+            Input::TrustChanged => self.on_trust_changed(now),
             Input::Probed { probe, digest } => self.on_probed(now, probe, digest),
             Input::Compiled(generation, result) => {
                 self.on_answer(now, Step::Compile, generation, result);
@@ -281,6 +286,15 @@ impl Swap {
         }
     }
 
+    /// A signature that arrived after its file, or a permission: the build in quarantine gets another chance.
+    fn on_trust_changed(&mut self, now: Instant) {
+        if self.distrusted {
+            self.quarantined = None;
+            self.distrusted = false;
+        }
+        self.on_file_changed(now);
+    }
+
     fn on_probed(&mut self, now: Instant, answered: u64, digest: Option<Digest>) {
         let Stage::Probing { probe, seen } = self.stage else {
             return;
@@ -367,6 +381,7 @@ impl Swap {
     /// The candidate never served. The active generation was not touched.
     fn refuse(&mut self, now: Instant, candidate: Build, step: Step, failure: Failure) {
         self.quarantined = Some(candidate.digest);
+        self.distrusted = failure.reason.is_of_trust();
         self.outputs.push_back(Output::Discard(candidate));
         self.outputs.push_back(Output::Report(Report::Refused {
             candidate,
@@ -413,6 +428,7 @@ impl Swap {
         self.active = Some(to);
         self.probation = None;
         self.quarantined = Some(from.digest);
+        self.distrusted = false;
         self.stage = Stage::RollingBack {
             from,
             to,
