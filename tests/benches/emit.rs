@@ -13,6 +13,7 @@ use moorline::spool::{self, SpoolSettings};
 use moorline_core::message::{DeviceName, Downlink, Uplink};
 use moorline_core::report::{Deadband, Pattern, Rule, Rules, Strategy};
 use moorline_core::swap;
+use moorline_core::trust;
 use moorline_tests::plugins::Guest;
 use tokio::sync::watch;
 
@@ -67,6 +68,9 @@ async fn measure(report: Rules) {
     };
     let settings = PluginSettings {
         cache_directory: directory.path().join("compiled"),
+        cache_bytes_max: u64::MAX,
+        ledger_directory: directory.path().join("state"),
+        trust: trust::Settings::default(),
         state_directory: directory.path().join("plugins"),
         connectors: vec![connector],
         policy: None,
@@ -138,6 +142,7 @@ fn answer(uplink: &Uplink) -> Option<[f64; 3]> {
         | Uplink::DeviceConnected { .. }
         | Uplink::DeviceDisconnected { .. }
         | Uplink::Gateway { .. }
+        | Uplink::GatewayAttributes { .. }
         | Uplink::Letter { .. } => None,
     }
 }

@@ -251,7 +251,8 @@ async fn misconfigured_2_a_rule_forbids_the_gateways_topic() {
     let Some(kind) = mosquitto() else { return };
     let clinic = Clinic::open(kind, |directory| {
         let rules = "user line-7\ntopic readwrite moorline/doctor/#\ntopic readwrite v1/gateway/rpc\n\
-                     topic readwrite v1/gateway/attributes\ntopic write v1/devices/me/telemetry\n";
+                     topic readwrite v1/gateway/attributes\ntopic write v1/devices/me/telemetry\n\
+                     topic write v1/devices/me/attributes\n";
         let file = directory.join("acl");
         std::fs::write(&file, rules).unwrap();
         format!("acl_file {}", file.display())

@@ -36,3 +36,4 @@ mod spool_tools;
 mod starvation;
 mod stress;
 mod swaps;
+mod trust;

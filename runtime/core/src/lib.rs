@@ -27,4 +27,5 @@ pub mod spool;
 pub mod swap;
 pub mod thingsboard;
 pub mod time;
+pub mod trust;
 pub mod wear;

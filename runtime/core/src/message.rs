@@ -200,6 +200,11 @@ pub enum Uplink {
         /// How many readings it carries.
         readings: u32,
     },
+    /// What the gateway says of itself and what has no time: client-side attributes of its own.
+    GatewayAttributes {
+        /// Keys and values.
+        values: Vec<(Key, Value)>,
+    },
 }
 
 impl Uplink {
@@ -212,7 +217,8 @@ impl Uplink {
             | Self::DeviceConnected { .. }
             | Self::DeviceDisconnected { .. }
             | Self::RpcReply { .. }
-            | Self::Gateway { .. } => 0,
+            | Self::Gateway { .. }
+            | Self::GatewayAttributes { .. } => 0,
             Self::Letter { readings, .. } => u64::from(*readings),
         }
     }

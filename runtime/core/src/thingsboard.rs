@@ -7,6 +7,7 @@
 //!  up    v1/gateway/attributes   {"A":{"k":v}}
 //!  up    v1/gateway/rpc          {"device":"A","id":1,"data":…}
 //!  up    v1/devices/me/telemetry {"ts":ms,"values":{"k":v}}          of the gateway itself
+//!  up    v1/devices/me/attributes {"k":v}                           of the gateway itself
 //!  down  v1/gateway/rpc          {"device":"A","data":{"id":1,"method":"m","params":…}}
 //!  down  v1/gateway/attributes   {"device":"A","data":{"k":v}}   or   {"device":"A","data":{"deleted":["k"]}}
 //! ```
@@ -38,20 +39,23 @@ const TELEMETRY: &str = "v1/gateway/telemetry";
 const ATTRIBUTES: &str = "v1/gateway/attributes";
 const RPC: &str = "v1/gateway/rpc";
 const GATEWAY_TELEMETRY: &str = "v1/devices/me/telemetry";
+const GATEWAY_ATTRIBUTES: &str = "v1/devices/me/attributes";
 
 /// What a gateway publishes on.
-const TOPICS: [&str; 6] = [
+const TOPICS: [&str; 7] = [
     CONNECT,
     DISCONNECT,
     TELEMETRY,
     ATTRIBUTES,
     RPC,
     GATEWAY_TELEMETRY,
+    GATEWAY_ATTRIBUTES,
 ];
 
 /// Of these, those on which an empty object says nothing to the platform, the most needed first: what is tried of an access
 /// rule can be tried there.
-pub const HARMLESS_TOPICS: [&str; 3] = [TELEMETRY, ATTRIBUTES, GATEWAY_TELEMETRY];
+pub const HARMLESS_TOPICS: [&str; 4] =
+    [TELEMETRY, ATTRIBUTES, GATEWAY_TELEMETRY, GATEWAY_ATTRIBUTES];
 
 /// What a session subscribes to, with the QoS asked for.
 pub const SUBSCRIPTIONS: [(&str, u8); 2] = [(RPC, 1), (ATTRIBUTES, 1)];
@@ -165,6 +169,7 @@ impl Announced {
             | Uplink::Attributes { .. }
             | Uplink::RpcReply { .. }
             | Uplink::Gateway { .. }
+            | Uplink::GatewayAttributes { .. }
             | Uplink::Letter { .. } => {}
         }
     }

@@ -2,13 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use moorline_core::swap::Failure;
+use moorline_core::trust::Origin;
 use serde::Serialize;
 
 use super::run::with_runtime;
 use super::{OutputFormat, exit};
-use crate::config::{self, Diagnostic, Settings};
+use crate::bounded_file;
+use crate::config::{self, Diagnostic, Place as ConfigPlace, Settings};
 use crate::plugins::{self, Inspection, Kind, Rehearsal};
+use crate::trust::{Ledger, Place};
+
+/// The configuration was read a moment ago; this is only to find lines in it.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What `--format json` prints.
 #[derive(Debug, Serialize)]
@@ -35,6 +43,8 @@ struct Checked {
     component: PathBuf,
     plugin: String,
     version: String,
+    /// Where it comes from.
+    signature: String,
     connections: usize,
 }
 
@@ -59,67 +69,93 @@ pub(super) fn check(file: &Path, format: OutputFormat) -> ExitCode {
 }
 
 async fn plugins(file: &Path, settings: &Settings) -> Report {
+    let text = bounded_file::read_text(file, FILE_BYTES_MAX).unwrap_or_default();
+    let ledger = Ledger::peek(&settings.state_dir);
     let mut findings = Vec::new();
+    let warnings = settings.warnings.iter().cloned();
+    let mut warnings: Vec<_> = warnings.map(Finding::from).collect();
     let mut checked = Vec::new();
-    let connectors = settings.connectors.iter().map(|connector| {
-        let field = format!("connector {:?}: component", connector.name);
-        (
-            connector.name.clone(),
-            &connector.component,
-            connector.connections.len(),
-            None,
-            field,
-        )
+    let connectors = settings.connectors.iter().enumerate();
+    let connectors = connectors.map(|(index, connector)| Part {
+        name: connector.name.clone(),
+        component: &connector.component,
+        connections: connector.connections.len(),
+        policy: None,
+        table: format!("connector.{index}"),
+        field: format!("connector {:?}: component", connector.name),
     });
-    let policy = settings.policy.iter().map(|policy| {
-        (
-            "policy".to_owned(),
-            &policy.component,
-            0,
-            Some(&policy.configuration),
-            "policy".to_owned(),
-        )
+    let policy = settings.policy.iter().map(|policy| Part {
+        name: "policy".to_owned(),
+        component: &policy.component,
+        connections: 0,
+        policy: Some(&policy.configuration),
+        table: "policy".to_owned(),
+        field: "policy".to_owned(),
     });
-    for (name, component, connections, policy, field) in connectors.chain(policy) {
-        match inspected(component, policy).await {
-            Ok(inspection) => checked.push(Checked {
-                connector: name,
-                component: component.clone(),
-                plugin: inspection.name,
-                version: inspection.version,
-                connections,
-            }),
-            Err(why) => findings.push(Finding {
+    for part in connectors.chain(policy) {
+        let finding = |why: &dyn std::fmt::Display| {
+            let line = match config::locate(&text, &part.table, "component") {
+                ConfigPlace::Line(line) | ConfigPlace::Table(line) => Some(line),
+                ConfigPlace::Nowhere => None,
+            };
+            Finding {
                 file: file.to_owned(),
-                line: None,
+                line,
                 column: None,
-                field,
-                message: format!("{} {why}", component.display()),
-            }),
+                field: part.field.clone(),
+                message: format!("{} {why}", part.component.display()),
+            }
+        };
+        match inspected(&part, settings, &ledger).await {
+            Ok((inspection, origin)) => {
+                if let Origin::Doubtful(failure) = &origin {
+                    let why = format!("{failure}; it is loaded because signatures = \"warn\"");
+                    warnings.push(finding(&why));
+                }
+                checked.push(Checked {
+                    connector: part.name,
+                    component: part.component.clone(),
+                    plugin: inspection.name,
+                    version: inspection.version,
+                    signature: origin.to_string(),
+                    connections: part.connections,
+                });
+            }
+            Err(why) => findings.push(finding(&why)),
         }
     }
     Report {
         ok: findings.is_empty(),
         findings,
-        warnings: settings
-            .warnings
-            .iter()
-            .cloned()
-            .map(Finding::from)
-            .collect(),
+        warnings,
         plugins: checked,
     }
 }
 
+/// One component of the configuration.
+struct Part<'a> {
+    name: String,
+    component: &'a PathBuf,
+    connections: usize,
+    /// The configuration, if it is the policy.
+    policy: Option<&'a serde_json::Value>,
+    /// Where it is in the file.
+    table: String,
+    field: String,
+}
+
 /// A policy's configuration is tried, too: it reads it without reaching anything.
 async fn inspected(
-    component: &Path,
-    policy: Option<&serde_json::Value>,
-) -> Result<Inspection, String> {
-    let inspection = plugins::inspect(component)
+    part: &Part<'_>,
+    settings: &Settings,
+    ledger: &Ledger,
+) -> Result<(Inspection, Origin), String> {
+    let trust = &settings.plugins.trust;
+    let words = |failure: Failure| failure.to_string();
+    let inspection = plugins::inspect(part.component, trust)
         .await
-        .map_err(|failure| failure.to_string())?;
-    let kind = match policy {
+        .map_err(words)?;
+    let kind = match part.policy {
         Some(_) => Kind::Policy,
         None => Kind::Connector,
     };
@@ -130,11 +166,16 @@ async fn inspected(
             kind.name()
         ));
     }
-    if let Some(configuration) = policy {
-        let configured = Rehearsal::load(component, configuration).await;
-        configured.map_err(|failure| failure.to_string())?;
+    let gate = ledger.gate(&Place::of(kind, &part.name), &Arc::new(trust.clone()));
+    let origin = inspection.origin(trust).map_err(words)?;
+    let origin = gate
+        .pass(origin, &inspection.name, &inspection.version)
+        .map_err(words)?;
+    if let Some(configuration) = part.policy {
+        let configured = Rehearsal::load(part.component, configuration).await;
+        configured.map_err(words)?;
     }
-    Ok(inspection)
+    Ok((inspection, origin))
 }
 
 impl From<Diagnostic> for Finding {
@@ -153,8 +194,8 @@ impl From<Diagnostic> for Finding {
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.file.display())?;
-        if let (Some(line), Some(column)) = (self.line, self.column) {
-            write!(f, ":{line}:{column}")?;
+        for place in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{place}")?;
         }
         if !self.field.is_empty() {
             write!(f, ": {}", self.field)?;
@@ -174,15 +215,21 @@ fn print(file: &Path, report: &Report, format: OutputFormat) {
             component,
             plugin,
             version,
+            signature,
             connections,
         } = plugin;
+        let signature = match signature.as_str() {
+            // As it is wherever nobody has asked for more.
+            "not checked" => String::new(),
+            other => format!(", {other}"),
+        };
         let connections = match connections {
             0 => String::new(),
             1 => ", 1 connection".to_owned(),
             n => format!(", {n} connections"),
         };
         exit::print(&format!(
-            "{connector}: {plugin} {version} from {}{connections}",
+            "{connector}: {plugin} {version} from {}{connections}{signature}",
             component.display()
         ));
     }

@@ -160,7 +160,11 @@ impl Refusal {
                     | Reason::Refused
                     | Reason::Faulty
                     | Reason::Silent
-                    | Reason::Ordered => exit::DATA,
+                    | Reason::Ordered
+                    | Reason::Unsigned
+                    | Reason::UnknownKey
+                    | Reason::BadSignature
+                    | Reason::Downgrade => exit::DATA,
                 };
                 exit::fail(code, &format!("{} {failure}", file.display()))
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 mod diagnostic;
 mod place;
+mod plugins;
 mod probation;
 mod raw;
 mod report;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Refused};
 pub use place::{Place, locate};
+pub use plugins::PluginsSection;
 pub use settings::Settings;
 
 use crate::bounded_file;

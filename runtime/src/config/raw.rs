@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
-use super::{probation, report};
+use super::{plugins, probation, report};
 use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
@@ -403,6 +403,8 @@ pub(crate) struct File {
     pub(crate) spool: Spool,
     pub(crate) wear: Option<Wear>,
     pub(super) report: Option<report::Report>,
+    #[serde(default)]
+    pub(super) plugins: plugins::Plugins,
     #[serde(default)]
     pub(crate) stream: Vec<Stream>,
     #[serde(default)]

@@ -15,6 +15,7 @@ use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
+use super::plugins::PluginsSection;
 use super::probation::{HandOver, Mode};
 use super::raw;
 use super::streams;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub wear: Option<Budget>,
     /// What keeps messages from the platform.
     pub inbox: InboxSettings,
+    /// Whom components come from, and what is kept and told of them.
+    pub plugins: PluginsSection,
     /// The connectors.
     pub connectors: Vec<ConnectorSettings>,
     /// How swaps are paced.
@@ -127,6 +130,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
     }
     let inbox = inbox(&raw.downlink, &spool, &state_dir);
     let report = resolver.gateway_report(raw.report);
+    let plugins = resolver.plugins(raw.plugins);
     let swap = swap::Settings {
         probation: resolver.probation(&raw.probation, Terms::default()),
         ..swap::Settings::default()
@@ -146,6 +150,7 @@ pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, R
         spool,
         wear,
         inbox,
+        plugins,
         connectors,
         swap,
         warnings: resolver.warnings,
@@ -248,7 +253,7 @@ impl Resolver<'_> {
         self.findings.push(self.source.at(span, message));
     }
 
-    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.warnings.push(self.source.at(span, message));
     }
 

@@ -9,6 +9,7 @@
 //!  stop: plugins (say goodbye) → spool (drain, while the link is up) → link (DISCONNECT) → inbox → spool (close)
 //! ```
 
+mod attributes;
 mod downlinks;
 mod platform;
 mod reload;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline_core::spool::cursor::CursorFound;
+use moorline_core::swap;
 use moorline_core::wear::Budget;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -28,12 +30,14 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{PluginsSection, Settings};
 use crate::inbox;
 use crate::journal;
 use crate::link::{self, LinkHandle, LinkSettings, LinkStatus, TlsSetupError};
 use crate::network;
-use crate::plugins::{self, PluginSettings, Plugins, StartError};
+use crate::plugins::{
+    self, ConnectorSettings, PluginSettings, Plugins, PolicySettings, StartError,
+};
 use crate::shutdown::{self, Asked, Shutdown, Signals};
 use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
 use crate::status::{self, Sources, Tracker};
@@ -124,14 +128,14 @@ impl Gateway {
             &recoveries,
             &spool.status().borrow(),
         );
-        let plugin_settings = PluginSettings {
-            cache_directory: state_dir.join("compiled"),
-            state_directory: state_dir.join("plugins"),
-            connectors: settings.connectors,
-            policy: settings.policy,
-            swap: settings.swap,
-        };
+        let plugin_settings = plugin_settings(
+            &state_dir,
+            settings.plugins.clone(),
+            (settings.connectors, settings.policy),
+            settings.swap,
+        );
         let (platform, teller) = platform::channel();
+        let gaps = platform.gaps.clone();
         let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
         let (door, arrivals) = link::door();
         let (towards, broker) = watch::channel(first_guess(&settings.link));
@@ -148,6 +152,15 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         if settings.report_disconnects {
             tasks.spawn(report::run(link.status(), appender.clone()));
+        }
+        if settings.plugins.report_versions {
+            let appender = appender.clone();
+            tasks.spawn(attributes::run(
+                plugins.status(),
+                link.status(),
+                gaps,
+                appender,
+            ));
         }
         let inbox = inbox::open(settings.inbox, arrivals, clock).await;
         let inbox = downlinks::attend(&mut tasks, inbox, plugins.deliveries(), appender, clock);
@@ -234,6 +247,25 @@ fn serve_operators(
     tasks.spawn(history);
     let (swaps, status) = (plugins.swaps(), plugins.status());
     tasks.spawn(admin::serve(state_dir, swaps, status, clock, stop.clone()));
+}
+
+/// Everything of the plugins lives below the state directory.
+fn plugin_settings(
+    state_dir: &Path,
+    section: PluginsSection,
+    (connectors, policy): (Vec<ConnectorSettings>, Option<PolicySettings>),
+    swap: swap::Settings,
+) -> PluginSettings {
+    PluginSettings {
+        cache_directory: state_dir.join("compiled"),
+        cache_bytes_max: section.cache_bytes_max,
+        ledger_directory: state_dir.to_owned(),
+        trust: section.trust,
+        state_directory: state_dir.join("plugins"),
+        connectors,
+        policy,
+        swap,
+    }
 }
 
 /// Counts what is written to the medium under the state directory, until the status is no longer written.

@@ -84,6 +84,7 @@ impl Reload {
             (gateway, "[gateway] or link.report_disconnects"),
             (old.policy != new.policy, "[policy]"),
             (old.swap != new.swap, "[probation]"),
+            (old.plugins != new.plugins, "[plugins]"),
             (old.spool != new.spool, "[spool]"),
             (old.wear != new.wear, "[wear]"),
             (

@@ -45,6 +45,15 @@ impl Kind {
             Self::Policy => "reconnect-policy",
         }
     }
+
+    /// What it is, for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Connector => "connector",
+            Self::Policy => "reconnect policy",
+        }
+    }
 }
 
 /// The engines. Cheap to clone; the ticking ends when the last clone is gone.

@@ -17,6 +17,7 @@
 mod bindings;
 mod cache;
 mod conformance;
+mod contract;
 mod convert;
 mod engine;
 mod guest;
@@ -47,9 +48,9 @@ use moorline_core::swap::{self, Failure, Swap};
 use thiserror::Error;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot, watch as channel_watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
-pub(crate) use cache::digest_of;
+pub(crate) use cache::{digest_of, write_private};
 pub use conformance::{Answer, Check, Device, Outcome, Plan, Report, Rule, Standalone, test};
 pub use engine::Kind;
 pub use inspect::{Inspection, inspect};
@@ -72,13 +73,14 @@ use crate::inbox::Delivery;
 use crate::medium;
 use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
+use crate::trust::{Ledger, Place, signature_path};
 use cache::Cache;
 use engine::Engines;
 use host::{KeyValues, PendingRpcs, Reporting, Resident, log};
 use instance::{CONTROLS_QUEUED, DOWNLINKS_QUEUED, Parts, Trouble};
 use routes::{Claims, InstanceId, Mailbox, Request};
 use streams::Streams;
-use swapper::{InstanceHandle, Order, Slot, Swapper, Target};
+use swapper::{InstanceHandle, Order, Slot, Swapper, Target, Watched};
 
 /// Reports of failing guests on their way to the swapper.
 const TROUBLES_QUEUED: usize = 64;
@@ -90,6 +92,9 @@ pub enum StartError {
     /// Guests would have no place for their state.
     #[error("the plugins' state directory {0} cannot be used: {1}")]
     StateDirectory(PathBuf, #[source] std::io::Error),
+    /// What served last.
+    #[error("which plugins served last cannot be read: {0}")]
+    Ledger(String),
     /// The engine.
     #[error("the WebAssembly engine cannot start: it {0}")]
     Engine(Failure),
@@ -115,6 +120,8 @@ pub struct Plugins {
     orders: mpsc::Sender<Order>,
     status: channel_watch::Receiver<PluginsStatus>,
     tasks: JoinSet<()>,
+    /// Writes down what served last; the last to end.
+    keeper: JoinHandle<()>,
 }
 
 /// Starts everything. Components are loaded in the background: one that is missing or bad is said in the log and the
@@ -136,10 +143,15 @@ pub async fn start(
         }
         made => made.map_err(|error| StartError::StateDirectory(state_directory, error))?,
     }
-    let cache_directory = settings.cache_directory.clone();
-    let cache = tokio::task::spawn_blocking(move || Cache::open(&cache_directory))
+    let (directory, bytes_max) = (settings.cache_directory.clone(), settings.cache_bytes_max);
+    let cache = tokio::task::spawn_blocking(move || Cache::open(&directory, bytes_max))
         .await
         .unwrap_or_else(|_panicked| Cache::none());
+    let directory = settings.ledger_directory.clone();
+    let ledger = tokio::task::spawn_blocking(move || Ledger::open(&directory))
+        .await
+        .map_err(|error| StartError::Ledger(error.to_string()))?;
+    let keeper = tokio::spawn(ledger.keeper().run());
     let engines = Engines::start().map_err(StartError::Engine)?;
     let (troubles, trouble_queue) = mpsc::channel(TROUBLES_QUEUED);
     let (requests, request_queue) = routes::channel();
@@ -154,6 +166,7 @@ pub async fn start(
         mailboxes: Vec::new(),
         slots: Vec::new(),
         paths: Vec::new(),
+        watched: Vec::new(),
     };
     for connector in &settings.connectors {
         building.connector(connector);
@@ -164,6 +177,7 @@ pub async fn start(
         mailboxes,
         slots,
         paths,
+        watched,
         ..
     } = building;
     tasks.spawn(routes::run(mailboxes, request_queue));
@@ -173,13 +187,15 @@ pub async fn start(
         slots,
         engines,
         cache,
+        trust: Arc::new(settings.trust.clone()),
+        ledger,
         clock,
         status: status_sender,
     };
     tasks.spawn(swapper::run(
         swapper,
         order_queue,
-        file_watch::spawn(paths),
+        (watched, file_watch::spawn(paths)),
         trouble_queue,
     ));
     Ok(Plugins {
@@ -188,6 +204,7 @@ pub async fn start(
         orders,
         status,
         tasks,
+        keeper,
     })
 }
 
@@ -242,6 +259,9 @@ impl Plugins {
             tracing::warn!("plugins did not stop in time and are dropped");
         }
         self.tasks.shutdown().await;
+        if tokio::time::timeout(grace, self.keeper).await.is_err() {
+            tracing::warn!("which versions served last could not be written down in time");
+        }
     }
 }
 
@@ -282,6 +302,8 @@ struct Building<'a> {
     mailboxes: Vec<Mailbox>,
     slots: Vec<Slot>,
     paths: Vec<PathBuf>,
+    /// What each path is.
+    watched: Vec<Watched>,
 }
 
 impl Building<'_> {
@@ -308,8 +330,17 @@ impl Building<'_> {
             probation,
             ..self.settings.swap
         });
+        let slot = self.slots.len();
+        let permit = Place::of(target.kind(), &name).permit(&self.settings.ledger_directory);
+        for (path, of_trust) in [
+            (component.to_owned(), false),
+            (signature_path(component), true),
+            (permit, true),
+        ] {
+            self.paths.push(path);
+            self.watched.push(Watched { slot, of_trust });
+        }
         self.slots.push(Slot::new(name, component, target, machine));
-        self.paths.push(component.to_owned());
     }
 
     fn instance(

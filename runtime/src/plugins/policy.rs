@@ -229,6 +229,10 @@ pub(super) const fn fault_of(failure: &Failure) -> PolicyFault {
         | Reason::Faulty
         | Reason::Silent
         | Reason::Ordered
+        | Reason::Unsigned
+        | Reason::UnknownKey
+        | Reason::BadSignature
+        | Reason::Downgrade
         | Reason::Host => PolicyFault::Trapped,
     }
 }

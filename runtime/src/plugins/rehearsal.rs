@@ -11,6 +11,7 @@ use moorline_core::link::policy::{Decision, PolicyFault, Question};
 use moorline_core::swap::{Build, Digest, Failure, Generation, Reason};
 
 use super::cache::digest_of;
+use super::contract::{self, Contract};
 use super::engine::{Engines, Kind};
 use super::policy::{self, PolicyGuest, fault_of};
 use super::swapper::read;
@@ -79,8 +80,9 @@ impl Rehearsal {
         let compiled = engines.compile(Kind::Policy, Arc::new(bytes)).await;
         let component = compiled.map_err(world::explain_compile_error)?;
         let engine = engines.of(Kind::Policy).clone();
-        world::check(&Interfaces::of(&component, &engine), Kind::Policy)?;
-        let pre = policy::link(&engine, &component)?;
+        let pre = match world::check(&Interfaces::of(&component, &engine), Kind::Policy)? {
+            Contract::V0_1 => policy::link(&engine, &component).map_err(contract::explain_types)?,
+        };
         let prepared = tokio::task::spawn_blocking(move || {
             PolicyGuest::prepare(&engine, pre, build, configuration)
         });

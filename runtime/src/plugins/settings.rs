@@ -7,6 +7,7 @@ use std::time::Duration;
 use moorline_core::report::Rules;
 use moorline_core::swap;
 use moorline_core::swap::probation::Terms;
+use moorline_core::trust;
 use thiserror::Error;
 
 /// Everything the plugin host needs to know.
@@ -14,6 +15,12 @@ use thiserror::Error;
 pub struct PluginSettings {
     /// Where compiled components are kept.
     pub cache_directory: PathBuf,
+    /// The most they may take up on disk together, bytes.
+    pub cache_bytes_max: u64,
+    /// Where is kept which versions served last.
+    pub ledger_directory: PathBuf,
+    /// Whose components are loaded.
+    pub trust: trust::Settings,
     /// Where guests keep their key-value state.
     pub state_directory: PathBuf,
     /// The connectors.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Failure, Generation, State, Step};
 use moorline_core::time::Instant;
+use moorline_core::trust::Origin;
 
 /// Swaps remembered.
 pub(crate) const SWAPS_KEPT: usize = 128;
@@ -39,6 +40,8 @@ pub struct ComponentStatus {
     pub version: Arc<str>,
     /// What an operator may go back to.
     pub before: Option<Build>,
+    /// Where what serves comes from.
+    pub origin: Origin,
     /// The last candidate that was refused or rolled back, until one succeeds.
     pub refused: Option<Arc<(Digest, Failure)>>,
 }

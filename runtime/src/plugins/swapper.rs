@@ -16,6 +16,7 @@ use std::time::Duration;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Input, Output};
 use moorline_core::time::Instant;
+use moorline_core::trust;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use wasmtime::component::Component;
@@ -27,8 +28,9 @@ use super::orders::{Reply, Until};
 use super::policy;
 use super::status::{PluginsStatus, SwapRecord};
 use crate::clock::Clock;
+use crate::trust::Ledger;
 pub(crate) use jobs::read;
-use jobs::{Done, Linked, Product};
+use jobs::{Done, Guests, Linked, Product, Workshop};
 use slot::{Candidate, Stock, nobody, served};
 pub(crate) use slot::{InstanceHandle, Slot, Target};
 
@@ -57,8 +59,17 @@ pub(crate) struct Swapper {
     pub(crate) slots: Vec<Slot>,
     pub(crate) engines: Engines,
     pub(crate) cache: Cache,
+    pub(crate) trust: Arc<trust::Settings>,
+    pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     pub(crate) status: watch::Sender<PluginsStatus>,
+}
+
+/// A file that may have changed, by its place in the list that is watched.
+pub(crate) struct Watched {
+    pub(crate) slot: usize,
+    /// It is not the component but what the component is judged by.
+    pub(crate) of_trust: bool,
 }
 
 struct Running {
@@ -72,7 +83,7 @@ struct Running {
 pub(crate) async fn run(
     swapper: Swapper,
     mut orders: mpsc::Receiver<Order>,
-    mut changes: mpsc::Receiver<usize>,
+    (watched, mut changes): (Vec<Watched>, mpsc::Receiver<usize>),
     mut troubles: mpsc::Receiver<Trouble>,
 ) {
     let (done, mut answers) = mpsc::channel(DONE_QUEUED);
@@ -104,7 +115,11 @@ pub(crate) async fn run(
                 }
                 None => return running.stop_instances().await,
             },
-            Some(slot) = changes.recv() => running.input(slot, Input::FileChanged),
+            Some(changed) = changes.recv() => match watched.get(changed) {
+                Some(Watched { slot, of_trust: true }) => running.input(*slot, Input::TrustChanged),
+                Some(Watched { slot, of_trust: false }) => running.input(*slot, Input::FileChanged),
+                None => {}
+            },
             Some(Done { slot, build, input, product }) = answers.recv() => {
                 running.take(slot, build, product);
                 running.input(slot, input);
@@ -205,12 +220,22 @@ impl Running {
         };
         match product {
             Product::Nothing => {}
-            Product::Component { component, cached } => {
+            Product::Component {
+                component,
+                cached,
+                origin,
+            } => {
                 candidate.code = Some(component.clone());
                 candidate.stock = Stock::Compiled(component);
                 candidate.cached = cached;
+                candidate.origin = origin;
             }
-            Product::Connector { loaded, prepared } => {
+            Product::Connector {
+                loaded,
+                prepared,
+                origin,
+            } => {
+                candidate.origin = origin;
                 let description = &loaded.description;
                 candidate.card = (
                     description.name.as_str().into(),
@@ -218,7 +243,8 @@ impl Running {
                 );
                 candidate.stock = Stock::Connector(prepared);
             }
-            Product::Policy(guest) => {
+            Product::Policy { guest, origin } => {
+                candidate.origin = origin;
                 candidate.card = policy::card(&guest);
                 candidate.stock = Stock::Policy(guest);
             }
@@ -248,17 +274,22 @@ impl Running {
             }
             Output::Compile(build) => {
                 found.candidate = Some(Candidate::new(build, nobody(), now));
-                let kind = found.target.kind();
-                let path = found.path.clone();
+                let workshop = Workshop {
+                    engines: self.swapper.engines.clone(),
+                    cache: self.swapper.cache.clone(),
+                    trust: self.swapper.trust.clone(),
+                };
+                let (kind, path) = (found.target.kind(), found.path.clone());
                 let shared = self.code_of_another(kind, build.digest);
-                let (engines, cache) = (self.swapper.engines.clone(), self.swapper.cache.clone());
-                let job = jobs::compile(slot, build, engines, cache, kind, path, shared);
+                let job = jobs::compile(slot, build, workshop, kind, path, shared);
                 spawn(&self.done, job);
             }
             Output::Recall(build) => {
                 let mut candidate = Candidate::new(build, found.card_before.clone(), now);
                 candidate.code = found.codes.of(build.digest);
                 candidate.cached = true;
+                candidate.origin = found.origin_before.clone();
+                candidate.recalled = true;
                 let recalled = candidate.code.clone();
                 let result = match recalled {
                     Some(component) => {
@@ -329,6 +360,15 @@ impl Running {
             return;
         };
         let engine = self.swapper.engines.of(found.target.kind()).clone();
+        let gate = self.swapper.ledger.gate(&found.place, &self.swapper.trust);
+        let candidate = found.candidate.as_ref();
+        // The order to bring it back is the word that an older version needs.
+        let gate = match candidate {
+            Some(candidate) if candidate.recalled => gate.open_to_older(),
+            Some(_) | None => gate,
+        };
+        let origin = candidate.map(|candidate| candidate.origin.clone());
+        let gate = (gate, origin.unwrap_or_default());
         let stock = found
             .candidate
             .as_mut()
@@ -346,12 +386,16 @@ impl Running {
                     .iter()
                     .map(|instance| instance.name.clone())
                     .collect();
-                let beside = !exclusive;
-                let job = jobs::warm_connector(slot, build, engine, pre, names, *limits, beside);
+                let guests = Guests {
+                    names,
+                    limits: *limits,
+                    beside: !exclusive,
+                };
+                let job = jobs::warm_connector(slot, build, engine, pre, guests, gate);
                 spawn(&self.done, job);
             }
             (Some(Stock::Linked(Linked::Policy(pre))), Target::Policy { configuration, .. }) => {
-                let job = jobs::warm_policy(slot, build, engine, pre, configuration.clone());
+                let job = jobs::warm_policy(slot, build, engine, pre, configuration.clone(), gate);
                 spawn(&self.done, job);
             }
             _ => spawn(

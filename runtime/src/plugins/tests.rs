@@ -14,3 +14,5 @@ mod refusals;
 mod report;
 mod rollback;
 mod swap;
+mod trust;
+mod versions;

@@ -4,6 +4,7 @@ use moorline_core::swap::{Failure, Reason};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::contract::{self, Contract};
 use super::engine::Kind;
 
 /// Larger files are refused before they are compiled.
@@ -12,24 +13,6 @@ pub(crate) const COMPONENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const WASM_MAGIC: &[u8; 4] = b"\0asm";
 const COMPONENT_LAYER: [u8; 4] = [0x0d, 0, 1, 0];
 const CORE_MODULE_LAYER: [u8; 4] = [1, 0, 0, 0];
-
-const PACKAGE: &str = "moorline:edge/";
-/// What this host speaks. An import of any 0.1.x fits; an export must be of exactly the version the bindings name.
-const CONNECTOR_EXPORT: &str = "moorline:edge/connector-guest@0.1.0";
-const POLICY_EXPORT: &str = "moorline:edge/policy-guest@0.1.0";
-const CONTRACT: (u64, u64) = (0, 1);
-
-/// Interfaces of `moorline:edge` a connector may import.
-const CONNECTOR_IMPORTS: [&str; 8] = [
-    "types",
-    "telemetry",
-    "devices",
-    "rpc",
-    "streams",
-    "log",
-    "clock",
-    "state",
-];
 
 /// Packages of WASI that are there for the sake of language run-times, with nothing behind them that reaches out:
 /// no directory, no network, no environment.
@@ -44,10 +27,6 @@ const WASI_PACKAGES: [&str; 6] = [
 
 fn not_a_component(detail: impl Into<String>) -> Failure {
     Failure::new(Reason::NotAComponent, detail)
-}
-
-fn wrong_world(detail: impl Into<String>) -> Failure {
-    Failure::new(Reason::WrongWorld, detail)
 }
 
 /// Looks at the first bytes: catches what a compiler would report in words nobody understands.
@@ -104,89 +83,31 @@ impl Interfaces {
         }
     }
 
-    /// The world it was made for, if it is one of ours.
+    /// The world it was made for, if it is one of ours, whatever its version.
     pub(crate) fn kind(&self) -> Option<Kind> {
-        let exports = |wanted: &str| {
-            self.exports
-                .iter()
-                .any(|name| unversioned(name) == unversioned(wanted))
-        };
-        if exports(CONNECTOR_EXPORT) {
-            Some(Kind::Connector)
-        } else if exports(POLICY_EXPORT) {
-            Some(Kind::Policy)
-        } else {
-            None
-        }
+        contract::kind_of(&self.exports)
     }
 }
 
-fn unversioned(name: &str) -> &str {
-    name.split_once('@').map_or(name, |(name, _)| name)
-}
-
-/// Compares exports and imports with the world `kind`. Says what is missing or too much, by name.
-pub(crate) fn check(interfaces: &Interfaces, kind: Kind) -> Result<(), Failure> {
-    let (world, export) = match kind {
-        Kind::Connector => ("connector", CONNECTOR_EXPORT),
-        Kind::Policy => ("reconnect-policy", POLICY_EXPORT),
-    };
-    if !interfaces.exports.iter().any(|name| name == export) {
-        let other = |name: &&String| unversioned(name) == unversioned(export);
-        return Err(wrong_world(
-            if let Some(other) = interfaces.exports.iter().find(other) {
-                format!("it exports {other}; this host speaks {export}")
-            } else if let Some(kind) = interfaces.kind() {
-                let is = match kind {
-                    Kind::Connector => "a connector",
-                    Kind::Policy => "a reconnect policy",
-                };
-                format!("it is {is}; world {world} needs the export {export}")
-            } else {
-                let exports = interfaces.exports.join(", ");
-                format!("it does not export {export}, but [{exports}]")
-            },
-        ));
-    }
+/// Compares exports and imports with the world `kind`. Says which version of it the component was made for, or what is
+/// missing or too much, by name.
+pub(crate) fn check(interfaces: &Interfaces, kind: Kind) -> Result<Contract, Failure> {
+    let contract = contract::of_exports(&interfaces.exports, kind)?;
     interfaces
         .imports
         .iter()
-        .try_for_each(|import| check_import(import, kind, world))
+        .try_for_each(|import| check_import(import, kind, contract))?;
+    Ok(contract)
 }
 
-fn check_import(import: &str, kind: Kind, world: &str) -> Result<(), Failure> {
-    if kind == Kind::Policy {
-        return Err(wrong_world(format!(
-            "it imports {import}; a reconnect policy may import nothing"
-        )));
-    }
-    if WASI_PACKAGES
+fn check_import(import: &str, kind: Kind, contract: Contract) -> Result<(), Failure> {
+    let of_a_run_time = WASI_PACKAGES
         .iter()
-        .any(|package| import.starts_with(package))
-    {
+        .any(|package| import.starts_with(package));
+    if kind == Kind::Connector && of_a_run_time {
         return Ok(());
     }
-    let refused = || {
-        wrong_world(format!(
-            "it imports {import}, which world {world} does not grant"
-        ))
-    };
-    let ours = import.strip_prefix(PACKAGE).ok_or_else(refused)?;
-    let (interface, version) = ours.split_once('@').unwrap_or((ours, "0.1.0"));
-    if !CONNECTOR_IMPORTS.contains(&interface) {
-        return Err(refused());
-    }
-    let mut numbers = version
-        .split('.')
-        .map_while(|part| part.parse::<u64>().ok());
-    if (numbers.next(), numbers.next()) == (Some(CONTRACT.0), Some(CONTRACT.1)) {
-        Ok(())
-    } else {
-        Err(wrong_world(format!(
-            "it imports {import}; this host speaks {PACKAGE}{interface}@{}.{}",
-            CONTRACT.0, CONTRACT.1
-        )))
-    }
+    contract::check_import(import, kind, contract)
 }
 
 #[cfg(test)]
@@ -200,7 +121,7 @@ mod tests {
         }
     }
 
-    fn detail(result: Result<(), Failure>) -> String {
+    fn detail<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
         result.unwrap_err().detail
     }
 
@@ -215,40 +136,19 @@ mod tests {
 
     #[test]
     fn a_connector_may_import_the_contract_and_the_harmless_half_of_wasi() {
+        let guest = ["moorline:edge/connector-guest@0.1.0"];
         let good = interfaces(
             &["moorline:edge/log@0.1.7", "wasi:io/streams@0.2.3"],
-            &[CONNECTOR_EXPORT],
+            &guest,
         );
-        assert_eq!(check(&good, Kind::Connector), Ok(()));
-        for (import, words) in [
-            (
-                "wasi:http/outgoing-handler@0.2.0",
-                "wasi:http/outgoing-handler@0.2.0",
-            ),
-            (
-                "moorline:edge/telemetry@0.2.0",
-                "this host speaks moorline:edge/telemetry@0.1",
-            ),
-            ("moorline:edge/firmware@0.1.0", "does not grant"),
-            ("env", "does not grant"),
-        ] {
-            let bad = interfaces(&[import], &[CONNECTOR_EXPORT]);
-            assert!(
-                detail(check(&bad, Kind::Connector)).contains(words),
-                "{import}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_component_of_another_world_is_named() {
-        let policy = interfaces(&[], &[POLICY_EXPORT]);
-        assert!(detail(check(&policy, Kind::Connector)).contains("it is a reconnect policy"));
-        let newer = interfaces(&[], &["moorline:edge/connector-guest@0.2.0"]);
-        assert!(detail(check(&newer, Kind::Connector)).contains("@0.2.0; this host speaks"));
-        let alien = interfaces(&[], &["wasi:cli/run@0.2.0"]);
-        assert!(detail(check(&alien, Kind::Connector)).contains("[wasi:cli/run@0.2.0]"));
-        let curious = interfaces(&["moorline:edge/log@0.1.0"], &[POLICY_EXPORT]);
-        assert!(detail(check(&curious, Kind::Policy)).contains("may import nothing"));
+        assert_eq!(check(&good, Kind::Connector), Ok(Contract::V0_1));
+        let web = interfaces(&["wasi:http/outgoing-handler@0.2.0"], &guest);
+        let words = "wasi:http/outgoing-handler@0.2.0, which world connector does not grant";
+        assert!(detail(check(&web, Kind::Connector)).contains(words));
+        let clock = interfaces(
+            &["wasi:clocks/wall-clock@0.2.3"],
+            &["moorline:edge/policy-guest@0.1.0"],
+        );
+        assert!(detail(check(&clock, Kind::Policy)).contains("may import nothing"));
     }
 }

@@ -85,6 +85,7 @@ impl Routes {
             | Uplink::DeviceConnected { .. }
             | Uplink::DeviceDisconnected { .. }
             | Uplink::Gateway { .. }
+            | Uplink::GatewayAttributes { .. }
             | Uplink::Letter { .. } => vec![(TELEMETRY, uplink)],
         }
     }

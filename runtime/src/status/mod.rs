@@ -271,6 +271,12 @@ pub struct ConnectorEntry {
     pub plugin: String,
     /// The version it gives itself.
     pub version: String,
+    /// The number of its load since the process started; none while nothing serves.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// Where it comes from: `not checked`, `signed by NAME (KEY)`, or what is doubtful.
+    #[serde(default)]
+    pub signature: String,
     /// `running`, `starting` (no component yet), `restarting` or `failed` (tried only now and then); of its instances
     /// the one that is worst off.
     pub state: String,
@@ -303,6 +309,9 @@ pub struct PolicySection {
     pub plugin: String,
     /// The version it gives itself.
     pub version: String,
+    /// Where it comes from, as for a connector.
+    #[serde(default)]
+    pub signature: String,
     /// `running` or `built-in`.
     pub state: String,
     /// Questions answered.

@@ -428,6 +428,8 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
         digest: digest(&connector.component),
         plugin: connector.component.plugin.to_string(),
         version: connector.component.version.to_string(),
+        generation: connector.component.active.map(|build| build.generation.0),
+        signature: signature(&connector.component),
         state: state.to_owned(),
         readings: sum(|instance| instance.readings),
         suppressed_readings: sum(|instance| instance.suppressed_readings),
@@ -456,6 +458,7 @@ fn policy(policy: Option<&PolicyStatus>) -> PolicySection {
         digest: digest(&policy.component),
         plugin: policy.component.plugin.to_string(),
         version: policy.component.version.to_string(),
+        signature: signature(&policy.component),
         state: state.to_owned(),
         answered: policy.answered,
         trapped: policy.trapped,
@@ -469,6 +472,11 @@ fn digest(component: &ComponentStatus) -> String {
         .active
         .map(|build| build.digest.to_string())
         .unwrap_or_default()
+}
+
+fn signature(component: &ComponentStatus) -> String {
+    let origin = component.active.map(|_build| &component.origin);
+    origin.map(ToString::to_string).unwrap_or_default()
 }
 
 fn refused(component: &ComponentStatus) -> Option<String> {

@@ -81,17 +81,15 @@ impl Stage {
         let (link_up, link_is_up) = watch::channel(false);
         let plugin_settings = PluginSettings {
             cache_directory: settings.state_dir.join("compiled"),
+            cache_bytes_max: settings.plugins.cache_bytes_max,
+            ledger_directory: directory.clone(),
+            trust: settings.plugins.trust,
             state_directory: directory.join("plugins"),
             connectors: Vec::new(),
             policy: settings.policy,
             swap: settings.swap,
         };
-        // There is no connector that could report anything again.
-        let (_no_gap, gaps) = watch::channel(0);
-        let platform = Platform {
-            link_up: link_is_up,
-            gaps,
-        };
+        let (_no_gap, platform) = platform(link_is_up);
         let plugins = plugins::start(plugin_settings, appender.clone(), platform, clock).await?;
         let (door, arrivals) = link::door();
         let handle = link::spawn(
@@ -317,6 +315,12 @@ impl Stage {
         self.spool_owner.close().await.unwrap_or(());
         remove(&self.directory)
     }
+}
+
+/// There is no connector that could report anything again.
+fn platform(link_up: watch::Receiver<bool>) -> (watch::Sender<u64>, Platform) {
+    let (gap, gaps) = watch::channel(0);
+    (gap, Platform { link_up, gaps })
 }
 
 fn remove(directory: &Path) -> Result<(), StressError> {

@@ -28,12 +28,14 @@ use moorline_core::spool::storage::Storage;
 use moorline_core::spool::{Lane, Limits, Spool};
 use moorline_core::thingsboard::{self, limits};
 use moorline_core::time::Instant;
+use moorline_core::trust::Claim;
+use moorline_core::trust::minisign::{PublicKey, SecretKeyFile, Signature, Unsealed};
 
 /// A property by the name of its corpus.
 pub type Property = fn(&[u8]);
 
 /// Every property there is.
-pub const PROPERTIES: [(&str, Property); 10] = [
+pub const PROPERTIES: [(&str, Property); 11] = [
     ("mqtt_stream", mqtt_stream),
     ("thingsboard", thingsboard),
     ("spool_bytes", spool_bytes),
@@ -44,7 +46,41 @@ pub const PROPERTIES: [(&str, Property); 10] = [
     ("server_reference", server_reference),
     ("spool_inspect", spool_inspect),
     ("session_limits", session_limits),
+    ("minisign", minisign),
 ];
+
+/// A key or a signature that is read must be written the same, and cost little before it is believed.
+///
+/// # Panics
+/// When it is not.
+pub fn minisign(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(key) = PublicKey::parse(text) {
+        assert_eq!(PublicKey::parse(&key.file()), Ok(key));
+        assert_eq!(PublicKey::parse(&key.line()), Ok(key));
+    }
+    if let Ok(signature) = Signature::parse(text) {
+        assert_eq!(Signature::parse(&signature.file()), Ok(signature.clone()));
+        // What it says of itself is compared as text, whatever it is.
+        let claim = Claim::of(&signature.trusted_comment);
+        assert_eq!(
+            Claim::of(&claim.comment("x", 0)).version.is_some(),
+            claim.version.is_some()
+        );
+    }
+    if let Ok(secret) = SecretKeyFile::parse(text) {
+        assert_eq!(SecretKeyFile::parse(&secret.file()).as_ref(), Ok(&secret));
+        assert_eq!(
+            Unsealed::from_bytes(&secret.sealed).to_bytes(),
+            secret.sealed
+        );
+        if let Some(Ok((log_n, p))) = secret.password.map(|scrypt| scrypt.parameters()) {
+            assert!(log_n <= 20 && p <= 16, "{log_n} {p}");
+        }
+    }
+}
 
 /// The tap must follow a broker's bytes the same way however the network cuts them. The first byte says how.
 ///

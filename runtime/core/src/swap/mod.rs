@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: at most one generation is active, and once one is, exactly one; the active one is not touched before
-//! `Cutover`; a build that failed is not tried again until the file holds something else; a new file seen while a
+//! `Cutover`; a build that failed is not tried again until the file holds something else, or, where it failed for want of
+//! trust, until its signature changes; a new file seen while a
 //! candidate is being prepared replaces the candidate, and one seen during `Cutover` waits for its end.
 //!
 //! `Draining` is the probation ([`probation`]): the new generation serves, the old one is kept together with the bytes it
@@ -89,6 +90,8 @@ pub struct Swap {
     /// The candidate under way is `previous`, brought back.
     recalling: bool,
     quarantined: Option<Digest>,
+    /// It failed for want of trust alone, which can change while the build stays as it is.
+    distrusted: bool,
     /// The file changed while it could not be looked at.
     look_again: bool,
     generations: u64,
@@ -109,6 +112,7 @@ impl Swap {
             previous: None,
             recalling: false,
             quarantined: None,
+            distrusted: false,
             look_again: false,
             generations: 0,
             probes: 0,
@@ -188,9 +192,11 @@ impl Swap {
             Input::FileChanged => self.on_file_changed(now),
             Input::Again => {
                 self.quarantined = None;
+                self.distrusted = false;
                 self.on_file_changed(now);
             }
             Input::Revert => self.on_revert(now),
+            Input::TrustChanged => self.on_trust_changed(now),
             Input::Probed { probe, digest } => self.on_probed(now, probe, digest),
             Input::Compiled(generation, result) => {
                 self.on_answer(now, Step::Compile, generation, result);

@@ -14,6 +14,14 @@ pub struct Digest(pub [u8; 32]);
 /// Bytes of a digest that are shown: enough to tell builds apart, short enough for a log line.
 const DIGEST_BYTES_SHOWN: usize = 6;
 
+impl Digest {
+    /// All of it, in hexadecimal.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0
@@ -104,8 +112,37 @@ pub enum Reason {
     Silent,
     /// An operator ordered it.
     Ordered,
+    /// There is no signature beside it, and there must be.
+    Unsigned,
+    /// A key signed it that is not trusted.
+    UnknownKey,
+    /// It is not what was signed, or its signature is damaged.
+    BadSignature,
+    /// It is older than what served last.
+    Downgrade,
     /// The host's own part failed: no room, no thread, no file.
     Host,
+}
+
+impl Reason {
+    /// Whether it can be mended without another build: by a signature, or by an operator's word.
+    #[must_use]
+    pub const fn is_of_trust(self) -> bool {
+        match self {
+            Self::Unsigned | Self::UnknownKey | Self::BadSignature | Self::Downgrade => true,
+            Self::Unreadable
+            | Self::NotAComponent
+            | Self::WrongWorld
+            | Self::Trapped
+            | Self::Stalled
+            | Self::OutOfMemory
+            | Self::Refused
+            | Self::Faulty
+            | Self::Silent
+            | Self::Ordered
+            | Self::Host => false,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -121,6 +158,10 @@ impl fmt::Display for Reason {
             Self::Faulty => "failed too often",
             Self::Silent => "fell silent",
             Self::Ordered => "was taken back",
+            Self::Unsigned => "is not signed",
+            Self::UnknownKey => "is signed by a key that is not trusted",
+            Self::BadSignature => "does not fit its signature",
+            Self::Downgrade => "is a downgrade",
             Self::Host => "could not be hosted",
         })
     }
@@ -241,6 +282,8 @@ pub enum Input {
     /// Go back to the generation before the active one: on probation as if that had failed, later as a swap of its own.
     /// Ignored when [`super::Swap::can_revert`] says no.
     Revert,
+    /// What the build is judged by besides its bytes changed: its signature, the permission to downgrade.
+    TrustChanged,
     /// The answer to [`Output::Probe`]; `None` when there is no readable file.
     Probed {
         /// The number of the probe.

@@ -44,6 +44,15 @@ impl Swap {
         }
     }
 
+    /// A signature that arrived after its file, or a permission: the build in quarantine gets another chance.
+    pub(super) fn on_trust_changed(&mut self, now: Instant) {
+        if self.distrusted {
+            self.quarantined = None;
+            self.distrusted = false;
+        }
+        self.on_file_changed(now);
+    }
+
     pub(super) fn on_probed(&mut self, now: Instant, answered: u64, digest: Option<Digest>) {
         let Stage::Probing { probe, seen } = self.stage else {
             return;
@@ -173,6 +182,7 @@ impl Swap {
     pub(super) fn refuse(&mut self, now: Instant, candidate: Build, step: Step, failure: Failure) {
         if !std::mem::take(&mut self.recalling) {
             self.quarantined = Some(candidate.digest);
+            self.distrusted = failure.reason.is_of_trust();
         }
         self.outputs.push_back(Output::Discard(candidate));
         self.outputs.push_back(Output::Report(Report::Refused {
@@ -201,6 +211,7 @@ impl Swap {
                 self.active = Some(candidate);
                 // The file still holds what a recalled build replaces.
                 self.quarantined = std::mem::take(&mut self.recalling).then_some(old.digest);
+                self.distrusted = false;
                 let terms = self.settings.probation;
                 self.probation = Some(Probation::new(old, now, &self.pace, terms));
                 self.pace = Pace::default();
@@ -230,6 +241,7 @@ impl Swap {
         }
         self.recalling = false;
         self.quarantined = Some(from.digest);
+        self.distrusted = false;
         self.stage = Stage::RollingBack {
             from,
             to,

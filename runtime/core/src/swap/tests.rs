@@ -244,6 +244,36 @@ fn a_refused_candidate_is_not_tried_again_until_the_file_changes() {
 }
 
 #[test]
+fn a_signature_that_comes_late_gives_its_build_another_chance() {
+    let mut tracer = Tracer::new();
+    let unsigned = || Failure::new(Reason::Unsigned, "no plugin.wasm.minisig");
+    tracer.first().change_to(0, 2);
+    tracer.input(210, Input::Compiled(Generation(2), Err(unsigned())));
+    assert_eq!(tracer.swap.state(), State::Quarantined(digest(2)));
+    tracer.change_to(1_000, 2);
+    tracer.trace.clear();
+    tracer.input(2_000, Input::TrustChanged).time(2_100);
+    tracer.probed(2_100, 2).time(2_200).probed(2_200, 2);
+    tracer.expect("+2.100s probe 6\n+2.200s probe 7\n+2.200s compile g3:020202020202");
+    assert_eq!(
+        tracer.swap.active().map(|b| b.generation),
+        Some(Generation(1))
+    );
+}
+
+#[test]
+fn a_signature_does_not_free_a_build_that_trapped() {
+    let mut tracer = Tracer::new();
+    tracer.first().change_to(0, 2);
+    tracer.input(210, Input::Compiled(Generation(2), Err(trap())));
+    tracer.trace.clear();
+    tracer.input(1_000, Input::TrustChanged).time(1_100);
+    tracer.probed(1_100, 2).time(1_200).probed(1_200, 2);
+    tracer.expect("+1.100s probe 4\n+1.200s probe 5");
+    assert_eq!(tracer.swap.state(), State::Quarantined(digest(2)));
+}
+
+#[test]
 fn a_touched_file_is_no_change_and_the_active_build_lifts_the_quarantine() {
     let mut tracer = Tracer::new();
     tracer.first().change_to(0, 2);
@@ -416,6 +446,8 @@ enum Move {
     Trouble,
     Again,
     Revert,
+    /// A signature appears or changes.
+    Trust,
     Wait(u16),
 }
 
@@ -430,6 +462,7 @@ fn any_move() -> impl Strategy<Value = Move> {
         1 => Just(Move::Again),
         1 => Just(Move::Revert),
         1 => Just(Move::Trouble),
+        1 => Just(Move::Trust),
         4 => (0_u16..20_000).prop_map(Move::Wait),
     ]
 }
@@ -544,6 +577,7 @@ proptest! {
             let before = swap.active();
             match step {
                 Move::Change => swap.handle(now, Input::FileChanged),
+                Move::Trust => swap.handle(now, Input::TrustChanged),
                 Move::Probe(seed) => {
                     let probe = swap.probes;
                     if seed.is_some_and(|seed| Some(digest(seed)) != swap.quarantined()) {

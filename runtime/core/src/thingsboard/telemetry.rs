@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::limits::{Cost, Opened};
 use super::{
-    ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_TELEMETRY, LeftOut, Publish, RPC,
-    SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload, connect_payload,
-    device_payload, gateway_payload, json_string, json_value, reply_payload,
+    ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_ATTRIBUTES, GATEWAY_TELEMETRY, LeftOut,
+    Publish, RPC, SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload,
+    connect_payload, device_payload, gateway_payload, json_object, json_string, json_value,
+    reply_payload,
 };
 use crate::identity::{Identity, Mark};
 use crate::message::{DeviceName, Key, Qos, Quality, Reading, Sequence, StreamId, Uplink};
@@ -220,6 +221,12 @@ impl Encoder {
                 let payload = gateway_payload(*timestamp, values);
                 self.push_single(place, self.single(place, GATEWAY_TELEMETRY, payload, cost));
             }
+            Uplink::GatewayAttributes { values } => {
+                let cost = Cost::telemetry(values.len()).of_itself();
+                let mut payload = Vec::new();
+                json_object(values, &mut payload);
+                self.push_single(place, self.single(place, GATEWAY_ATTRIBUTES, payload, cost));
+            }
             Uplink::Letter {
                 topic,
                 payload,
@@ -283,7 +290,7 @@ impl Encoder {
         let known = TOPICS.into_iter().find(|known| *known == topic);
         let cost = match known {
             Some(TELEMETRY | ATTRIBUTES) => Cost::of_text(payload, readings),
-            Some(GATEWAY_TELEMETRY) => Cost::telemetry(1).of_itself(),
+            Some(GATEWAY_TELEMETRY | GATEWAY_ATTRIBUTES) => Cost::telemetry(1).of_itself(),
             Some(_) | None => Cost::message(),
         };
         let topic = known.unwrap_or(TELEMETRY);

@@ -136,6 +136,12 @@ fn other_messages_keep_their_place_between_telemetry() {
                     (Key::try_new("link_down_s").unwrap(), Value::Double(2.5)),
                 ],
             },
+            Uplink::GatewayAttributes {
+                values: vec![(
+                    Key::try_new("connector_press").unwrap(),
+                    Value::Json(r#"{"version":"1.2.0"}"#.into()),
+                )],
+            },
         ],
         1024,
     );
@@ -159,6 +165,10 @@ fn other_messages_keep_their_place_between_telemetry() {
             (
                 "v1/devices/me/telemetry",
                 r#"{"ts":9,"values":{"link_cause":"reset","link_down_s":2.5}}"#.to_owned()
+            ),
+            (
+                "v1/devices/me/attributes",
+                r#"{"connector_press":{"version":"1.2.0"}}"#.to_owned()
             ),
         ]
     );

@@ -93,6 +93,9 @@ fn lines(uplink: &Uplink, device: Option<&str>) -> Vec<String> {
             figures::when(timestamp.0),
             pairs(values)
         )],
+        Uplink::GatewayAttributes { values } if device.is_none() => {
+            vec![format!("attributes of the gateway: {}", pairs(values))]
+        }
         Uplink::Letter {
             topic,
             payload,
@@ -103,7 +106,9 @@ fn lines(uplink: &Uplink, device: Option<&str>) -> Vec<String> {
             figures::harmless(payload)
         )],
         // They are of no device.
-        Uplink::Gateway { .. } | Uplink::Letter { .. } => Vec::new(),
+        Uplink::Gateway { .. } | Uplink::GatewayAttributes { .. } | Uplink::Letter { .. } => {
+            Vec::new()
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_core::swap::{Build, Digest, Failure, Generation, Input, Reason};
+use moorline_core::trust::{self, Origin};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -14,6 +15,7 @@ use crate::bounded_file;
 use crate::plugins::bindings::connector::ConnectorPre;
 use crate::plugins::bindings::policy::ReconnectPolicyPre;
 use crate::plugins::cache::{Cache, digest_of};
+use crate::plugins::contract::{self, Contract};
 use crate::plugins::engine::{Compiled, Engines, Kind};
 use crate::plugins::guest::{self, Loaded};
 use crate::plugins::instance::{Control, CutOverResult, Prepared, TookOver};
@@ -21,6 +23,7 @@ use crate::plugins::policy::{self, PolicyGuest, Work};
 use crate::plugins::settings::Limits;
 use crate::plugins::store::{HostState, Memory};
 use crate::plugins::world::{self, COMPONENT_BYTES_MAX, Interfaces};
+use crate::trust::{Gate, examine};
 
 /// The answer of a job.
 pub(super) struct Done {
@@ -37,12 +40,17 @@ pub(super) enum Product {
     Component {
         component: Component,
         cached: bool,
+        origin: Origin,
     },
     Connector {
         loaded: Arc<Loaded>,
         prepared: Vec<Prepared>,
+        origin: Origin,
     },
-    Policy(Box<PolicyGuest>),
+    Policy {
+        guest: Box<PolicyGuest>,
+        origin: Origin,
+    },
     TookOver(TookOver),
 }
 
@@ -95,20 +103,26 @@ pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Do
     })
 }
 
+/// What a component is made with, and by whom it must be signed.
+#[derive(Clone)]
+pub(super) struct Workshop {
+    pub(super) engines: Engines,
+    pub(super) cache: Cache,
+    pub(super) trust: Arc<trust::Settings>,
+}
+
 pub(super) async fn compile(
     slot: usize,
     build: Build,
-    engines: Engines,
-    cache: Cache,
+    workshop: Workshop,
     kind: Kind,
     path: Arc<Path>,
     shared: Option<Component>,
 ) -> Option<Done> {
-    let (result, product) =
-        match try_compile(slot, build, &engines, cache, kind, path, shared).await {
-            Ok((component, cached)) => (Ok(()), Product::Component { component, cached }),
-            Err(failure) => (Err(failure), Product::Nothing),
-        };
+    let (result, product) = match try_compile(slot, build, workshop, kind, path, shared).await {
+        Ok(product) => (Ok(()), product),
+        Err(failure) => (Err(failure), Product::Nothing),
+    };
     Some(Done {
         slot,
         build: Some(build),
@@ -117,18 +131,23 @@ pub(super) async fn compile(
     })
 }
 
+/// The file is read once: what is signed is what is hashed is what is compiled.
 async fn try_compile(
     slot: usize,
     build: Build,
-    engines: &Engines,
-    cache: Cache,
+    workshop: Workshop,
     kind: Kind,
     path: Arc<Path>,
     shared: Option<Component>,
-) -> Result<(Component, bool), Failure> {
+) -> Result<Product, Failure> {
+    let Workshop {
+        engines,
+        cache,
+        trust,
+    } = workshop;
     let engine = engines.of(kind).clone();
     let digest = build.digest;
-    let (bytes, cached) = {
+    let (bytes, cached, origin) = {
         let (engine, cache) = (engine.clone(), cache.clone());
         blocking(move || {
             let bytes = read(&path)?;
@@ -139,50 +158,84 @@ async fn try_compile(
                 ));
             }
             world::check_header(&bytes)?;
+            let origin = examine(&bytes, digest, &path, &trust)?;
             let cached = shared.or_else(|| cache.load(&engine, digest));
-            Ok((Arc::new(bytes), cached))
+            Ok((Arc::new(bytes), cached, origin))
         })
         .await??
     };
     if let Some(component) = cached {
-        return Ok((component, true));
+        return Ok(Product::Component {
+            component,
+            cached: true,
+            origin,
+        });
     }
     let Compiled { component, shared } = engines
         .compile_shared(kind, digest, bytes)
         .await
         .map_err(world::explain_compile_error)?;
     if shared {
-        return Ok((component, true));
+        return Ok(Product::Component {
+            component,
+            cached: true,
+            origin,
+        });
     }
     let kept = component.clone();
     // Nobody waits for it: the component is there.
     drop(tokio::task::spawn_blocking(move || {
         cache.store(&engine, digest, &kept, slot)
     }));
-    Ok((component, false))
+    Ok(Product::Component {
+        component,
+        cached: false,
+        origin,
+    })
 }
 
 /// Compares names, then types, with the world.
 pub(super) fn check(engine: &Engine, kind: Kind, component: &Component) -> Result<Linked, Failure> {
-    world::check(&Interfaces::of(component, engine), kind)?;
-    match kind {
-        Kind::Connector => guest::link(engine, component).map(Linked::Connector),
-        Kind::Policy => policy::link(engine, component).map(Linked::Policy),
+    let contract = world::check(&Interfaces::of(component, engine), kind)?;
+    match (contract, kind) {
+        (Contract::V0_1, Kind::Connector) => guest::link(engine, component).map(Linked::Connector),
+        (Contract::V0_1, Kind::Policy) => policy::link(engine, component).map(Linked::Policy),
     }
+    .map_err(contract::explain_types)
 }
 
-/// `beside`: guests are made beside those that serve; otherwise only the description is asked for, with nothing granted.
+/// The guests of a connector's candidate: one for each instance.
+pub(super) struct Guests {
+    pub(super) names: Vec<Arc<str>>,
+    pub(super) limits: Limits,
+    /// They are made beside those that serve; otherwise only the description is asked for, with nothing granted.
+    pub(super) beside: bool,
+}
+
 pub(super) async fn warm_connector(
     slot: usize,
     build: Build,
     engine: Engine,
     pre: ConnectorPre<HostState>,
-    names: Vec<Arc<str>>,
-    limits: Limits,
-    beside: bool,
+    guests: Guests,
+    (gate, origin): (Gate, Origin),
 ) -> Option<Done> {
-    let (result, product) = match try_warm(build, &engine, pre, names, limits, beside).await {
-        Ok((loaded, prepared)) => (Ok(()), Product::Connector { loaded, prepared }),
+    let warmed = async {
+        let loaded = describe(build, &engine, pre, guests.limits).await?;
+        let (name, version) = (
+            loaded.description.name.clone(),
+            loaded.description.version.clone(),
+        );
+        let origin = blocking(move || gate.pass(origin, &name, &version)).await??;
+        let prepared = instantiate(&loaded, guests).await?;
+        Ok(Product::Connector {
+            loaded,
+            prepared,
+            origin,
+        })
+    };
+    let (result, product) = match warmed.await {
+        Ok(product) => (Ok(()), product),
         Err(failure) => (Err(failure), Product::Nothing),
     };
     Some(Done {
@@ -193,16 +246,23 @@ pub(super) async fn warm_connector(
     })
 }
 
-async fn try_warm(
+async fn describe(
     build: Build,
     engine: &Engine,
     pre: ConnectorPre<HostState>,
-    names: Vec<Arc<str>>,
     limits: Limits,
-    beside: bool,
-) -> Result<(Arc<Loaded>, Vec<Prepared>), Failure> {
+) -> Result<Arc<Loaded>, Failure> {
     let sandbox: Arc<str> = "describe".into();
-    let loaded = Arc::new(Loaded::describe(engine, pre, build, &sandbox, &limits).await?);
+    let described = Loaded::describe(engine, pre, build, &sandbox, &limits).await;
+    described.map(Arc::new)
+}
+
+async fn instantiate(loaded: &Arc<Loaded>, guests: Guests) -> Result<Vec<Prepared>, Failure> {
+    let Guests {
+        names,
+        limits,
+        beside,
+    } = guests;
     let mut prepared = Vec::with_capacity(names.len());
     for name in names {
         let guest = if beside {
@@ -215,7 +275,7 @@ async fn try_warm(
             guest,
         });
     }
-    Ok((loaded, prepared))
+    Ok(prepared)
 }
 
 pub(super) async fn warm_policy(
@@ -224,12 +284,21 @@ pub(super) async fn warm_policy(
     engine: Engine,
     pre: ReconnectPolicyPre<Memory>,
     configuration: Arc<str>,
+    (gate, origin): (Gate, Origin),
 ) -> Option<Done> {
-    let prepared = blocking(move || PolicyGuest::prepare(&engine, pre, build, configuration))
-        .await
-        .and_then(|result| result);
+    let prepared = blocking(move || {
+        let guest = PolicyGuest::prepare(&engine, pre, build, configuration)?;
+        let (name, version) = policy::card(&guest);
+        let origin = gate.pass(origin, &name, &version)?;
+        Ok((guest, origin))
+    })
+    .await
+    .and_then(|result| result);
     let (result, product) = match prepared {
-        Ok(guest) => (Ok(()), Product::Policy(Box::new(guest))),
+        Ok((guest, origin)) => {
+            let guest = Box::new(guest);
+            (Ok(()), Product::Policy { guest, origin })
+        }
         Err(failure) => (Err(failure), Product::Nothing),
     };
     Some(Done {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use moorline_core::swap::{Build, Failure, Report, Step};
 use moorline_core::time::{Instant, rounded_ms};
+use moorline_core::trust::Origin;
 
 use super::{Candidate, Running, Slot, Target, nobody};
 use crate::plugins::instance::TookOver;
@@ -60,6 +61,10 @@ impl Running {
         };
         let record = Arc::new(found.conclude(now, from, to, outcome));
         found.waiting.concluded(&record);
+        if found.machine.active().is_some() {
+            let (plugin, version) = &found.card;
+            self.swapper.ledger.note(&found.place, plugin, version);
+        }
         self.concluded.push(record);
     }
 
@@ -115,6 +120,7 @@ impl Slot {
             before: self.machine.previous(),
             plugin: self.card.0.clone(),
             version: self.card.1.clone(),
+            origin: self.origin.clone(),
             refused: self.refused.clone(),
         }
     }
@@ -147,6 +153,7 @@ impl Slot {
                 if *step == Step::Probation {
                     self.card = self.card_before.clone();
                     self.codes.drop_code(to.digest);
+                    self.origin = self.origin_before.clone();
                 }
                 self.refuses(to, *step, failure, true);
             }
@@ -178,6 +185,7 @@ impl Slot {
                 self.codes.serves(build.digest, code);
             }
             self.card_before = std::mem::replace(&mut self.card, candidate.card);
+            self.origin_before = std::mem::replace(&mut self.origin, candidate.origin);
         }
         self.refused = None;
         let (plugin, version) = (&*self.card.0, &*self.card.1);
@@ -187,10 +195,18 @@ impl Slot {
             digest = %build.digest,
             plugin,
             version,
+            origin = %self.origin,
             gap_ms = rounded_ms(gap),
             took_ms = rounded_ms(took),
             "plugin serves"
         );
+        if let Origin::Doubtful(failure) = &self.origin {
+            tracing::warn!(
+                component = &*self.name,
+                digest = %build.digest,
+                "a plugin serves that nobody trusted has signed, because [plugins] signatures = \"warn\": it {failure}"
+            );
+        }
     }
 
     fn refuses(&mut self, build: Build, step: Step, failure: &Failure, rolled_back: bool) {

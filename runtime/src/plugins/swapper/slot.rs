@@ -6,6 +6,7 @@ use std::sync::Arc;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Failure, Generation, Swap};
 use moorline_core::time::Instant;
+use moorline_core::trust::Origin;
 use tokio::sync::{mpsc, watch};
 use wasmtime::component::Component;
 
@@ -17,6 +18,7 @@ use crate::plugins::instance::{Control, Prepared, TookOver};
 use crate::plugins::policy::{self, Figures, PolicyGuest};
 use crate::plugins::settings::Limits;
 use crate::plugins::status::InstanceStatus;
+use crate::trust::Place;
 
 /// One instance, as the swapper sees it.
 pub(crate) struct InstanceHandle {
@@ -41,7 +43,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Connector { .. } => Kind::Connector,
             Self::Policy { .. } => Kind::Policy,
@@ -63,9 +65,12 @@ pub(super) struct Candidate {
     pub(super) stock: Stock,
     pub(super) code: Option<Component>,
     pub(super) card: Card,
+    pub(super) origin: Origin,
     pub(super) began: Instant,
     pub(super) took_over: TookOver,
     pub(super) cached: bool,
+    /// An operator wants it back.
+    pub(super) recalled: bool,
 }
 
 impl Candidate {
@@ -75,9 +80,11 @@ impl Candidate {
             stock: Stock::Nothing,
             code: None,
             card,
+            origin: Origin::default(),
             began: now,
             took_over: TookOver::default(),
             cached: false,
+            recalled: false,
         }
     }
 }
@@ -92,6 +99,7 @@ pub(super) fn nobody() -> Card {
 /// One component and its machine.
 pub(crate) struct Slot {
     pub(super) name: Arc<str>,
+    pub(super) place: Place,
     pub(super) path: Arc<Path>,
     pub(super) target: Target,
     pub(super) machine: Swap,
@@ -102,6 +110,9 @@ pub(crate) struct Slot {
     /// Name and version of the active generation, and of the one before it.
     pub(super) card: Card,
     pub(super) card_before: Card,
+    /// Where they come from.
+    pub(super) origin: Origin,
+    pub(super) origin_before: Origin,
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
     pub(super) missing_said: bool,
 }
@@ -109,6 +120,7 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn new(name: Arc<str>, path: &Path, target: Target, machine: Swap) -> Self {
         Self {
+            place: Place::of(target.kind(), &name),
             name,
             path: path.into(),
             target,
@@ -118,6 +130,8 @@ impl Slot {
             waiting: Queue::default(),
             card: nobody(),
             card_before: nobody(),
+            origin: Origin::default(),
+            origin_before: Origin::default(),
             refused: None,
             missing_said: false,
         }

@@ -9,6 +9,7 @@ use moorline_core::message::{DeviceName, Downlink, Uplink, Value};
 use moorline_core::report::Rules;
 use moorline_core::swap;
 use moorline_core::swap::probation::Terms;
+use moorline_core::trust;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -51,6 +52,9 @@ impl Plan {
         let directory = tempfile::tempdir().unwrap();
         let settings = PluginSettings {
             cache_directory: directory.path().join("cache"),
+            cache_bytes_max: 64 * 1024 * 1024,
+            ledger_directory: directory.path().join("state"),
+            trust: trust::Settings::default(),
             state_directory: directory.path().join("state"),
             connectors: Vec::new(),
             policy: None,
@@ -264,6 +268,7 @@ impl Gateway {
                 | Uplink::DeviceConnected { .. }
                 | Uplink::DeviceDisconnected { .. }
                 | Uplink::Gateway { .. }
+                | Uplink::GatewayAttributes { .. }
                 | Uplink::Letter { .. }) => panic!("{other:?} was not expected"),
             }
         }

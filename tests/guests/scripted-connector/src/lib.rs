@@ -22,13 +22,23 @@ const PERIOD: Duration = Duration::from_millis(2);
 const SCHEMA: u32 = 1;
 const EXCHANGE_DEADLINE_MS: u32 = 2_000;
 
-fn scripted(word: &str) -> bool {
-    let script = black_box(&SCRIPT);
-    String::from_utf8_lossy(script)
+fn script() -> String {
+    let script = String::from_utf8_lossy(black_box(&SCRIPT));
+    script
         .strip_prefix("SCRIPT:")
         .unwrap_or_default()
-        .split_whitespace()
-        .any(|w| w == word)
+        .to_owned()
+}
+
+fn scripted(word: &str) -> bool {
+    script().split_whitespace().any(|w| w == word)
+}
+
+/// What follows `key` in a word of the script.
+fn scripted_text(key: &str) -> Option<String> {
+    let script = script();
+    let mut words = script.split_whitespace();
+    words.find_map(|word| word.strip_prefix(key).map(str::to_owned))
 }
 
 struct Scripted {
@@ -92,7 +102,7 @@ impl Connector for Scripted {
         }
         Description {
             name: "scripted".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: scripted_text("version:").unwrap_or_else(|| env!("CARGO_PKG_VERSION").into()),
             configuration_schema: "{}".into(),
             hand_over_schema: SCHEMA,
         }

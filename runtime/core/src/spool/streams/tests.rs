@@ -52,6 +52,7 @@ fn id(handed: &Handed) -> i64 {
         | Uplink::DeviceDisconnected { .. }
         | Uplink::RpcReply { .. }
         | Uplink::Gateway { .. }
+        | Uplink::GatewayAttributes { .. }
         | Uplink::Letter { .. } => -1,
     }
 }

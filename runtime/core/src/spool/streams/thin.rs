@@ -28,6 +28,7 @@ impl Thinner {
             | Uplink::DeviceDisconnected { .. }
             | Uplink::RpcReply { .. }
             | Uplink::Gateway { .. }
+            | Uplink::GatewayAttributes { .. }
             | Uplink::Letter { .. }) => return (Some(other), None),
         };
         let (kept, dropped): (Vec<_>, Vec<_>) = devices

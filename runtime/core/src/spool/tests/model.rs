@@ -47,6 +47,7 @@ fn id_of(uplink: &Uplink) -> u64 {
         | Uplink::DeviceConnected { .. }
         | Uplink::DeviceDisconnected { .. }
         | Uplink::Gateway { .. }
+        | Uplink::GatewayAttributes { .. }
         | Uplink::Letter { .. } => {
             panic!("never appended: {uplink:?}")
         }

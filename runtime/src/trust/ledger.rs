@@ -1,0 +1,299 @@
+//! What served last in each place, across restarts, and an operator's word that an older version may come.
+//!
+//! ```text
+//!  STATE_DIR/served.json                      {"connector-modbus":{"modbus-tcp":"0.2.0"},"policy":{"full-jitter":"0.1.0"}}
+//!  STATE_DIR/allow-downgrade/connector-modbus  empty; gone once another version serves
+//! ```
+//!
+//! The swapper owns the ledger and only changes memory; a task of its own writes, the latest state and no more often than
+//! the disk can.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use moorline_core::swap::Failure;
+use moorline_core::trust::{Origin, Served, Settings};
+use tokio::sync::watch;
+
+use crate::bounded_file::{self, ReadError};
+use crate::plugins::Kind;
+use crate::plugins::write_private;
+
+const SERVED: &str = "served.json";
+const PERMITS: &str = "allow-downgrade";
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Places remembered, those that the configuration no longer names included.
+const PLACES_MAX: usize = 1024;
+
+/// Where a component goes: a connector, or the policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(String);
+
+impl Place {
+    pub(crate) fn of(kind: Kind, name: &str) -> Self {
+        Self(match kind {
+            Kind::Connector => format!("connector-{name}"),
+            Kind::Policy => "policy".to_owned(),
+        })
+    }
+
+    /// Where the permission to downgrade it lies while it is given.
+    pub(crate) fn permit(&self, state_dir: &Path) -> PathBuf {
+        state_dir.join(PERMITS).join(&self.0)
+    }
+
+    /// Gives the permission. Blocks.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written to.
+    pub(crate) fn give_permit(&self, state_dir: &Path) -> io::Result<()> {
+        prepare(state_dir)?;
+        write_private(&self.permit(state_dir), &[])
+    }
+}
+
+fn prepare(state_dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir.join(PERMITS))
+}
+
+type Places = BTreeMap<String, Served>;
+
+/// What served last, everywhere.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    state_dir: Arc<Path>,
+    places: watch::Sender<Places>,
+}
+
+impl Ledger {
+    /// Reads what is known. A file that cannot be read is said and taken for empty: a gateway without its memory still
+    /// has work to do. Blocks.
+    pub(crate) fn open(state_dir: &Path) -> Self {
+        if let Err(error) = prepare(state_dir) {
+            tracing::warn!(directory = %state_dir.display(), %error, "no permission to downgrade can be given");
+        }
+        let places = read(&state_dir.join(SERVED)).unwrap_or_else(|why| {
+            let path = state_dir.join(SERVED);
+            tracing::error!(path = %path.display(), "which versions served last is not known, and downgrades are not noticed: {why}");
+            Places::new()
+        });
+        Self {
+            state_dir: state_dir.into(),
+            places: watch::channel(places).0,
+        }
+    }
+
+    /// What is known, for somebody who only looks. Blocks.
+    pub(crate) fn peek(state_dir: &Path) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            places: watch::channel(read(&state_dir.join(SERVED)).unwrap_or_default()).0,
+        }
+    }
+
+    /// What served last in `place`.
+    pub(crate) fn served(&self, place: &Place) -> Served {
+        self.places
+            .borrow()
+            .get(&place.0)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// `version` of `name` serves in `place` now.
+    pub(crate) fn note(&self, place: &Place, name: &str, version: &str) {
+        self.places.send_if_modified(|places| {
+            let room = places.len() < PLACES_MAX || places.contains_key(&place.0);
+            room && places
+                .entry(place.0.clone())
+                .or_default()
+                .note(name, version)
+        });
+    }
+
+    /// What a candidate for `place` is judged by.
+    pub(crate) fn gate(&self, place: &Place, settings: &Arc<Settings>) -> Gate {
+        Gate {
+            settings: settings.clone(),
+            served: self.served(place),
+            permit: place.permit(&self.state_dir),
+        }
+    }
+
+    /// Who writes down what changes from now on.
+    pub(crate) fn keeper(&self) -> Keeper {
+        let places = self.places.subscribe();
+        let written = places.borrow().clone();
+        Keeper {
+            state_dir: self.state_dir.clone(),
+            written,
+            places,
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Places, String> {
+    let text = match bounded_file::read_text(path, FILE_BYTES_MAX) {
+        Ok(text) => text,
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Places::new());
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// Writes down what served last.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    state_dir: Arc<Path>,
+    written: Places,
+    places: watch::Receiver<Places>,
+}
+
+impl Keeper {
+    /// Writes what changes until the ledger is gone, and then the rest.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let gone = self.places.changed().await.is_err();
+            let now = self.places.borrow_and_update().clone();
+            if now != self.written {
+                self.write(&now).await;
+                self.written = now;
+            }
+            if gone {
+                return;
+            }
+        }
+    }
+
+    async fn write(&self, now: &Places) {
+        let changed = |(place, served): &(&String, &Served)| {
+            self.written.get(place.as_str()) != Some(*served)
+        };
+        let spent: Vec<_> = now
+            .iter()
+            .filter(changed)
+            .map(|(place, _)| Place(place.clone()))
+            .collect();
+        let (directory, text) = (self.state_dir.clone(), serde_json::json!(now).to_string());
+        let kept = tokio::task::spawn_blocking(move || write(&directory, &text, &spent)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(directory = %self.state_dir.display(), %error, "which versions served last is not kept");
+        }
+    }
+}
+
+/// A permission is spent when what it was for is written down.
+fn write(state_dir: &Path, text: &str, spent: &[Place]) -> io::Result<()> {
+    write_private(&state_dir.join(SERVED), &[text.as_bytes()])?;
+    for place in spent {
+        match std::fs::remove_file(place.permit(state_dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a candidate must pass once it has said who it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    settings: Arc<Settings>,
+    served: Served,
+    permit: PathBuf,
+}
+
+impl Gate {
+    /// A gate that lets an older version pass: somebody has asked for it.
+    pub(crate) fn open_to_older(self) -> Self {
+        Self {
+            served: Served::default(),
+            ..self
+        }
+    }
+
+    /// Whether the release may serve here. Asks the disk for a permission, and only where one is needed.
+    ///
+    /// # Errors
+    /// When its signer meant another one, or it is older than what served last.
+    pub(crate) fn pass(
+        &self,
+        origin: Origin,
+        name: &str,
+        version: &str,
+    ) -> Result<Origin, Failure> {
+        let origin = self.settings.confirm(origin, name, version)?;
+        match self.served.check(name, version) {
+            Ok(()) => {}
+            Err(failure) if self.settings.allow_downgrade || self.permit.exists() => {
+                tracing::warn!("an older version is let in because it is allowed: it {failure}");
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_core::swap::Reason;
+
+    use super::*;
+
+    fn pass(ledger: &Ledger, place: &Place, version: &str) -> Result<Origin, Failure> {
+        let settings = Arc::new(Settings::default());
+        ledger
+            .gate(place, &settings)
+            .pass(Origin::Unchecked, "press", version)
+    }
+
+    async fn note(ledger: Ledger, place: &Place, version: &str) {
+        let keeper = tokio::spawn(ledger.keeper().run());
+        ledger.note(place, "press", version);
+        drop(ledger);
+        keeper.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_served_last_outlives_the_process_and_a_permission_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (line, policy) = (
+            Place::of(Kind::Connector, "policy"),
+            Place::of(Kind::Policy, "policy"),
+        );
+        let ledger = Ledger::open(directory.path());
+        note(ledger, &line, "1.2.0").await;
+
+        let ledger = Ledger::open(directory.path());
+        assert!(pass(&ledger, &policy, "1.1.0").is_ok());
+        let failure = pass(&ledger, &line, "1.1.0").unwrap_err();
+        assert_eq!(failure.reason, Reason::Downgrade);
+        line.give_permit(directory.path()).unwrap();
+        assert!(pass(&ledger, &line, "1.1.0").is_ok());
+        note(ledger, &line, "1.1.0").await;
+        assert!(!line.permit(directory.path()).exists());
+
+        let ledger = Ledger::open(directory.path());
+        assert!(pass(&ledger, &line, "1.1.5").is_ok());
+        assert!(pass(&ledger, &line, "1.0.0").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_ledger_is_no_reason_not_to_run() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(SERVED), "{\"connector-a\":").unwrap();
+        let ledger = Ledger::open(directory.path());
+        let line = Place::of(Kind::Connector, "a");
+        assert!(pass(&ledger, &line, "0.0.1").is_ok());
+        note(ledger, &line, "1.0.0").await;
+        let served = Ledger::open(directory.path()).served(&line);
+        assert_eq!(served.version_of("press"), Some("1.0.0"));
+    }
+}

@@ -1,0 +1,80 @@
+//! A gateway that requires signatures: what nobody signed is refused beside a link that goes on, and the platform is told
+//! what serves and who signed it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use moorline_tests::plugins::{Guest, Place};
+use moorline_tests::rig::Rig;
+use moorline_tests::subscriber::{Message, Subscriber};
+use moorline_tests::{binary, mosquitto};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn plugin(directory: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = Command::new(binary())
+        .arg("plugin")
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn of_generation(generation: u64) -> impl Fn(&Message) -> bool {
+    move |message| message.json()["connector_sim"]["generation"] == generation
+}
+
+#[tokio::test]
+async fn only_signed_plugins_serve_and_the_platform_hears_which() {
+    let Some(kind) = mosquitto() else { return };
+    let rig = Rig::start(kind).await;
+    let platform = Subscriber::start(rig.broker.address(), "v1/devices/me/attributes").await;
+    let mut place = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
+    let directory = place.path().parent().unwrap().to_owned();
+    let key = plugin(&directory, &["keygen", "plant", "--no-password"]);
+    let sign = ["sign", "simulated.wasm", "--key", "plant.key"];
+    plugin(&directory, &sign);
+    let line = key["public_key"].as_str().unwrap();
+    let configuration = rig
+        .configuration()
+        .with(&format!("[plugins.trusted_keys]\nplant = \"{line}\""))
+        .simulated("sim", place.path(), Some(rig.audit.witness()));
+    let mut running = rig.gateway(&configuration);
+    running.flows().await;
+    let told = platform
+        .first("what serves", DEADLINE, of_generation(1))
+        .await
+        .json();
+    let told = &told["connector_sim"];
+    assert_eq!(told["name"], "simulated", "{told}");
+    assert_eq!(told["signed_by"], "plant", "{told}");
+    assert_eq!(told["key"], key["key_id"], "{told}");
+    assert_eq!(told["digest"].as_str().unwrap().len(), 64, "{told}");
+
+    place.put(Guest::SIMULATED);
+    running
+        .wait("the unsigned build is refused", DEADLINE, |now| {
+            let error = now.now.connectors[0].error.clone().unwrap_or_default();
+            error.contains("does not fit its signature")
+        })
+        .await;
+    plugin(&directory, &sign);
+    running
+        .wait("the signed one serves", DEADLINE, |now| {
+            let line = &now.now.connectors[0];
+            line.error.is_none()
+                && line.signature.starts_with("signed by plant")
+                && now.swaps().any(|swap| swap.outcome == "swapped")
+        })
+        .await;
+    let generation = running.history().now.connectors[0].generation.unwrap();
+    platform
+        .first("what serves now", DEADLINE, of_generation(generation))
+        .await;
+    let (history, _balance) = rig.settle(running).await;
+    assert_eq!(history.now.link.sessions, 1);
+    assert!(history.swaps().all(|swap| swap.new_sessions == 0));
+}
