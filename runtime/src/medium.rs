@@ -4,19 +4,15 @@ use std::io::{self, ErrorKind};
 
 /// Whether the medium is to blame: it may work again by itself, and a gateway goes on without it. Otherwise a person must
 /// change the configuration or permissions.
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "ErrorKind is not ours and grows"
-)]
 pub(crate) fn is_at_fault(error: &io::Error) -> bool {
-    match error.kind() {
+    !matches!(
+        error.kind(),
         ErrorKind::PermissionDenied
-        | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory
-        | ErrorKind::AlreadyExists
-        | ErrorKind::NotFound
-        | ErrorKind::InvalidInput
-        | ErrorKind::InvalidFilename => false,
-        _ => true,
-    }
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotFound
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename
+    )
 }

@@ -39,7 +39,9 @@ use crate::plugins::{
     self, ConnectorSettings, PluginSettings, Plugins, PolicySettings, StartError,
 };
 use crate::shutdown::{self, Asked, Shutdown, Signals};
-use crate::spool::{self, OpenError, Recovery, Spool, SpoolStatus};
+use crate::spool::{
+    self, Appender, OpenError, Outlet, Recovery, Spool, SpoolSettings, SpoolStatus,
+};
 use crate::status::{self, Sources, Tracker};
 use crate::wear::{Watcher, WearStatus};
 
@@ -119,15 +121,8 @@ impl Gateway {
     async fn open(settings: Settings) -> Result<Self, GatewayError> {
         let clock = Clock::start();
         let state_dir = settings.state_dir.clone();
-        state_dir::prepare(&state_dir)
-            .map_err(|error| GatewayError::StateDirectory(state_dir.clone(), error))?;
-        let (spool, appender, outlet, recoveries) = spool::open(settings.spool, clock)?;
-        report(
-            &settings.name,
-            &state_dir,
-            &recoveries,
-            &spool.status().borrow(),
-        );
+        let (spool, appender, outlet) =
+            open_spool(&settings.name, &state_dir, settings.spool, clock)?;
         let plugin_settings = plugin_settings(
             &state_dir,
             settings.plugins.clone(),
@@ -154,13 +149,8 @@ impl Gateway {
             tasks.spawn(report::run(link.status(), appender.clone()));
         }
         if settings.plugins.report_versions {
-            let appender = appender.clone();
-            tasks.spawn(attributes::run(
-                plugins.status(),
-                link.status(),
-                gaps,
-                appender,
-            ));
+            let (status, link) = (plugins.status(), link.status());
+            tasks.spawn(attributes::run(status, link, gaps, appender.clone()));
         }
         let inbox = inbox::open(settings.inbox, arrivals, clock).await;
         let inbox = downlinks::attend(&mut tasks, inbox, plugins.deliveries(), appender, clock);
@@ -233,6 +223,20 @@ impl Gateway {
             }
         }
     }
+}
+
+/// The state directory, and the spool in it.
+fn open_spool(
+    name: &str,
+    state_dir: &Path,
+    settings: SpoolSettings,
+    clock: Clock,
+) -> Result<(Spool, Appender, Outlet), GatewayError> {
+    state_dir::prepare(state_dir)
+        .map_err(|error| GatewayError::StateDirectory(state_dir.to_owned(), error))?;
+    let (spool, appender, outlet, recoveries) = spool::open(settings, clock)?;
+    report(name, state_dir, &recoveries, &spool.status().borrow());
+    Ok((spool, appender, outlet))
 }
 
 /// The history of swaps, and orders over the admin socket.

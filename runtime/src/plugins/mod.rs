@@ -124,6 +124,17 @@ pub struct Plugins {
     keeper: JoinHandle<()>,
 }
 
+async fn make_state_directory(directory: &Path) -> Result<(), StartError> {
+    match tokio::fs::create_dir_all(directory).await {
+        // Made with the first state that can be written.
+        Err(error) if medium::is_at_fault(&error) => {
+            tracing::error!(directory = %directory.display(), %error, "the state of plugins is not kept for now");
+            Ok(())
+        }
+        made => made.map_err(|error| StartError::StateDirectory(directory.to_owned(), error)),
+    }
+}
+
 /// Starts everything. Components are loaded in the background: one that is missing or bad is said in the log and the
 /// status, and looked at again when its file changes.
 ///
@@ -135,14 +146,7 @@ pub async fn start(
     platform: Platform,
     clock: Clock,
 ) -> Result<Plugins, StartError> {
-    let state_directory = settings.state_directory.clone();
-    match tokio::fs::create_dir_all(&state_directory).await {
-        // Made with the first state that can be written.
-        Err(error) if medium::is_at_fault(&error) => {
-            tracing::error!(directory = %state_directory.display(), %error, "the state of plugins is not kept for now");
-        }
-        made => made.map_err(|error| StartError::StateDirectory(state_directory, error))?,
-    }
+    make_state_directory(&settings.state_directory).await?;
     let (directory, bytes_max) = (settings.cache_directory.clone(), settings.cache_bytes_max);
     let cache = tokio::task::spawn_blocking(move || Cache::open(&directory, bytes_max))
         .await

@@ -286,15 +286,15 @@ impl Spool {
     }
 }
 
+/// The spools of all streams, their two ends, and what each stream's recovery found.
+pub type Opened = (Spool, Appender, Outlet, Vec<Option<Recovery>>);
+
 /// Opens the spools of all streams and starts their thread. Reads the disk: not for a hot path. A stream whose medium
 /// gives nothing has no recovery: it works in memory until the medium does.
 ///
 /// # Errors
 /// When the settings make no sense, or the directory is in use, or no directory because of somebody's choice.
-pub fn open(
-    settings: SpoolSettings,
-    clock: Clock,
-) -> Result<(Spool, Appender, Outlet, Vec<Option<Recovery>>), OpenError> {
+pub fn open(settings: SpoolSettings, clock: Clock) -> Result<Opened, OpenError> {
     let draw = RandomState::new().hash_one(&settings.directory).max(1);
     let mut streams = Vec::with_capacity(settings.streams.len());
     let mut disks = Vec::with_capacity(settings.streams.len());

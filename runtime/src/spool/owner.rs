@@ -172,6 +172,17 @@ impl Owner {
                 () = upkeep.elapsed() => self.prepare(),
             }
         };
+        self.close(appends, batch, reply, orders).await;
+    }
+
+    /// Takes what has been sent already, commits, and answers whoever asked for the end.
+    async fn close(
+        mut self,
+        mut appends: mpsc::Receiver<Append>,
+        mut batch: Vec<Append>,
+        reply: Option<CloseReply>,
+        orders: mpsc::Receiver<Order>,
+    ) {
         appends.close();
         while appends.recv_many(&mut batch, BATCH).await > 0 {
             self.append(&mut batch);

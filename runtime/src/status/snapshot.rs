@@ -54,6 +54,19 @@ pub(crate) struct Tracker {
     last_swap: Option<Arc<SwapRecord>>,
 }
 
+/// What every part of the gateway says of itself, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) link: &'a LinkStatus,
+    pub(crate) spool: &'a SpoolStatus,
+    pub(crate) inbox: InboxStatus,
+    pub(crate) plugins: &'a PluginsStatus,
+    pub(crate) network: &'a Seen,
+    pub(crate) wear: &'a WearStatus,
+    /// None = it can be written to.
+    pub(crate) state_dir: Option<&'a Unwritable>,
+}
+
 impl Tracker {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
@@ -157,16 +170,16 @@ impl Tracker {
         TimestampMs(self.clock.wall().0.saturating_sub(age_ms) + ahead_ms)
     }
 
-    pub(crate) fn snapshot(
-        &self,
-        link: &LinkStatus,
-        spool: &SpoolStatus,
-        inbox: InboxStatus,
-        plugins: &PluginsStatus,
-        network: &Seen,
-        wear: &WearStatus,
-        state_dir: Option<&Unwritable>,
-    ) -> Status {
+    pub(crate) fn snapshot(&self, parts: Parts<'_>) -> Status {
+        let Parts {
+            link,
+            spool,
+            inbox,
+            plugins,
+            network,
+            wear,
+            state_dir,
+        } = parts;
         Status {
             pid: self.pid,
             started_at_ms: self.started_at.0,

@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use super::Status;
-use super::snapshot::{Tracker, Unwritable};
+use super::snapshot::{Parts, Tracker, Unwritable};
 use crate::inbox::InboxStatus;
 use crate::link::LinkStatus;
 use crate::plugins::PluginsStatus;
@@ -80,15 +80,15 @@ pub(crate) async fn run(
                 let wear = sources.wear.borrow_and_update();
                 let inbox = *sources.inbox.borrow_and_update();
                 let state_dir = sources.state_dir.borrow_and_update();
-                tracker.snapshot(
-                    &link,
-                    &spool,
+                tracker.snapshot(Parts {
+                    link: &link,
+                    spool: &spool,
                     inbox,
-                    &plugins,
-                    &network,
-                    &wear,
-                    state_dir.as_ref(),
-                )
+                    plugins: &plugins,
+                    network: &network,
+                    wear: &wear,
+                    state_dir: state_dir.as_ref(),
+                })
             };
             written = Some(Instant::now());
             let measures =

@@ -85,20 +85,12 @@ impl<S: Storage> Spool<S> {
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         let (mut cursor, mut found, unreadable) = CursorFile::load(&mut storage)?;
         let mut pool = Pool::recover(&mut storage, &listed, limits);
-        let survey = survey(
-            &mut storage,
-            &mut pool,
-            &listed,
-            highest(found, &cursor.state),
-            unreadable,
-        )?;
+        let above = highest(found, &cursor.state);
+        let survey = survey(&mut storage, &mut pool, &listed, above, unreadable)?;
         if found == CursorFound::Fresh && survey.highest_epoch > 0 {
             found = CursorFound::Lost;
         }
-        let mut known = match found {
-            CursorFound::Whole | CursorFound::OneSlot => true,
-            CursorFound::Fresh | CursorFound::Lost => false,
-        };
+        let mut known = is_known(found);
         let (journal, in_journal) = recover_journal(journal, limits);
         if let Some((generation, state)) = survey.cursor.clone() {
             known |= cursor.adopt(generation, state);
@@ -118,11 +110,7 @@ impl<S: Storage> Spool<S> {
         let pending = still_waiting(in_journal, state, &mut last);
         let on_disk = pending.front().map_or(last, |first| first.before());
         let journal_records = pending.count() as u64;
-        let readers = state
-            .unsettled
-            .iter()
-            .map(|range| Reader::new(range.acked.sequence))
-            .collect();
+        let readers = readers(state);
         let mut spool = Self {
             next_sequence: state.reserved_sequence.saturating_add(1),
             next_epoch: state.reserved_epoch.saturating_add(1),
@@ -313,6 +301,22 @@ fn still_waiting(
         }
     }
     pending
+}
+
+/// Where each lane goes on reading.
+fn readers<F>(state: &Cursor) -> Vec<Reader<F>> {
+    let ranges = state.unsettled.iter();
+    ranges
+        .map(|range| Reader::new(range.acked.sequence))
+        .collect()
+}
+
+/// Whether what a cursor says is this spool's own account.
+fn is_known(found: CursorFound) -> bool {
+    match found {
+        CursorFound::Whole | CursorFound::OneSlot => true,
+        CursorFound::Fresh | CursorFound::Lost => false,
+    }
 }
 
 /// Sequences above this were never given out.
