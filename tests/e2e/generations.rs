@@ -35,6 +35,14 @@ fn resident_mib(running: &Running) -> f64 {
     kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap() / 1024.0
 }
 
+fn gaps(swaps: &[&SwapEntry]) -> String {
+    let mut gaps: Vec<f64> = swaps.iter().map(|swap| swap.gap_ms).collect();
+    gaps.sort_by(f64::total_cmp);
+    let at = |part: usize| gaps[(gaps.len() - 1) * part / 100];
+    let (middle, high, most) = (at(50), at(99), at(100));
+    format!("gap p50 {middle:.2} ms, p99 {high:.2} ms, max {most:.2} ms")
+}
+
 #[tokio::test]
 async fn swaps_under_load_cost_no_session_no_reading_and_no_memory() {
     let Some(kind) = mosquitto() else { return };
@@ -81,15 +89,10 @@ async fn swaps_under_load_cost_no_session_no_reading_and_no_memory() {
     let (history, balance) = rig.settle(running).await;
 
     let all: Vec<&SwapEntry> = history.swaps().collect();
-    let mut gaps: Vec<f64> = all.iter().map(|swap| swap.gap_ms).collect();
-    gaps.sort_by(f64::total_cmp);
-    let at = |part: usize| gaps[(gaps.len() - 1) * part / 100];
     println!(
-        "FIGURE swaps: {swaps} in {took:.1} s under {rate:.0} readings/s of {CONNECTORS} connectors: gap p50 {:.2} ms, \
-         p99 {:.2} ms, max {:.2} ms; RSS {:.1} MiB after {WARM} swaps, {:.1} MiB after {swaps}; {balance:?}",
-        at(50),
-        at(99),
-        at(100),
+        "FIGURE swaps: {swaps} in {took:.1} s under {rate:.0} readings/s of {CONNECTORS} connectors: {}; \
+         RSS {:.1} MiB after {WARM} swaps, {:.1} MiB after {swaps}; {balance:?}",
+        gaps(&all),
         levels[0],
         levels[1]
     );

@@ -65,70 +65,9 @@ async fn an_operator_swaps_goes_back_and_looks_at_the_history() {
     running.flows().await;
     let config = running.gateway.configuration().to_owned();
     let desk = Desk { config: &config };
-    let first = std::fs::read(place.path()).unwrap();
-
-    // A good build, from elsewhere.
     let elsewhere = rig.path("elsewhere.wasm");
-    let file = elsewhere.to_str().unwrap();
-    let second = build(Guest::SIMULATED, 1_002);
-    std::fs::write(&elsewhere, &second).unwrap();
-    let (swap, code) = desk
-        .json(&["swap", "sim", "--file", file, "--proved"])
-        .await;
-    assert_eq!(
-        (swap["outcome"].as_str(), code),
-        (Some("proved"), Some(0)),
-        "{swap}"
-    );
-    assert_eq!(swap["end"]["from_generation"], 1, "{swap}");
-    assert_eq!(std::fs::read(place.path()).unwrap(), second);
-
-    // A bad one: the file is put back.
-    std::fs::write(&elsewhere, build(Guest::CONNECTOR_TRAP, 1_003)).unwrap();
-    let (said, code) = desk
-        .human(&["swap", "sim", "--file", file, "--proved"])
-        .await;
-    assert_eq!(code, Some(DATA), "{said}");
-    assert!(
-        said.contains("was rolled back") && said.contains("probation: trapped"),
-        "{said}"
-    );
-    assert_eq!(std::fs::read(place.path()).unwrap(), second);
-    // After a failure on probation only the next swap leaves something to go back to.
-    let (said, code) = desk.human(&["rollback", "sim"]).await;
-    assert_eq!(code, Some(DATA), "{said}");
-    assert!(said.contains("no generation to go back to"), "{said}");
-
-    std::fs::write(&elsewhere, &first).unwrap();
-    let (swap, code) = desk
-        .json(&["swap", "sim", "--file", file, "--proved"])
-        .await;
-    assert_eq!(
-        (swap["outcome"].as_str(), code),
-        (Some("proved"), Some(0)),
-        "{swap}"
-    );
-    // There and back: what serves afterwards is in the file, too.
-    let (swap, code) = desk.json(&["rollback", "sim"]).await;
-    assert_eq!(
-        (swap["outcome"].as_str(), code),
-        (Some("swapped"), Some(0)),
-        "{swap}"
-    );
-    assert_eq!(std::fs::read(place.path()).unwrap(), second);
-    let serving = swap["end"]["digest"].clone();
-
-    // A policy is a plugin, too.
-    std::fs::write(&elsewhere, build(Guest::NETWORK_AWARE, 1_004)).unwrap();
-    let (said, code) = desk.human(&["swap", "policy", "--file", file]).await;
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("network-aware"), "{said}");
-    let (said, code) = desk.human(&["swap", "press"]).await;
-    assert_eq!(code, Some(DATA), "{said}");
-    assert!(
-        said.contains("there is no plugin \"press\"; there are sim, policy"),
-        "{said}"
-    );
+    let serving = there_and_back(&desk, &place, &elsewhere).await;
+    the_policy_and_a_stranger(&desk, &elsewhere).await;
 
     let (listed, _) = desk.json(&["ls"]).await;
     assert_eq!(listed["running"], true);
@@ -161,6 +100,76 @@ async fn an_operator_swaps_goes_back_and_looks_at_the_history() {
     .await;
     let (status, _) = again.gateway.stop(GRACE).await.unwrap();
     assert!(status.success());
+}
+
+/// Swaps good and bad builds in from `elsewhere`, goes back, and says what serves in the end.
+async fn there_and_back(desk: &Desk<'_>, place: &Place, elsewhere: &Path) -> Value {
+    let file = elsewhere.to_str().unwrap();
+    let first = std::fs::read(place.path()).unwrap();
+
+    // A good build, from elsewhere.
+    let second = build(Guest::SIMULATED, 1_002);
+    std::fs::write(elsewhere, &second).unwrap();
+    let (swap, code) = desk
+        .json(&["swap", "sim", "--file", file, "--proved"])
+        .await;
+    assert_eq!(
+        (swap["outcome"].as_str(), code),
+        (Some("proved"), Some(0)),
+        "{swap}"
+    );
+    assert_eq!(swap["end"]["from_generation"], 1, "{swap}");
+    assert_eq!(std::fs::read(place.path()).unwrap(), second);
+
+    // A bad one: the file is put back.
+    std::fs::write(elsewhere, build(Guest::CONNECTOR_TRAP, 1_003)).unwrap();
+    let (said, code) = desk
+        .human(&["swap", "sim", "--file", file, "--proved"])
+        .await;
+    assert_eq!(code, Some(DATA), "{said}");
+    assert!(
+        said.contains("was rolled back") && said.contains("probation: trapped"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read(place.path()).unwrap(), second);
+    // After a failure on probation only the next swap leaves something to go back to.
+    let (said, code) = desk.human(&["rollback", "sim"]).await;
+    assert_eq!(code, Some(DATA), "{said}");
+    assert!(said.contains("no generation to go back to"), "{said}");
+
+    std::fs::write(elsewhere, &first).unwrap();
+    let (swap, code) = desk
+        .json(&["swap", "sim", "--file", file, "--proved"])
+        .await;
+    assert_eq!(
+        (swap["outcome"].as_str(), code),
+        (Some("proved"), Some(0)),
+        "{swap}"
+    );
+    // There and back: what serves afterwards is in the file, too.
+    let (swap, code) = desk.json(&["rollback", "sim"]).await;
+    assert_eq!(
+        (swap["outcome"].as_str(), code),
+        (Some("swapped"), Some(0)),
+        "{swap}"
+    );
+    assert_eq!(std::fs::read(place.path()).unwrap(), second);
+    swap["end"]["digest"].clone()
+}
+
+async fn the_policy_and_a_stranger(desk: &Desk<'_>, elsewhere: &Path) {
+    let file = elsewhere.to_str().unwrap();
+    // A policy is a plugin, too.
+    std::fs::write(elsewhere, build(Guest::NETWORK_AWARE, 1_004)).unwrap();
+    let (said, code) = desk.human(&["swap", "policy", "--file", file]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("network-aware"), "{said}");
+    let (said, code) = desk.human(&["swap", "press"]).await;
+    assert_eq!(code, Some(DATA), "{said}");
+    assert!(
+        said.contains("there is no plugin \"press\"; there are sim, policy"),
+        "{said}"
+    );
 }
 
 async fn of_a_stopped_gateway(desk: &Desk<'_>, serving: &Value) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use moorline::cli::exit;
 use moorline::demo::{mark, script};
@@ -154,9 +154,9 @@ impl Guest {
         if Self::CRATES.contains(&self.directory) {
             return Some(self.bytes());
         }
-        // One after the other: two tests may want the same.
-        static BUILDING: Mutex<()> = Mutex::new(());
-        let _building = BUILDING.lock().unwrap();
+        // One after the other: two tests may want the same. The lock ends with the file.
+        let building = std::fs::File::create(out().with_extension("lock")).unwrap();
+        building.lock().unwrap();
         let path = out().join(self.stem()).with_extension("wasm");
         if !path.is_file() {
             let output = build(&[self.directory]);

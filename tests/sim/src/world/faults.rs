@@ -309,7 +309,7 @@ impl World {
         let synced: Vec<_> = (0..self.terms.streams.len())
             .filter_map(|stream| Some(self.status(stream)?.synced.0))
             .collect();
-        for stream in 0..self.terms.streams.len() {
+        for (stream, synced) in synced.iter().copied().enumerate() {
             let given_up = self.ledgers[stream].give_up_in_flight();
             if let Some(mut before) = self.figures(stream) {
                 // Counted now, and shown at the next start.
@@ -317,7 +317,7 @@ impl World {
                 before.status.evicted.readings += given_up.1;
                 self.closed.push(before);
             }
-            self.forget_unproven(stream, synced[stream]);
+            self.forget_unproven(stream, synced);
         }
         let Some(host) = self.host.take() else {
             return;
