@@ -120,7 +120,12 @@ impl<S: Storage> Spool<S> {
         let begin = self.absent.as_ref()?.begin;
         let last = opened.last;
         let used = last.sequence.0.max(opened.next_sequence.saturating_sub(1));
-        let shift = used.saturating_sub(begin);
+        // Not right behind them: what is given out there is reserved nowhere for now.
+        let shift = if used < begin {
+            0
+        } else {
+            used.saturating_add(jump(self.draw)).saturating_sub(begin)
+        };
         let moved = |position: Position| Position {
             sequence: Sequence(position.sequence.0.saturating_add(shift)),
             totals: last.totals.plus(position.totals),

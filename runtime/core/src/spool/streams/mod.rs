@@ -61,6 +61,8 @@ struct Stream<S: Storage> {
     settings: StreamSettings,
     spool: Spool<S>,
     thinner: Thinner,
+    /// What comes after this record came since the session began. An eviction in between may divide it, too.
+    live_from: Sequence,
     /// Above zero the backlog has had less than its share beside the live lane.
     backlog_due: i64,
     pace: Pace,
@@ -112,6 +114,7 @@ impl<S: Storage> Streams<S> {
             settings,
             spool,
             thinner: Thinner::default(),
+            live_from: Sequence(0),
             backlog_due: 0,
             pace: Pace::default(),
         });
@@ -196,6 +199,7 @@ impl<S: Storage> Streams<S> {
                     stream.spool.divide();
                 }
             }
+            stream.live_from = stream.spool.status().last;
         }
     }
 
@@ -227,12 +231,12 @@ impl<S: Storage> Streams<S> {
                 Err(_comes_again) if count > already => break,
                 Err(error) => return Err(error),
             }
-            let emptied = self
-                .streams
-                .get(usize::from(stream.0))
-                .is_some_and(|stream| !stream.spool.has_more(lane));
+            let stream = self.streams.get(usize::from(stream.0));
+            let (emptied, backlog) = stream.map_or((false, false), |stream| {
+                (!stream.spool.has_more(lane), stream.is_backlog(lane))
+            });
             // Whatever comes meanwhile goes before more of a backlog, and a full read is enough.
-            if handed.len() == count || lane != Lane::Live || !emptied {
+            if handed.len() == count || backlog || !emptied {
                 break;
             }
         }
@@ -263,7 +267,7 @@ impl<S: Storage> Streams<S> {
                     turn: entry.turn,
                     stream: entry.stream,
                     sequence: record.sequence,
-                    historical: lane != Lane::Live,
+                    historical: stream.is_backlog(lane),
                     uplink: record.uplink,
                 });
                 return Ok(());
@@ -314,7 +318,7 @@ impl<S: Storage> Streams<S> {
         let Some(stream) = self.streams.get_mut(usize::from(id.0)) else {
             return Ok(());
         };
-        let historical = lane != Lane::Live;
+        let historical = stream.is_backlog(lane);
         let bytes_max = if historical {
             bytes_max.min(BACKLOG_BYTES)
         } else {
@@ -388,7 +392,9 @@ impl<S: Storage> Streams<S> {
 
     /// A stream whose storage gave nothing goes on in `opened`, see [`Spool::continue_in`].
     pub fn continue_in(&mut self, stream: StreamId, opened: Spool<S>) -> Option<u64> {
-        let shift = self.spool_mut(stream)?.continue_in(opened)?;
+        let at_work = self.streams.get_mut(usize::from(stream.0))?;
+        let shift = at_work.spool.continue_in(opened)?;
+        at_work.live_from.0 = at_work.live_from.0.saturating_add(shift);
         for entry in &mut self.log {
             if entry.stream == stream {
                 entry.sequence = Sequence(entry.sequence.0.saturating_add(shift));
@@ -425,7 +431,7 @@ impl<S: Storage> Streams<S> {
 impl<S: Storage> Stream<S> {
     /// Which lane is next, if any may go now; and how long the backlog must wait.
     fn lane(&mut self, now: Instant) -> (Option<Lane>, Option<Duration>) {
-        let live = self.spool.has_more(Lane::Live).then_some(Lane::Live);
+        let live = self.live();
         let AfterOutage::LiveFirst {
             backlog_share_percent,
             backlog_readings_per_s,
@@ -446,12 +452,25 @@ impl<S: Storage> Stream<S> {
         }
     }
 
+    fn is_backlog(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Live => false,
+            Lane::Backlog(through) => through <= self.live_from,
+        }
+    }
+
+    /// The oldest lane of what came since the session began.
+    fn live(&self) -> Option<Lane> {
+        let mut lanes = self.spool.lanes().map(|(lane, _)| lane);
+        lanes.find(|lane| !self.is_backlog(*lane) && self.spool.has_more(*lane))
+    }
+
     fn backlog(&mut self, newest_first: bool) -> Option<Lane> {
         let newest = self
             .spool
             .lanes()
             .map(|(lane, _)| lane)
-            .filter(|lane| *lane != Lane::Live && self.spool.has_more(*lane));
+            .filter(|lane| self.is_backlog(*lane) && self.spool.has_more(*lane));
         if !newest_first {
             return newest.min();
         }

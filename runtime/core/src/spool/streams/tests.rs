@@ -315,3 +315,33 @@ fn what_is_given_up_in_flight_is_delivered_or_evicted_as_the_link_says() {
     assert_eq!(named, evicted + 30);
     assert!(id(&read(&mut streams, 1)[0]) > first + 50);
 }
+
+/// Records in memory are given up in the middle of what came since the session began: what is left before them was taken for a
+/// backlog, and the newer ones overtook it.
+#[test]
+fn what_is_given_up_in_between_lets_nothing_overtake() {
+    let storage = SimStorage::new(1, 1 << 30);
+    let limits = Limits::new(16 * 1024, 1024 * 1024, 0).unwrap();
+    let (spool, _) = Spool::open(storage.clone(), limits.in_memory(2_000)).unwrap();
+    let settings = StreamSettings {
+        name: "telemetry".into(),
+        priority: 1,
+        after_outage: live_first(0),
+        thin_out: false,
+    };
+    let mut streams = Streams::new(vec![(settings, spool)]);
+    streams.begin(Sequence(0));
+    append(&mut streams, URGENT, 0..10);
+    streams.spool_mut(URGENT).unwrap().commit().unwrap();
+    storage.set_read_only(true);
+    append(&mut streams, URGENT, 10..200);
+    let spool = streams.spool_mut(URGENT).unwrap();
+    assert!(spool.lanes().count() > 1 && spool.status().evicted.records > 0);
+    let handed = read(&mut streams, 200);
+    let ids = ids(&handed);
+    assert!(
+        ids.starts_with(&[0, 1, 2]) && ids.ends_with(&[199]),
+        "{ids:?}"
+    );
+    assert!(ids.is_sorted() && handed.iter().all(|handed| !handed.historical));
+}
