@@ -94,10 +94,11 @@ function poll() {
   }));
   try {
     emit([{ device: configuration.device, readings }]);
-  } catch (refusal) {
-    // The same batch again, when the host says.
-    if (refusal.tag === "back-pressure") return refusal.val;
-    log("error", `the readings are refused: ${refusal.val}`);
+  } catch (error) {
+    // What the host throws is an Error around the contract's value.
+    const refusal = error.payload;
+    if (refusal?.tag === "back-pressure") return refusal.val; // the same batch again, then
+    log("error", `the readings are refused: ${JSON.stringify(refusal ?? error.message)}`);
   }
   unsent = [];
   return configuration.pollMs;
@@ -105,7 +106,6 @@ function poll() {
 
 function read() {
   const { address, timeoutMs, gapMs, values } = configuration;
-  const device = (what, error) => ({ tag: "device", val: `${what}: ${error.message ?? JSON.stringify(error)}` });
   try {
     // A stream that is connected is returned as it is; a closed one is dialled again.
     const stream = open(streamName);
@@ -115,7 +115,7 @@ function read() {
     latest = Object.fromEntries(found);
     return found;
   } catch (error) {
-    throw device("readout", error);
+    throw { tag: "device", val: `readout: ${error.payload ? JSON.stringify(error.payload) : error.message}` };
   }
 }
 

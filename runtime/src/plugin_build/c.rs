@@ -44,6 +44,9 @@ const fn bindings(kind: Kind) -> [(&'static str, &'static [u8]); 3] {
     }
 }
 
+/// zig's own is 16 MiB, which would be the memory of every instance.
+const STACK: &str = "-Wl,-z,stack-size=131072";
+
 /// What a module that reaches past the contract imports.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 
@@ -67,6 +70,7 @@ pub(super) fn componentize(
             "-mexec-model=reactor",
             "-Wl,--no-entry",
             "-Wl,--strip-debug",
+            STACK,
         ])
         .arg("-I")
         .arg(&bindings)

@@ -51,9 +51,10 @@ function poll() {
   const reading = { key: "value", value: { tag: "double", val: unsent }, quality: "good", timestamp: null };
   try {
     emit([{ device: configuration.device, readings: [reading] }]);
-  } catch (refusal) {
-    if (refusal.tag === "back-pressure") return refusal.val; // the same reading again, then
-    throw { tag: "device", val: `refused: ${refusal.val}` };
+  } catch (error) {
+    // What the host throws is an Error around the contract's value.
+    if (error.payload?.tag === "back-pressure") return error.payload.val; // the same reading again, then
+    throw { tag: "internal", val: `refused: ${JSON.stringify(error.payload)}` };
   }
   unsent = null;
   return configuration.pollMs;
@@ -64,7 +65,7 @@ function read() {
     // A closed stream is dialled again.
     return number(exchange(open(stream), REQUEST, { tag: "delimited", val: LINE_END }, TIMEOUT_MS));
   } catch (error) {
-    throw { tag: "device", val: error.message ?? JSON.stringify(error) };
+    throw { tag: "device", val: error.payload ? JSON.stringify(error.payload) : error.message };
   }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn dev(options: &DevOptions) -> ExitCode {
     };
     let mut seen = None;
     loop {
-        let now = sources(&options.directory);
+        let now = sources(&options.directory, &settings.state_dir);
         if seen.as_ref() == Some(&now) {
             std::thread::sleep(LOOK_EVERY);
             continue;
@@ -223,8 +223,9 @@ fn put(from: &Path, to: &Path) -> std::io::Result<()> {
 type Sources = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
 
 /// The files of a plugin, with what tells that they changed. Those that cannot be read are left out: they are on their
-/// way.
-fn sources(directory: &Path) -> Sources {
+/// way. What a gateway writes into its `state` directory is no source, wherever that lies.
+fn sources(directory: &Path, state: &Path) -> Sources {
+    let state = state.canonicalize().ok();
     let mut sources = Sources::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -239,8 +240,10 @@ fn sources(directory: &Path) -> Sources {
                 continue;
             }
             if metadata.is_dir() {
-                if !NOT_SOURCE.contains(&&*name) {
-                    directories.push(entry.path());
+                let path = entry.path();
+                let is_state = state.is_some() && path.canonicalize().ok() == state;
+                if !NOT_SOURCE.contains(&&*name) && !is_state {
+                    directories.push(path);
                 }
             } else if sources.len() < FILES_MAX {
                 sources.insert(entry.path(), (metadata.modified().ok(), metadata.len()));
@@ -269,14 +272,17 @@ mod tests {
         ] {
             std::fs::write(path(name), "1").unwrap();
         }
-        let before = sources(directory.path());
+        std::fs::create_dir_all(path("run")).unwrap();
+        let look = || sources(directory.path(), &path("run"));
+        let before = look();
         assert_eq!(
             before.keys().collect::<Vec<_>>(),
             [&path("connector.py"), &path("lib/a.py")]
         );
         std::fs::write(path("x.wasm"), "22").unwrap();
-        assert_eq!(sources(directory.path()), before);
+        std::fs::write(path("run/status.json"), "{}").unwrap();
+        assert_eq!(look(), before);
         std::fs::write(path("lib/a.py"), "22").unwrap();
-        assert_ne!(sources(directory.path()), before);
+        assert_ne!(look(), before);
     }
 }
