@@ -22,6 +22,7 @@ mod guest;
 mod host;
 mod inspect;
 mod instance;
+mod names;
 mod policy;
 mod rehearsal;
 mod restart;
@@ -329,6 +330,7 @@ impl Building<'_> {
             state: KeyValues::of(&self.settings.state_directory, &name),
             log: log::gate(self.clock.now()),
             report: Reporting::new(&connector.report, self.platform.gaps.clone()),
+            names: names::Names::default(),
             readings: 0,
             back_pressure: 0,
             devices: std::collections::BTreeSet::new(),
