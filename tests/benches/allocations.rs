@@ -10,7 +10,9 @@ use std::alloc::System;
 
 use moorline::demo::broker::Broker;
 use moorline_tests::mosquitto;
-use parties::{INFLIGHT, MESSAGES, READINGS_PER_BATCH, bare_client, batch, cpu, gateway, message};
+use parties::{
+    INFLIGHT, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH, bare_client, batch, cpu, gateway, message,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -29,13 +31,13 @@ async fn main() {
         "{MESSAGES} messages at QoS 1 to Mosquitto, {INFLIGHT} in flight; start and end of the party included"
     );
     let before = Before::now();
-    bare_client(broker).await;
+    bare_client(broker, WRITE_BATCH).await;
     before.tell("bare client, a message", MESSAGES);
     let before = Before::now();
-    gateway(broker, &directory.path().join("messages"), message).await;
+    gateway(broker, &directory.path().join("messages"), &message()).await;
     before.tell("spool and link, a message", MESSAGES);
     let before = Before::now();
-    gateway(broker, &directory.path().join("readings"), batch).await;
+    gateway(broker, &directory.path().join("readings"), &batch()).await;
     before.tell(
         &format!("spool and link, a reading of {READINGS_PER_BATCH}"),
         MESSAGES * READINGS_PER_BATCH,

@@ -85,6 +85,12 @@ impl Make {
         }
     }
 
+    /// Whether what is installed is built for speed, so that a bench against it says something.
+    #[must_use]
+    pub fn is_fast(self) -> bool {
+        self != Self::Rumqttd || rumqttd_built("release").is_file()
+    }
+
     /// The version that is installed; none, after saying so, when none is.
     ///
     /// # Panics
@@ -128,17 +134,17 @@ fn first_word_like_a_version(command: &mut Command) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// rumqttd's binary; where somebody has built it for speed, that one.
+/// rumqttd's binary of this profile.
+fn rumqttd_built(profile: &str) -> PathBuf {
+    let target = shelf().join("rumqttd");
+    target.join(profile).join("rumqttd-for-tests")
+}
+
+/// rumqttd's binary; the one for speed, unless there is another only.
 fn rumqttd() -> PathBuf {
-    let built = |profile: &str| {
-        shelf()
-            .join("rumqttd")
-            .join(profile)
-            .join("rumqttd-for-tests")
-    };
-    Some(built("release"))
+    Some(rumqttd_built("release"))
         .filter(|binary| binary.is_file())
-        .unwrap_or_else(|| built("debug"))
+        .unwrap_or_else(|| rumqttd_built("debug"))
 }
 
 /// The version of a crate in a lock file of the repository.

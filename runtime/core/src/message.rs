@@ -3,10 +3,12 @@
 //! These are dialect-neutral: the spool keeps them, and a dialect (`thingsboard`) turns them into topics and payloads
 //! only when they leave.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::time::TimestampMs;
@@ -35,17 +37,32 @@ fn validate(name: &str) -> Result<(), NameError> {
     if name.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong);
     }
-    if name.chars().any(char::is_control) {
+    let plain = name.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if !plain && name.chars().any(char::is_control) {
         return Err(NameError::ControlCharacter);
     }
     Ok(())
 }
 
+/// Takes a name from the bytes it is read from, without a copy in between.
+struct NameVisitor<N>(fn(&str) -> Result<N, NameError>);
+
+impl<N> Visitor<'_> for NameVisitor<N> {
+    type Value = N;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<N, E> {
+        self.0(name).map_err(E::custom)
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "Arc<str>", into = "Arc<str>")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -65,17 +82,21 @@ macro_rules! name_type {
             }
         }
 
-        impl TryFrom<Arc<str>> for $name {
-            type Error = NameError;
-            fn try_from(name: Arc<str>) -> Result<Self, NameError> {
-                validate(&name)?;
-                Ok(Self(name))
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 
-        impl From<$name> for Arc<str> {
-            fn from(name: $name) -> Self {
-                name.0
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(NameVisitor(Self::try_new))
             }
         }
 

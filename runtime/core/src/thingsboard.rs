@@ -23,13 +23,14 @@ use thiserror::Error;
 
 use crate::identity::{Identity, Mark};
 use crate::message::{DeviceName, Downlink, Key, NameError, Qos, Sequence, Uplink, Value};
-use crate::time::TimestampMs;
 
+mod json;
 pub mod limits;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 
+use json::connect_payload;
 use limits::{Cost, Opened};
 pub use telemetry::{Encoder, Place, Run, Shape};
 
@@ -189,79 +190,6 @@ impl Announced {
             identity: None,
         })
     }
-}
-
-fn json_string(text: &str, out: &mut Vec<u8>) {
-    // Writing a string into memory cannot fail: serde_json errs only on IO or on maps with odd keys.
-    serde_json::to_writer(out, text).unwrap_or_default();
-}
-
-fn json_value(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Boolean(true) => out.extend_from_slice(b"true"),
-        Value::Boolean(false) => out.extend_from_slice(b"false"),
-        Value::Integer(integer) => serde_json::to_writer(out, integer).unwrap_or_default(),
-        // Finite by the contract of `Value`; serde_json would write null otherwise.
-        Value::Double(double) => serde_json::to_writer(out, double).unwrap_or_default(),
-        Value::Text(text) => json_string(text, out),
-        Value::Json(document) => out.extend_from_slice(document.as_bytes()),
-    }
-}
-
-fn connect_payload(device: &DeviceName, profile: &str) -> Vec<u8> {
-    let mut out = device_payload(device);
-    if !profile.is_empty() {
-        out.pop();
-        out.extend_from_slice(b",\"type\":");
-        json_string(profile, &mut out);
-        out.push(b'}');
-    }
-    out
-}
-
-fn device_payload(device: &DeviceName) -> Vec<u8> {
-    let mut out = b"{\"device\":".to_vec();
-    json_string(device.as_str(), &mut out);
-    out.push(b'}');
-    out
-}
-
-fn attributes_payload(device: &DeviceName, values: &[(Key, Value)]) -> Vec<u8> {
-    let mut out = b"{".to_vec();
-    json_string(device.as_str(), &mut out);
-    out.push(b':');
-    json_object(values, &mut out);
-    out.push(b'}');
-    out
-}
-
-fn gateway_payload(timestamp: TimestampMs, values: &[(Key, Value)]) -> Vec<u8> {
-    let mut out = format!("{{\"ts\":{},\"values\":", timestamp.0).into_bytes();
-    json_object(values, &mut out);
-    out.push(b'}');
-    out
-}
-
-fn json_object(values: &[(Key, Value)], out: &mut Vec<u8>) {
-    out.push(b'{');
-    for (index, (key, value)) in values.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        json_string(key.as_str(), out);
-        out.push(b':');
-        json_value(value, out);
-    }
-    out.push(b'}');
-}
-
-fn reply_payload(device: &DeviceName, request_id: u64, body: &str) -> Vec<u8> {
-    let mut out = device_payload(device);
-    out.pop();
-    out.extend_from_slice(format!(",\"id\":{request_id},\"data\":").as_bytes());
-    out.extend_from_slice(body.as_bytes());
-    out.push(b'}');
-    out
 }
 
 /// Why a message from the platform is not understood. It is logged and counted; the link goes on.

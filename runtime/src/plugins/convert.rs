@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::bindings::connector::exports::moorline::edge::connector_guest::AttributeUpdate;
 use super::bindings::connector::moorline::edge::types::{self as wit, Attribute};
 use super::bindings::policy::exports::moorline::edge::policy_guest as policy;
+use super::names::Names;
 
 /// Readings of one batch.
 const READINGS_MAX: usize = 10_000;
@@ -79,12 +80,14 @@ impl Weight {
 pub(crate) fn batch(
     batch: Vec<wit::DeviceReadings>,
     now: TimestampMs,
+    names: &mut Names,
 ) -> Result<Vec<message::DeviceReadings>, BadBatch> {
     let mut weight = Weight::default();
     let mut converted = Vec::with_capacity(batch.len());
     for (index, entry) in batch.into_iter().enumerate() {
-        let device =
-            DeviceName::try_new(&entry.device).map_err(|error| BadBatch::Device(index, error))?;
+        let device = names
+            .device(&entry.device)
+            .map_err(|error| BadBatch::Device(index, error))?;
         weight.add(entry.device.len())?;
         weight.add_readings(entry.readings.len())?;
         if entry.readings.is_empty() {
@@ -92,7 +95,12 @@ pub(crate) fn batch(
         }
         let mut readings = Vec::with_capacity(entry.readings.len());
         for (at, entry) in entry.readings.into_iter().enumerate() {
-            readings.push(reading(entry, now, &mut weight, (index, at))?);
+            readings.push(reading(
+                entry,
+                (now, &mut *names),
+                &mut weight,
+                (index, at),
+            )?);
         }
         converted.push(message::DeviceReadings { device, readings });
     }
@@ -101,12 +109,14 @@ pub(crate) fn batch(
 
 fn reading(
     reading: wit::Reading,
-    now: TimestampMs,
+    (now, names): (TimestampMs, &mut Names),
     weight: &mut Weight,
     (index, at): (usize, usize),
 ) -> Result<message::Reading, BadBatch> {
     weight.add(reading.key.len() + value_bytes(&reading.value))?;
-    let key = Key::try_new(&reading.key).map_err(|error| BadBatch::Key(index, at, error))?;
+    let key = names
+        .key(&reading.key)
+        .map_err(|error| BadBatch::Key(index, at, error))?;
     let value = value(reading.value).map_err(|error| BadBatch::Value(index, at, error))?;
     let timestamp = match reading.timestamp {
         Some(ms) => timestamp(ms).ok_or(BadBatch::Timestamp(index, at))?,
@@ -165,7 +175,10 @@ fn timestamp(ms: f64) -> Option<TimestampMs> {
 }
 
 /// Client attributes.
-pub(crate) fn attributes(values: Vec<Attribute>) -> Result<Vec<(Key, message::Value)>, BadBatch> {
+pub(crate) fn attributes(
+    values: Vec<Attribute>,
+    names: &mut Names,
+) -> Result<Vec<(Key, message::Value)>, BadBatch> {
     let mut weight = Weight::default();
     weight.add_readings(values.len())?;
     values
@@ -173,7 +186,8 @@ pub(crate) fn attributes(values: Vec<Attribute>) -> Result<Vec<(Key, message::Va
         .enumerate()
         .map(|(index, attribute)| {
             weight.add(attribute.key.len() + value_bytes(&attribute.value))?;
-            let key = Key::try_new(&attribute.key)
+            let key = names
+                .key(&attribute.key)
                 .map_err(|error| BadBatch::AttributeKey(index, error))?;
             let value =
                 value(attribute.value).map_err(|error| BadBatch::AttributeValue(index, error))?;
@@ -319,6 +333,13 @@ pub(crate) fn decision(decision: policy::Decision) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn batch(
+        entries: Vec<wit::DeviceReadings>,
+        now: TimestampMs,
+    ) -> Result<Vec<message::DeviceReadings>, BadBatch> {
+        super::batch(entries, now, &mut Names::default())
+    }
 
     fn entry(value: wit::Value, timestamp: Option<f64>) -> wit::DeviceReadings {
         let good = wit::Reading {

@@ -24,6 +24,7 @@ mod guest;
 mod host;
 mod inspect;
 mod instance;
+mod names;
 mod orders;
 mod policy;
 mod rehearsal;
@@ -387,6 +388,7 @@ impl Building<'_> {
             state: KeyValues::of(&self.settings.state_directory, &name),
             log: log::gate(self.clock.now()),
             report: Reporting::new(&connector.report, self.platform.gaps.clone()),
+            names: names::Names::default(),
             readings: 0,
             back_pressure: 0,
             refused: None,

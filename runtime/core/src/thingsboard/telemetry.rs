@@ -1,16 +1,18 @@
 //! From spooled messages to publishes: readings of many devices share one publish up to the broker's packet limit.
 
-use std::collections::BTreeMap;
+mod open_publish;
 
+use super::json::{
+    attributes_payload, connect_payload, device_payload, gateway_payload, reply_payload,
+};
 use super::limits::{Cost, Opened};
 use super::{
     ATTRIBUTES, CONNECT, DISCONNECT, Encoded, GATEWAY_ATTRIBUTES, GATEWAY_TELEMETRY, LeftOut,
-    Publish, RPC, SequenceRange, TELEMETRY, TOPICS, WhyLeftOut, attributes_payload,
-    connect_payload, device_payload, gateway_payload, json_object, json_string, json_value,
-    reply_payload,
+    Publish, RPC, SequenceRange, TELEMETRY, TOPICS, WhyLeftOut,
 };
 use crate::identity::{Identity, Mark};
-use crate::message::{DeviceName, Key, Qos, Quality, Reading, Sequence, StreamId, Uplink};
+use crate::message::{DeviceName, DeviceReadings, Qos, Reading, Sequence, StreamId, Uplink};
+use open_publish::OpenPublish;
 
 /// Bytes of a PUBLISH besides its payload: fixed header (5), topic length (2), the longest topic here (24), packet id
 /// (2), property length (1) and a margin.
@@ -101,20 +103,9 @@ pub struct Encoder {
     /// Where a new publish must begin, the nearest last.
     breaks: Vec<Mark>,
     open: OpenPublish,
+    /// Bytes of the last payload: the next one begins with as much room.
+    payload_bytes: usize,
     encoded: Encoded,
-    scratch: Vec<u8>,
-}
-
-/// The telemetry publish being filled.
-#[derive(Debug, Default)]
-struct OpenPublish {
-    devices: Vec<DeviceEntries>,
-    index: BTreeMap<DeviceName, usize>,
-    /// Exact length of the finished payload.
-    bytes: usize,
-    carried: Option<Carried>,
-    readings: u32,
-    cost: Cost,
 }
 
 /// What is in a publish, in both counts.
@@ -125,17 +116,6 @@ struct Carried {
     last: Sequence,
     through: Option<u32>,
 }
-
-/// `"A":[{"ts":1,"values":{"k":1` — the last entry is left open for further keys of the same time.
-#[derive(Debug)]
-struct DeviceEntries {
-    json: Vec<u8>,
-    timestamp_ms: u64,
-    keys: Vec<Key>,
-}
-
-/// What closes one device: `}}]`.
-const DEVICE_END: &[u8] = b"}}]";
 
 impl Encoder {
     /// An encoder for packets of at most `packet_bytes_max` bytes, without other limits.
@@ -153,8 +133,8 @@ impl Encoder {
             run: Run::default(),
             breaks: Vec::new(),
             open: OpenPublish::default(),
+            payload_bytes: 0,
             encoded: Encoded::default(),
-            scratch: Vec::new(),
         }
     }
 
@@ -180,10 +160,7 @@ impl Encoder {
                 self.keep_range(place);
                 let mut index = 0;
                 for device in devices {
-                    for reading in &device.readings {
-                        self.push_reading(place, index, &device.device, reading);
-                        index += 1;
-                    }
+                    index = self.push_readings(place, index, device);
                 }
                 self.keep_break(place.turn, index);
                 // An empty batch must be acknowledged too, or the cursor would stop before it.
@@ -306,63 +283,55 @@ impl Encoder {
         }
     }
 
-    fn push_reading(&mut self, place: Place, index: u32, device: &DeviceName, reading: &Reading) {
-        self.keep_break(place.turn, index);
-        self.scratch.clear();
-        json_string(reading.key.as_str(), &mut self.scratch);
-        self.scratch.push(b':');
-        json_value(&reading.value, &mut self.scratch);
-        let quality = match reading.quality {
-            Quality::Good => None,
-            Quality::Uncertain => Some("uncertain"),
-            Quality::Bad => Some("bad"),
-        };
-        if let Some(quality) = quality {
-            self.scratch.push(b',');
-            json_string(&format!("{}_quality", reading.key), &mut self.scratch);
-            self.scratch
-                .extend_from_slice(format!(":\"{quality}\"").as_bytes());
+    /// Adds the readings of one device, the first of which is number `index` of its message; the number after the last.
+    fn push_readings(&mut self, place: Place, mut index: u32, readings: &DeviceReadings) -> u32 {
+        let DeviceReadings { device, readings } = readings;
+        let mut opening = self.opened.opening(device);
+        self.open.turn_to(device);
+        for reading in readings {
+            self.keep_break(place.turn, index);
+            let about = (device, opening);
+            let shape = self.shape;
+            let added = self.add(reading, about, &shape) || {
+                self.close();
+                // Alone in its publish, it may be as large as a packet can be.
+                self.add(reading, about, &shape.undivided())
+            };
+            if added {
+                if opening != Cost::NOTHING {
+                    opening = Cost::NOTHING;
+                    self.opened.open(device);
+                }
+                let carried = self.open.begin(place, index);
+                carried.last = place.sequence;
+                carried.through = Some(index + 1);
+                self.open.readings += 1;
+            } else {
+                self.leave_out_reading(place, (device, opening), reading);
+            }
+            index += 1;
         }
-        let cost = Cost {
-            telemetry_points: if quality.is_some() { 2 } else { 1 },
-            ..self.opened.opening(device)
-        };
-        let json = std::mem::take(&mut self.scratch);
-        self.add(place, index, (device, reading), Pair { json: &json, cost });
-        self.scratch = json;
+        index
     }
 
-    fn add(
-        &mut self,
-        place: Place,
-        index: u32,
-        (device, reading): (&DeviceName, &Reading),
-        pair: Pair<'_>,
-    ) {
-        if !self.open.try_add(device, reading, pair, &self.shape) {
-            self.close();
-            // Alone in its publish, it may be as large as a packet can be.
-            let undivided = self.shape.undivided();
-            if !self.open.try_add(device, reading, pair, &undivided) {
-                let mut alone = OpenPublish::default();
-                let endless = Shape::of_packets(usize::MAX);
-                // With room without end it is always added.
-                if alone.try_add(device, reading, pair, &endless) {
-                    let bytes = pair.json.len();
-                    let publish = Publish {
-                        readings: 1,
-                        ..self.single(place, TELEMETRY, alone.payload(), alone.cost)
-                    };
-                    self.leave_out(place.turn, WhyLeftOut::TooLarge { bytes }, publish);
-                }
-                return;
-            }
+    fn add(&mut self, reading: &Reading, about: (&DeviceName, Cost), shape: &Shape) -> bool {
+        self.open.try_add(reading, about, shape, self.payload_bytes)
+    }
+
+    /// No packet can carry it.
+    fn leave_out_reading(&mut self, place: Place, about: (&DeviceName, Cost), reading: &Reading) {
+        let mut alone = OpenPublish::default();
+        let endless = Shape::of_packets(usize::MAX);
+        // With room without end it is always added.
+        if alone.try_add(reading, about, &endless, 0) {
+            let bytes = open_publish::pair_bytes(reading);
+            let cost = alone.cost;
+            let publish = Publish {
+                readings: 1,
+                ..self.single(place, TELEMETRY, alone.into_payload(), cost)
+            };
+            self.leave_out(place.turn, WhyLeftOut::TooLarge { bytes }, publish);
         }
-        self.opened.open(device);
-        let carried = self.open.begin(place, index);
-        carried.last = place.sequence;
-        carried.through = Some(index + 1);
-        self.open.readings += 1;
     }
 
     /// A name is a range: what does not follow what is in the publish begins the next one.
@@ -402,12 +371,15 @@ impl Encoder {
     pub fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
         let Some(carried) = open.carried else { return };
+        let (readings, cost) = (open.readings, open.cost);
+        let payload = open.into_payload();
+        self.payload_bytes = payload.len();
         self.encoded.publishes.push(Publish {
             topic: TELEMETRY,
-            payload: open.payload(),
+            payload,
             range: Some(carried.range),
-            readings: open.readings,
-            cost: open.cost,
+            readings,
+            cost,
             qos: self.run.qos,
             identity: Some(carried.identity(self.run)),
         });
@@ -455,114 +427,4 @@ impl Carried {
             historical: run.historical,
         }
     }
-}
-
-/// `"key":value`, and what it counts as in a publish that holds its device already.
-#[derive(Clone, Copy)]
-struct Pair<'a> {
-    json: &'a [u8],
-    cost: Cost,
-}
-
-impl OpenPublish {
-    fn payload(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(self.bytes + 2);
-        payload.push(b'{');
-        for (index, device) in self.devices.iter().enumerate() {
-            if index > 0 {
-                payload.push(b',');
-            }
-            payload.extend_from_slice(&device.json);
-            payload.extend_from_slice(DEVICE_END);
-        }
-        payload.push(b'}');
-        payload
-    }
-
-    /// A part of this message is in it, from this reading on.
-    fn begin(&mut self, place: Place, reading: u32) -> &mut Carried {
-        self.carried
-            .get_or_insert_with(|| Carried::from(place, reading))
-    }
-
-    /// All of this message, which has so many readings, is in it, or in publishes before it.
-    fn complete(&mut self, place: Place, readings: u32) {
-        let carried = self.begin(place, readings);
-        carried.range.last = place.turn;
-        carried.last = place.sequence;
-        carried.through = None;
-    }
-
-    /// Whether it may count for `cost` more and carry another reading.
-    fn admits(&self, cost: Cost, shape: &Shape) -> bool {
-        self.readings == 0
-            || (self.readings < shape.readings_max
-                && self.cost.and(cost).is_within(&shape.cost_max))
-    }
-
-    /// Adds `"key":value` unless the publish would grow out of its shape.
-    fn try_add(
-        &mut self,
-        device: &DeviceName,
-        reading: &Reading,
-        pair: Pair<'_>,
-        shape: &Shape,
-    ) -> bool {
-        let bytes_max = shape.packed_payload_bytes_max();
-        let Pair { json: pair, cost } = pair;
-        let timestamp_ms = reading.timestamp.0;
-        let braces = 2;
-        if let Some(&at) = self.index.get(device) {
-            let entries = &self.devices[at];
-            let same_entry =
-                entries.timestamp_ms == timestamp_ms && !entries.keys.contains(&reading.key);
-            let opening = if same_entry {
-                ",".to_owned()
-            } else {
-                format!("}}}},{}", entry_opening(timestamp_ms))
-            };
-            let added = opening.len() + pair.len();
-            if self.bytes + added + braces > bytes_max || !self.admits(cost, shape) {
-                return false;
-            }
-            let entries = &mut self.devices[at];
-            if !same_entry {
-                entries.keys.clear();
-                entries.timestamp_ms = timestamp_ms;
-            }
-            entries.json.extend_from_slice(opening.as_bytes());
-            entries.json.extend_from_slice(pair);
-            entries.keys.push(reading.key.clone());
-            self.bytes += added;
-            self.cost = self.cost.and(cost);
-            return true;
-        }
-        let cost = Cost {
-            telemetry_messages: 1,
-            ..cost
-        };
-        let mut json = Vec::with_capacity(pair.len() + 64);
-        json_string(device.as_str(), &mut json);
-        json.extend_from_slice(b":[");
-        json.extend_from_slice(entry_opening(timestamp_ms).as_bytes());
-        json.extend_from_slice(pair);
-        let comma = usize::from(!self.devices.is_empty());
-        let added = json.len() + DEVICE_END.len() + comma;
-        if self.bytes + added + braces > bytes_max || !self.admits(cost, shape) {
-            return false;
-        }
-        self.index.insert(device.clone(), self.devices.len());
-        self.devices.push(DeviceEntries {
-            json,
-            timestamp_ms,
-            keys: vec![reading.key.clone()],
-        });
-        self.bytes += added;
-        self.cost = self.cost.and(cost);
-        true
-    }
-}
-
-fn entry_opening(timestamp_ms: u64) -> String {
-    format!("{{\"ts\":{timestamp_ms},\"values\":{{")
 }

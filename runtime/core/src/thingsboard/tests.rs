@@ -5,6 +5,7 @@ use crate::message::{DeviceReadings, Quality, Reading};
 use crate::time::TimestampMs;
 
 mod identity;
+mod written;
 
 fn reading(key: &str, value: Value, ms: u64) -> Reading {
     Reading {

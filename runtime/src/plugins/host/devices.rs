@@ -48,7 +48,8 @@ impl Host for HostState {
         self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         let device = device_name(&device)?;
-        let values = convert::attributes(values).map_err(|bad| refused(bad.to_string()))?;
+        let values = convert::attributes(values, &mut resident.names)
+            .map_err(|bad| refused(bad.to_string()))?;
         if values.is_empty() {
             return Ok(());
         }

@@ -24,6 +24,7 @@ pub(crate) use rpc::PendingRpcs;
 pub(crate) use state::KeyValues;
 
 use super::bindings::connector::moorline::edge;
+use super::names::Names;
 use super::routes::Claims;
 use super::store::HostState;
 use super::streams::Streams;
@@ -46,6 +47,7 @@ pub(crate) struct Resident {
     pub(crate) state: KeyValues,
     pub(crate) log: LogGate,
     pub(crate) report: Reporting,
+    pub(crate) names: Names,
     pub(crate) readings: u64,
     pub(crate) back_pressure: u64,
     /// Why the last batch that never can be taken was refused.

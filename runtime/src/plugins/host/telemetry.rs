@@ -15,10 +15,11 @@ impl Host for HostState {
         if batch.is_empty() {
             return Ok(());
         }
-        let mut batch = convert::batch(batch, resident.clock.wall()).map_err(|bad| {
-            resident.refused = Some(bad.to_string());
-            refused(bad.to_string())
-        })?;
+        let mut batch =
+            convert::batch(batch, resident.clock.wall(), &mut resident.names).map_err(|bad| {
+                resident.refused = Some(bad.to_string());
+                refused(bad.to_string())
+            })?;
         for device in &batch {
             resident.claim(&device.device).await?;
         }
