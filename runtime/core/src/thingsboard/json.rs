@@ -62,7 +62,7 @@ pub(super) fn reading_bytes_min(reading: &Reading) -> usize {
     reading.key.as_str().len() + value
 }
 
-fn json_object(values: &[(Key, Value)], out: &mut Vec<u8>) {
+pub(super) fn json_object(values: &[(Key, Value)], out: &mut Vec<u8>) {
     out.push(b'{');
     for (index, (key, value)) in values.iter().enumerate() {
         if index > 0 {

@@ -3,7 +3,8 @@
 mod open_publish;
 
 use super::json::{
-    attributes_payload, connect_payload, device_payload, gateway_payload, reply_payload,
+    attributes_payload, connect_payload, device_payload, gateway_payload, json_object,
+    reply_payload,
 };
 use super::limits::{Cost, Opened};
 use super::{

@@ -19,6 +19,7 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
 use crate::plugins::guest::Guest;
 use crate::plugins::host::{KeyValues, PendingRpcs, Reporting, Resident, log};
 use crate::plugins::instance::stream_event;
+use crate::plugins::names::Names;
 use crate::plugins::streams::{StreamEvent, Streams};
 
 /// As an instance has it: a guest that answered its timer with a fault is woken again after this long.
@@ -79,6 +80,7 @@ impl<'a> Life<'a> {
             state: KeyValues::of(&bench.state_directory, "conformance"),
             log: log::gate(clock.now()),
             report: Reporting::new(&moorline_core::report::Rules::default(), gaps),
+            names: Names::default(),
             readings: 0,
             back_pressure: 0,
             refused: None,

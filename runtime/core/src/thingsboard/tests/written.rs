@@ -2,10 +2,13 @@
 
 use super::*;
 
+/// The entries of one device: their time, their keys, and `"key":value` of each.
+type Entries = Vec<(u64, Vec<Key>, Vec<String>)>;
+
 /// The same telemetry, put together from values that serde_json writes.
 fn reference(uplinks: &[Uplink]) -> String {
     let text = |value: &str| serde_json::to_string(value).unwrap();
-    let mut devices: Vec<(String, Vec<(u64, Vec<Key>, Vec<String>)>)> = Vec::new();
+    let mut devices: Vec<(String, Entries)> = Vec::new();
     for uplink in uplinks {
         let Uplink::Telemetry(batch) = uplink else {
             unreachable!("only telemetry is made here")
