@@ -190,6 +190,8 @@ impl Owner {
         // A last try for what is in memory only.
         self.take_up();
         let closed = self.streams.close();
+        // It holds the directories, too, and who is answered may open them at once.
+        drop(self.media);
         match closed {
             Ok(()) => self.settings.clear_windows(),
             Err(error) => tracing::error!(%error, "the spool was not committed at the end"),

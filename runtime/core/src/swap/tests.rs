@@ -269,7 +269,7 @@ fn a_signature_does_not_free_a_build_that_trapped() {
     tracer.trace.clear();
     tracer.input(1_000, Input::TrustChanged).time(1_100);
     tracer.probed(1_100, 2).time(1_200).probed(1_200, 2);
-    tracer.expect("+1.100s probe 4\n+1.200s probe 5");
+    tracer.expect("+1.100s probe 4\n+1.200s probe 5\n+1.200s report shunned 020202020202");
     assert_eq!(tracer.swap.state(), State::Quarantined(digest(2)));
 }
 

@@ -10,11 +10,12 @@ use clap::Args;
 
 use crate::admin::protocol::{Answer, Request, SwapAnswer, WAIT_S, WAIT_S_MAX};
 use crate::admin::{Client, ClientError};
-use crate::bounded_file;
+use crate::bounded_file::{self, ReadError};
 use crate::cli::{ConfigFile, OutputFormat, exit, figures};
 use crate::config::{self, Settings};
 use crate::journal::HistoryEntry;
 use crate::plugins::COMPONENT_BYTES_MAX;
+use crate::trust::{SIGNATURE_FILE_BYTES_MAX, signature_path};
 
 /// What both commands take.
 #[derive(Debug, Args)]
@@ -35,8 +36,8 @@ struct Order {
 pub(in crate::cli) struct SwapOptions {
     #[command(flatten)]
     order: Order,
-    /// Puts this component in the place the configuration names, first. What lay there is kept beside it as FILE.before, and
-    /// comes back if the new one is refused.
+    /// Puts this component in the place the configuration names, first, with its signature if FILE.minisig is there. What lay
+    /// in the place is kept beside it under an added .before, and comes back if the new one is refused.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Also try a build that failed before.
@@ -250,9 +251,13 @@ fn before(place: &Path) -> PathBuf {
     beside(place, ".before")
 }
 
-/// Puts `file` in the plugin's place in one step, and keeps what lay there.
 fn install(settings: &Settings, name: &str, file: &Path) -> Result<PathBuf, Trouble> {
     let place = place(settings, name).ok_or_else(|| Trouble::Unknown(name.to_owned()))?;
+    install_at(place, file)
+}
+
+/// Puts `file` in the plugin's place in one step, and keeps what lay there.
+fn install_at(place: PathBuf, file: &Path) -> Result<PathBuf, Trouble> {
     let metadata = match std::fs::symlink_metadata(&place) {
         Ok(metadata) if metadata.is_symlink() => return Err(Trouble::Link(place)),
         Ok(metadata) => Some(metadata),
@@ -261,12 +266,36 @@ fn install(settings: &Settings, name: &str, file: &Path) -> Result<PathBuf, Trou
     };
     let bytes = bounded_file::read(file, COMPONENT_BYTES_MAX)
         .map_err(|error| Trouble::Read(file.to_owned(), error.to_string()))?;
+    let signature = signature_of(file)?;
+    install_signature(&place, signature.as_deref())
+        .map_err(|error| Trouble::Write(signature_path(&place), error))?;
     let mode = metadata
         .as_ref()
         .map_or(0o644, |metadata| metadata.mode() & 0o777);
     replace(&place, &bytes, mode, metadata.is_some())
         .map_err(|error| Trouble::Write(place.clone(), error))?;
     Ok(place)
+}
+
+fn signature_of(file: &Path) -> Result<Option<Vec<u8>>, Trouble> {
+    let signature = signature_path(file);
+    match bounded_file::read(&signature, SIGNATURE_FILE_BYTES_MAX) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Trouble::Read(signature, error.to_string())),
+    }
+}
+
+/// Goes first, so that the gateway does not find the component without it. Where `file` has none, what lies there stays:
+/// somebody may have put it there for the new build.
+fn install_signature(place: &Path, signature: Option<&[u8]>) -> io::Result<()> {
+    let lies = signature_path(place);
+    remove(&before(&lies))?;
+    match (signature, lies.try_exists()?) {
+        (Some(bytes), keep) => replace(&lies, bytes, 0o644, keep),
+        (None, true) => std::fs::hard_link(&lies, before(&lies)),
+        (None, false) => Ok(()),
+    }
 }
 
 fn replace(place: &Path, bytes: &[u8], mode: u32, keep: bool) -> io::Result<()> {
@@ -295,13 +324,27 @@ fn remove(file: &Path) -> io::Result<()> {
 
 fn put_back(place: &Path) {
     let words = match std::fs::rename(before(place), place) {
-        Ok(()) => format!("{} is again what it was", place.display()),
+        Ok(()) => match put_signature_back(&signature_path(place)) {
+            Ok(()) => format!("{} is again what it was", place.display()),
+            Err(error) => format!(
+                "{} is again what it was, but its signature is not: {error}",
+                place.display()
+            ),
+        },
         Err(error) => format!(
             "{} still holds the build that failed, which is loaded at the next start: {error}",
             place.display()
         ),
     };
     exit::progress(&words);
+}
+
+fn put_signature_back(lies: &Path) -> io::Result<()> {
+    match std::fs::rename(before(lies), lies) {
+        // What lay there first had none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => remove(lies),
+        moved => moved,
+    }
 }
 
 /// The build that serves after a roll-back must be the one in the file, or the next start loads the other again.
@@ -324,4 +367,77 @@ fn keep_at_next_start(place: &Path, swap: &SwapAnswer) {
         "{} holds another build, which is loaded at the next start: put build {serving} there",
         place.display()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Shelf {
+        directory: tempfile::TempDir,
+        place: PathBuf,
+    }
+
+    impl Shelf {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let place = directory.path().join("line.wasm");
+            Self { directory, place }
+        }
+
+        fn put(&self, name: &str, content: &str) {
+            std::fs::write(self.directory.path().join(name), content).unwrap();
+        }
+
+        fn install(&self, name: &str) {
+            let file = self.directory.path().join(name);
+            assert!(install_at(self.place.clone(), &file).is_ok());
+        }
+
+        fn holds(&self) -> (String, Option<String>) {
+            let signature = std::fs::read_to_string(signature_path(&self.place));
+            let component = std::fs::read_to_string(&self.place).unwrap();
+            (component, signature.ok())
+        }
+    }
+
+    fn pair(component: &str, signature: Option<&str>) -> (String, Option<String>) {
+        (component.to_owned(), signature.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_signature_comes_and_goes_with_its_component() {
+        let shelf = Shelf::new();
+        shelf.put("line.wasm", "old");
+        shelf.put("line.wasm.minisig", "of the old");
+        shelf.put("new.wasm", "new");
+        shelf.put("new.wasm.minisig", "of the new");
+        shelf.install("new.wasm");
+        assert_eq!(shelf.holds(), pair("new", Some("of the new")));
+        put_back(&shelf.place);
+        assert_eq!(shelf.holds(), pair("old", Some("of the old")));
+    }
+
+    #[test]
+    fn a_component_that_had_no_signature_gets_none_back() {
+        let shelf = Shelf::new();
+        shelf.put("line.wasm", "old");
+        shelf.put("new.wasm", "new");
+        shelf.put("new.wasm.minisig", "of the new");
+        shelf.install("new.wasm");
+        put_back(&shelf.place);
+        assert_eq!(shelf.holds(), pair("old", None));
+    }
+
+    #[test]
+    fn a_component_without_a_signature_leaves_the_one_that_lies_there() {
+        let shelf = Shelf::new();
+        shelf.put("line.wasm", "old");
+        shelf.put("line.wasm.minisig", "of somebody");
+        shelf.put("new.wasm", "new");
+        shelf.install("new.wasm");
+        assert_eq!(shelf.holds(), pair("new", Some("of somebody")));
+        put_back(&shelf.place);
+        assert_eq!(shelf.holds(), pair("old", Some("of somebody")));
+    }
 }

@@ -7,7 +7,7 @@ use moorline_core::trust::{Claim, Origin, Policy, Settings, TrustedKey};
 
 use super::gateway::{Gateway, Plan, assert_gapless};
 use super::guests::{connector, policy};
-use crate::plugins::{SwapOutcome, SwapRecord, digest_of};
+use crate::plugins::{OrderEnd, SwapOutcome, SwapRecord, Until, digest_of};
 use crate::trust::{Place, SecretKey, signature_path};
 
 fn trusting(policy: Policy, key: &SecretKey) -> Settings {
@@ -208,6 +208,34 @@ async fn an_older_version_is_refused_also_after_a_restart_until_somebody_allows_
     plan.settings.trust.allow_downgrade = true;
     let mut gateway = plan.start().await;
     assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Loaded);
+    gateway.stop().await;
+}
+
+/// An operator's order to go back is the word that an older version needs; a look at the file brings no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_back_by_an_operator_brings_an_older_version_back_with_its_signer() {
+    let key = SecretKey::generate().unwrap();
+    let (old, new) = (connector("version:1.0.0"), connector("version:2.0.0"));
+    let mut plan = Plan::new().connector("line", &old);
+    plan.settings.trust = trusting(Policy::Require, &key);
+    put(&path(&plan), &signature(&key, &old, "1.0.0"));
+    let mut gateway = plan.start().await;
+    assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Loaded);
+    let line = gateway.component("line");
+    put(&line, &signature(&key, &new, "2.0.0"));
+    gateway.replace("line", &new);
+    let orders = gateway.plugins.swaps();
+    let proved = orders.swap("line", false, Until::Proved).await.unwrap();
+    assert!(matches!(proved, OrderEnd::Proved(_)), "{proved:?}");
+    assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Swapped);
+
+    let back = orders.roll_back("line").await.unwrap();
+    let OrderEnd::Concluded(back) = back else {
+        panic!("{back:?}");
+    };
+    assert_eq!(back.outcome, SwapOutcome::Swapped);
+    assert_eq!(&*back.version, "1.0.0");
+    assert!(matches!(origin(&gateway), Origin::Signed(signer) if &*signer.name == "plant"));
     gateway.stop().await;
 }
 

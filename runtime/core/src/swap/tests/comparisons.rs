@@ -228,6 +228,26 @@ fn an_operator_takes_a_proved_generation_back_and_forth() {
 }
 
 #[test]
+fn a_signature_does_not_free_a_build_that_was_taken_back() {
+    let mut tracer = swapped();
+    works(&mut tracer, 2, 10_500, 16_000, GOOD);
+    // The build that is refused for want of trust is another one.
+    tracer.change_to(17_000, 3);
+    let unsigned = Failure::new(Reason::Unsigned, "no plugin.wasm.minisig");
+    tracer.input(17_300, Input::Compiled(Generation(3), Err(unsigned)));
+    tracer.input(20_000, Input::Revert).prepared(20_001, 4);
+    tracer.input(20_002, Input::CutOver(Generation(4), Ok(())));
+    tracer.trace.clear();
+    tracer.input(21_000, Input::TrustChanged).time(21_100);
+    tracer.probed(21_100, 2).time(21_200).probed(21_200, 2);
+    tracer.expect(
+        "+21.100s probe 6
+         +21.200s probe 7
+         +21.200s report shunned 020202020202",
+    );
+}
+
+#[test]
 fn a_recalled_build_that_fails_is_refused_and_the_active_one_stays() {
     let mut tracer = swapped();
     works(&mut tracer, 2, 10_500, 16_000, GOOD);
