@@ -73,11 +73,10 @@ impl Desk {
         std::fs::write(self.path("gateway.toml"), text).unwrap();
     }
 
-    fn flip(&self, name: &str) {
-        let mut bytes = std::fs::read(self.path(name)).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        std::fs::write(self.path(name), bytes).unwrap();
+    fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path(name)).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(self.path(name), text.replace(from, to)).unwrap();
     }
 }
 
@@ -206,7 +205,7 @@ fn a_check_names_the_line_of_what_would_not_be_loaded() {
         output.status.success() && said.contains("signed by plant"),
         "{said}"
     );
-    desk.flip("line.wasm.minisig");
+    desk.edit("line.wasm.minisig", "version:0.1.0", "version:0.1.1");
     desk.fails(
         &check,
         78,
