@@ -181,6 +181,17 @@ pub fn create(directory: &Path, language: Language, kind: Kind) -> Result<Vec<Pa
 mod tests {
     use super::*;
 
+    /// Where a configuration expects its only plugin.
+    fn component_of(gateway: &Path, kind: Kind) -> String {
+        let text = std::fs::read_to_string(gateway).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let plugin = match kind {
+            Kind::Connector => &table["connector"][0],
+            Kind::Policy => &table["policy"],
+        };
+        plugin["component"].as_str().unwrap().to_owned()
+    }
+
     #[test]
     fn every_template_is_filled_and_nothing_is_overwritten() {
         let place = tempfile::tempdir().unwrap();
@@ -196,8 +207,12 @@ mod tests {
                         "{path:?}"
                     );
                 }
-                let gateway = std::fs::read_to_string(directory.join("gateway.toml")).unwrap();
-                crate::config::from_text(&gateway).unwrap();
+                let gateway = directory.join("gateway.toml");
+                // A policy that cannot be read is a finding, as soon as the file is loaded.
+                let component = directory.join(component_of(&gateway, kind));
+                std::fs::create_dir_all(component.parent().unwrap()).unwrap();
+                std::fs::write(&component, "").unwrap();
+                crate::config::load(&gateway).unwrap();
                 assert!(matches!(
                     create(&directory, language, kind),
                     Err(NewError::Exists(_))
