@@ -8,6 +8,7 @@ use moorline::demo::gateway::History;
 use moorline::demo::mark;
 use moorline::fault_proxy::FaultProxy;
 use moorline::status::SwapEntry;
+use moorline_tests::errors::Provoked;
 use moorline_tests::mosquitto;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::{Rig, Running};
@@ -301,6 +302,9 @@ async fn bad_candidates_are_refused_or_rolled_back_each_with_its_reason() {
     let witness = Some(rig.audit.witness());
     configuration = configuration.simulated(NEIGHBOUR, neighbour.path(), witness);
     let mut running = rig.gateway(&configuration);
+    running.expect_error(Provoked::CandidateRefused);
+    running.expect_error(Provoked::PluginFailed);
+    running.expect_error(Provoked::GuestPanicked);
     running.flows().await;
     for round in 1..=rounds {
         let regular = if round == 1 { REGULAR } else { REGULAR_AGAIN };

@@ -19,6 +19,8 @@ pub enum Provoked {
     PluginMissing,
     /// The policy traps or does not answer.
     PolicyFailed,
+    /// What keeps state cannot be written: spool, inbox, plugins' state, admin socket.
+    MediumFailed,
 }
 
 impl Provoked {
@@ -30,6 +32,13 @@ impl Provoked {
             Self::GuestPanicked => &["panicked at "],
             Self::PluginMissing => &["the plugin's file is not there"],
             Self::PolicyFailed => &["the reconnect policy failed: "],
+            Self::MediumFailed => &[
+                "the medium of the spool gives nothing",
+                "the state of plugins is not kept",
+                "the plugin's state is not on the disk",
+                "the inbox cannot be written",
+                "no admin socket",
+            ],
         }
     }
 
