@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use moorline_tests::errors::Provoked;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::Rig;
 use moorline_tests::{binary, eventually, mosquitto};
@@ -62,6 +63,9 @@ async fn an_operator_swaps_goes_back_and_looks_at_the_history() {
         .with("\n[probation]\ncalls = 1\nduration_s = 1\n")
         .simulated("sim", place.path(), Some(rig.audit.witness()));
     let mut running = rig.gateway(&configuration);
+    running.expect_error(Provoked::CandidateRefused);
+    running.expect_error(Provoked::PluginFailed);
+    running.expect_error(Provoked::GuestPanicked);
     running.flows().await;
     let config = running.gateway.configuration().to_owned();
     let desk = Desk { config: &config };

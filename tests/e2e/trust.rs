@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use moorline_tests::errors::Provoked;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::Rig;
 use moorline_tests::subscriber::{Message, Subscriber};
@@ -43,6 +44,7 @@ async fn only_signed_plugins_serve_and_the_platform_hears_which() {
         .with(&format!("[plugins.trusted_keys]\nplant = \"{line}\""))
         .simulated("sim", place.path(), Some(rig.audit.witness()));
     let mut running = rig.gateway(&configuration);
+    running.expect_error(Provoked::CandidateRefused);
     running.flows().await;
     let told = platform
         .first("what serves", DEADLINE, of_generation(1))
