@@ -302,9 +302,7 @@ async fn bad_candidates_are_refused_or_rolled_back_each_with_its_reason() {
     let witness = Some(rig.audit.witness());
     configuration = configuration.simulated(NEIGHBOUR, neighbour.path(), witness);
     let mut running = rig.gateway(&configuration);
-    running.expect_error(Provoked::CandidateRefused);
-    running.expect_error(Provoked::PluginFailed);
-    running.expect_error(Provoked::GuestPanicked);
+    expect_failures(&mut running);
     running.flows().await;
     for round in 1..=rounds {
         let regular = if round == 1 { REGULAR } else { REGULAR_AGAIN };
@@ -355,4 +353,11 @@ async fn bad_candidates_are_refused_or_rolled_back_each_with_its_reason() {
         (0, 0),
         "{balance:?}"
     );
+}
+
+/// What bad candidates make the gateway log.
+fn expect_failures(running: &mut Running) {
+    running.expect_error(Provoked::CandidateRefused);
+    running.expect_error(Provoked::PluginFailed);
+    running.expect_error(Provoked::GuestPanicked);
 }
