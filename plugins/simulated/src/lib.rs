@@ -2,7 +2,8 @@
 //!
 //! Each device counts: its reading `seq` is `run * 1_000_000_000 + n`, and `n` grows by exactly one. A swap hands the
 //! counters over and the run goes on; a start without hand-over begins a new run, so an audit knows that no gap inside a
-//! run is excusable. A batch that the host does not take is not counted: the same numbers are offered again.
+//! run is excusable. A batch that the host does not take is not counted: it is offered again as it was, its times included,
+//! also by the next generation.
 
 use std::time::Duration;
 
@@ -61,6 +62,14 @@ impl Default for Configuration {
     }
 }
 
+/// What makes a batch, together with the counts. One that meets back-pressure is offered again as it was: readings that
+/// are late are not newer for that.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Offer {
+    readings: u64,
+    made_ms: f64,
+}
+
 /// What one generation hands to the next.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Progress {
@@ -71,6 +80,9 @@ struct Progress {
     turn: usize,
     /// Up to which time (host's monotonic clock) readings were made.
     made_until_ms: f64,
+    /// The batch that the host did not take. Builds of this schema that know nothing of it make it anew, with later times.
+    #[serde(default)]
+    offered: Option<Offer>,
 }
 
 struct Simulated {
@@ -202,40 +214,53 @@ impl Simulated {
             }
             self.announced = true;
         }
-        let now_ms = host.monotonic_ms();
-        // After a restart of the host its monotonic clock starts again: what was made before stays made.
-        self.progress.made_until_ms = self.progress.made_until_ms.min(now_ms);
-        let elapsed_s = (now_ms - self.progress.made_until_ms) / 1000.0;
-        let due = (elapsed_s * self.configuration.readings_per_second).floor();
-        if due < 1.0 {
-            return self.period();
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at least 1 and capped"
-        )]
-        let count = (due as u64).min(BATCH_MAX).min(self.left());
-        if count == 0 {
-            return None;
-        }
-        let batch = self.batch(count, host.now_ms());
+        let Some(offer) = self.progress.offered.or_else(|| self.due(host)) else {
+            return if self.left() == 0 {
+                None
+            } else {
+                self.period()
+            };
+        };
+        let batch = self.batch(offer);
         match host.emit(&batch) {
             Ok(()) => {
-                self.accepted(count);
+                self.accepted(offer.readings);
                 self.tell_witness(&batch, host);
-                if due > count as f64 {
+                if self.due(host).is_some() {
                     Some(Duration::from_millis(1))
                 } else {
                     self.period()
                 }
             }
-            Err(EmitError::BackPressure(ms)) => Some(Duration::from_millis(u64::from(ms))),
+            Err(EmitError::BackPressure(ms)) => {
+                self.progress.offered = Some(offer);
+                Some(Duration::from_millis(u64::from(ms)))
+            }
             Err(EmitError::Refused(why)) => {
                 host.log(Level::Error, &format!("batch refused: {why}"));
+                self.progress.offered = None;
                 self.period()
             }
         }
+    }
+
+    /// The next batch, once there is a reading in it.
+    fn due(&mut self, host: &mut dyn Host) -> Option<Offer> {
+        let now_ms = host.monotonic_ms();
+        // After a restart of the host its monotonic clock starts again: what was made before stays made.
+        self.progress.made_until_ms = self.progress.made_until_ms.min(now_ms);
+        let elapsed_s = (now_ms - self.progress.made_until_ms) / 1000.0;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "never negative; what is too large for u64 is as much as there can be"
+        )]
+        let due = (elapsed_s * self.configuration.readings_per_second).floor() as u64;
+        let readings = due.min(BATCH_MAX).min(self.left());
+        (readings > 0).then(|| Offer {
+            readings,
+            made_ms: host.now_ms(),
+        })
     }
 
     /// Readings that are still to be made.
@@ -246,8 +271,9 @@ impl Simulated {
             .map_or(u64::MAX, |most| most.saturating_sub(made.unsigned_abs()))
     }
 
-    /// The next `count` readings, one device after the other.
-    fn batch(&self, count: u64, now_ms: f64) -> Vec<DeviceReadings> {
+    /// The readings of `offer`, one device after the other.
+    fn batch(&self, offer: Offer) -> Vec<DeviceReadings> {
+        let count = offer.readings;
         let devices = self.progress.counts.len();
         let mut batch: Vec<DeviceReadings> = Vec::with_capacity(devices.min(count as usize));
         for offset in 0..devices.min(count as usize) {
@@ -259,7 +285,7 @@ impl Simulated {
                     key: self.configuration.key.clone(),
                     value: Value::Integer(base + n),
                     quality: Quality::Good,
-                    timestamp: Some(now_ms),
+                    timestamp: Some(offer.made_ms),
                 })
                 .collect();
             batch.push(DeviceReadings {
@@ -271,6 +297,7 @@ impl Simulated {
     }
 
     fn accepted(&mut self, count: u64) {
+        self.progress.offered = None;
         let devices = self.progress.counts.len();
         for offset in 0..devices.min(count as usize) {
             let index = (self.progress.turn + offset) % devices;
@@ -383,6 +410,45 @@ mod tests {
             (140..=147).contains(&total),
             "{total} readings in 1.46 s at 100/s"
         );
+    }
+
+    #[test]
+    fn a_batch_that_met_back_pressure_is_offered_again_as_it_was() {
+        let mut host = FakeHost::default();
+        let mut guest = start(&mut host, None);
+        host.advance(100.0);
+        guest.handle(Event::Timer, &mut host).unwrap();
+        host.advance(70.0);
+        let expected = guest.due(&mut host).map(|offer| guest.batch(offer));
+        host.emit_answers
+            .push_back(Err(EmitError::BackPressure(150)));
+        guest.handle(Event::Timer, &mut host).unwrap();
+        // Time passes and another generation comes: more is due by now, and the batch is what it was.
+        host.advance(150.0);
+        host.emit_answers
+            .push_back(Err(EmitError::BackPressure(150)));
+        guest.handle(Event::Timer, &mut host).unwrap();
+        let hand_over = guest.stop(&mut host);
+        let mut guest = start(&mut host, Some(hand_over));
+        host.advance(150.0);
+        let wake = guest.handle(Event::Timer, &mut host).unwrap();
+        assert_eq!(host.emitted.last(), expected.as_ref());
+        assert_eq!(wake, Some(Duration::from_millis(1)), "the rest is due");
+    }
+
+    #[test]
+    fn the_hand_over_of_a_build_that_kept_no_batch_is_taken() {
+        let mut host = FakeHost::default();
+        let hand_over = HandOver {
+            schema: SCHEMA,
+            bytes: br#"{"run":7,"counts":[4,4,3],"turn":2,"made_until_ms":0.0}"#.to_vec(),
+        };
+        let mut guest = start(&mut host, Some(hand_over));
+        host.advance(100.0);
+        guest.handle(Event::Timer, &mut host).unwrap();
+        let first = &host.emitted.last().unwrap()[0];
+        assert_eq!(first.device, "sim-2");
+        assert_eq!(first.readings[0].value, Value::Integer(7 * RUN_SPAN + 4));
     }
 
     #[test]

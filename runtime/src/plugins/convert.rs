@@ -373,6 +373,29 @@ mod tests {
         assert_eq!(readings[1].quality, message::Quality::Uncertain);
     }
 
+    /// Names known from before, or so many that they are forgotten, change nothing of what is taken.
+    #[test]
+    fn a_batch_is_the_same_whatever_names_are_known() {
+        let mut known = Names::default();
+        for round in 0..300 {
+            let entries = || -> Vec<wit::DeviceReadings> {
+                let of_device = |turn: i32| {
+                    let mut entry = entry(wit::Value::Integer(i64::from(turn)), Some(1.0));
+                    entry.device = format!("press-{}", (round + turn) % 7);
+                    entry.readings[0].key = format!("key-{}", round * 31 + turn);
+                    entry
+                };
+                (0..31).map(of_device).collect()
+            };
+            let now = TimestampMs(5);
+            let taken = super::batch(entries(), now, &mut known).unwrap();
+            assert_eq!(taken, batch(entries(), now).unwrap());
+            let told: Vec<_> = taken.iter().map(|of| of.device.as_str()).collect();
+            let offered: Vec<_> = entries().into_iter().map(|of| of.device).collect();
+            assert_eq!(told, offered);
+        }
+    }
+
     #[test]
     fn a_bad_entry_is_named_and_nothing_is_taken() {
         for (value, timestamp, expected) in [

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use moorline_core::message::{DeviceName, Uplink};
 
+use super::back_pressure;
 use super::bench::Bench;
 use super::configurations;
 use super::device::Mood;
 use super::hand_over;
 use super::life::{End, Life};
-use super::platform::told;
 use super::rules::{Check, Outcome, Rule};
 use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
     AttributeUpdate, Event, Fault, LinkState,
@@ -22,9 +22,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) const TROUBLE: Duration = Duration::from_secs(3);
 /// Requests a device in a bad mood waits for.
 const REQUESTS: u64 = 3;
-/// The wait that back-pressure asks for, and what a timer may be early.
-const RETRY_AFTER: Duration = Duration::from_millis(150);
-const EARLY: Duration = Duration::from_millis(20);
 /// An answer to a request must be there by then.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -51,7 +48,7 @@ async fn one(bench: &Bench, rule: Rule) -> Result<Outcome, End> {
         Rule::RefusesBadConfiguration => refuses_bad_configuration(bench).await,
         Rule::Works => works(bench).await,
         Rule::EmitsSoundReadings => emits_sound_readings(bench).await,
-        Rule::BearsBackPressure => bears_back_pressure(bench).await,
+        Rule::BearsBackPressure => back_pressure::bears_back_pressure(bench).await,
         Rule::AnswersRequests => answers_requests(bench).await,
         Rule::BearsAttributes => bears_attributes(bench).await,
         Rule::BearsLinkChanges => bears_link_changes(bench).await,
@@ -102,12 +99,12 @@ pub(super) fn skipped(words: impl Into<String>) -> Outcome {
     Outcome::Skipped(words.into())
 }
 
-fn no_readings() -> Outcome {
+pub(super) fn no_readings() -> Outcome {
     skipped("it emits nothing without a device that answers: give it [[answer]]s or a --device")
 }
 
 /// Why nothing was read, as far as the device knows.
-fn silence(bench: &Bench, life: &mut Life<'_>) -> String {
+pub(super) fn silence(bench: &Bench, life: &mut Life<'_>) -> String {
     let mut words = format!("no reading within {} s", PATIENCE.as_secs());
     if let Some(unknown) = bench.seen().unknown {
         words.push_str(&format!("; the fake device has no answer to {unknown}"));
@@ -279,69 +276,6 @@ async fn emits_sound_readings(bench: &Bench) -> Result<Outcome, End> {
     Ok(match (came, some) {
         (true, _) | (false, true) => kept("every batch was taken"),
         (false, false) => broken(silence(bench, &mut life)),
-    })
-}
-
-async fn bears_back_pressure(bench: &Bench) -> Result<Outcome, End> {
-    if !bench.can_read() {
-        return Ok(no_readings());
-    }
-    let mut life = Life::begin(bench).await?;
-    if !life
-        .until(PATIENCE, |heard, _| heard.has_readings())
-        .await?
-    {
-        return Ok(broken(silence(bench, &mut life)));
-    }
-    let before = life.platform.heard().offered.len();
-    life.platform.set_behind(Some(RETRY_AFTER));
-    let refused = |heard: &super::platform::Heard| {
-        let later = heard.offered.iter().skip(before);
-        later
-            .filter(|offered| !offered.taken)
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    if !life
-        .until(PATIENCE, |heard, _| refused(heard).len() >= 3)
-        .await?
-    {
-        return Ok(broken("after back-pressure it offers nothing any more"));
-    }
-    let offers = refused(&life.platform.heard());
-    let (Some(first), Some(last)) = (offers.first(), offers.last()) else {
-        return Ok(broken("after back-pressure it offers nothing any more"));
-    };
-    let lost = told(&first.uplink);
-    let waited = last.at.saturating_duration_since(first.at);
-    let least = (RETRY_AFTER - EARLY) * u32::try_from(offers.len() - 1).unwrap_or(u32::MAX);
-    if waited < least {
-        let (times, ms, wait) = (offers.len(), waited.as_millis(), RETRY_AFTER.as_millis());
-        return Ok(broken(format!(
-            "it offered {times} times in {ms} ms and was told to wait {wait} ms each time"
-        )));
-    }
-    life.platform.set_behind(None);
-    let taken_before = life.platform.heard().taken_readings().len();
-    let resumed = life
-        .until(PATIENCE, |heard, _| {
-            heard.taken_readings().len() >= taken_before + lost.len()
-        })
-        .await?;
-    let taken = life.platform.heard().taken_readings();
-    let next = taken
-        .get(taken_before..taken_before + lost.len())
-        .unwrap_or_default();
-    Ok(if resumed && next == lost {
-        kept(format!("{} readings kept and offered again", lost.len()))
-    } else {
-        let first = lost
-            .first()
-            .map(|told| format!("{} {} = {:?}", told.device, told.key, told.value));
-        broken(format!(
-            "of the batch that met back-pressure ({} …) something is missing",
-            first.unwrap_or_default()
-        ))
     })
 }
 

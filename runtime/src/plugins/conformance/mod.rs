@@ -10,6 +10,7 @@
 //! want of a device that answers, is skipped and says so.
 
 mod answers;
+mod back_pressure;
 mod bench;
 mod configurations;
 mod connector;
