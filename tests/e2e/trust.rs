@@ -9,7 +9,7 @@ use moorline_tests::errors::Provoked;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::rig::Rig;
 use moorline_tests::subscriber::{Message, Subscriber};
-use moorline_tests::{binary, mosquitto};
+use moorline_tests::{binary, mosquitto, repository};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -79,4 +79,58 @@ async fn only_signed_plugins_serve_and_the_platform_hears_which() {
     let (history, _balance) = rig.settle(running).await;
     assert_eq!(history.now.link.sessions, 1);
     assert!(history.swaps().all(|swap| swap.new_sessions == 0));
+}
+
+/// An author's bench that requires signatures as the plant does: what `plugin dev` builds serves at once.
+#[tokio::test]
+async fn dev_signs_each_build_with_the_authors_key() {
+    let Some(kind) = mosquitto() else { return };
+    let rig = Rig::start(kind).await;
+    let mut place = Place::stock(rig.path("simulated.wasm"), Guest::SIMULATED);
+    // Another build than the one that will be made, so that there is something to swap to.
+    place.renew();
+    let directory = place.path().parent().unwrap().to_owned();
+    let key = plugin(&directory, &["keygen", "bench", "--no-password"]);
+    let line = key["public_key"].as_str().unwrap();
+    let configuration = rig
+        .configuration()
+        .with(&format!("[plugins.trusted_keys]\nbench = \"{line}\""))
+        .simulated("sim", place.path(), Some(rig.audit.witness()));
+    let mut running = rig.gateway(&configuration);
+    running.expect_error(Provoked::CandidateRefused);
+    running
+        .wait("what nobody signed is refused", DEADLINE, |now| {
+            let error = now.now.connectors[0].error.clone().unwrap_or_default();
+            error.contains("is not signed")
+        })
+        .await;
+    let dev = |key: &Path| {
+        let output = Command::new(binary())
+            .args(["plugin", "dev", Guest::SIMULATED.directory(), "--once"])
+            .arg("--config")
+            .arg(rig.path("gateway.toml"))
+            .arg("--key")
+            .arg(key)
+            .current_dir(repository())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = dev(&rig.path("bench.key"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("signed"), "{said}");
+    running
+        .wait("the signed build serves", DEADLINE, |now| {
+            let line = &now.now.connectors[0];
+            line.error.is_none() && line.signature.starts_with("signed by bench")
+        })
+        .await;
+    running.flows().await;
+    // A key that cannot be read is said before anything is built.
+    let (code, said) = dev(&rig.path("nobody.key"));
+    assert_eq!(code, Some(65), "{said}");
+    assert!(said.contains("nobody.key"), "{said}");
+    rig.settle(running).await;
 }

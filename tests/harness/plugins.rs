@@ -78,6 +78,13 @@ impl Guest {
     /// For benches: emits on demand, as fast as it can.
     pub const BURST: Self = Self::well_behaved("tests/guests/burst-connector");
 
+    /// The same in C, JavaScript and Python.
+    pub const BURSTS: [Self; 3] = [
+        Self::well_behaved("tests/benches/guests/burst-c"),
+        Self::well_behaved("tests/benches/guests/burst-javascript"),
+        Self::well_behaved("tests/benches/guests/burst-python"),
+    ];
+
     const CRATES: [&str; 11] = [
         Self::BURST.directory,
         Self::MODBUS.directory,

@@ -84,8 +84,7 @@ impl Engines {
         let host = |error: wasmtime::Error| Failure::new(Reason::Host, format!("{error:#}"));
         let connectors = Engine::new(&config(Kind::Connector)).map_err(host)?;
         let policies = Engine::new(&config(Kind::Policy)).map_err(host)?;
-        let weak = [connectors.weak(), policies.weak()];
-        spawn_thread("epochs", move || tick(&weak))?;
+        spawn_ticks(vec![connectors.weak(), policies.weak()])?;
         let (compiler, queue) = mpsc::channel(COMPILATIONS_QUEUED);
         let engines = (connectors.clone(), policies.clone());
         spawn_thread("compiler", move || compile_all(&engines, queue))?;
@@ -137,7 +136,8 @@ impl Engines {
     }
 }
 
-fn config(kind: Kind) -> Config {
+/// What an engine is like.
+pub(crate) fn config(kind: Kind) -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -156,8 +156,12 @@ fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), 
         .map_err(|error| Failure::new(Reason::Host, format!("no thread for {name}: {error}")))
 }
 
-/// Ends when nobody holds the engines any more.
-fn tick(engines: &[EngineWeak; 2]) {
+/// Starts the interrupting clock of `engines`. It ends when nobody holds them any more.
+pub(crate) fn spawn_ticks(engines: Vec<EngineWeak>) -> Result<(), Failure> {
+    spawn_thread("epochs", move || tick(&engines))
+}
+
+fn tick(engines: &[EngineWeak]) {
     loop {
         std::thread::sleep(EPOCH);
         let mut alive = false;

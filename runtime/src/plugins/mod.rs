@@ -37,6 +37,7 @@ mod streams;
 mod swapper;
 #[cfg(test)]
 mod tests;
+mod workbench;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -66,6 +67,7 @@ pub use status::{
     ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
     SwapOutcome, SwapRecord,
 };
+pub use workbench::{Confinement, Ready, Sample, Subject, Workbench};
 pub(crate) use world::COMPONENT_BYTES_MAX;
 
 use crate::clock::Clock;

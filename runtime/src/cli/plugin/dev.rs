@@ -1,9 +1,9 @@
 //! `moorline plugin dev`: source to swap in one go.
 //!
 //! ```text
-//!  a file changes ──► build ──► rename to where the configuration has the component ──► the gateway swaps
-//!        ▲              │ error: shown                                                       │
-//!        └──────────────┴────────────────────────────── status file: generation, gap, reason ◄─┘
+//!  a file changes ──► build ──► sign ──► rename to where the configuration has the component ──► the gateway swaps
+//!        ▲              │ error: shown                                                                │
+//!        └──────────────┴─────────────────────────────────────── status file: generation, gap, reason ◄─┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,12 +13,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 
+use super::keys::{PasswordSource, secret_key};
+use super::sign::sign_one;
 use crate::cli::reload::status_of_running;
 use crate::cli::{ConfigFile, exit};
 use crate::config::{self, Settings};
 use crate::plugin_build::{self, BuiltPlugin};
 use crate::plugins::digest_of;
 use crate::status::Status;
+use crate::trust::{SecretKey, signature_path};
 
 /// How often the source is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -28,6 +31,10 @@ const SWAP_LIMIT: Duration = Duration::from_secs(120);
 const FILES_MAX: usize = 10_000;
 /// What builds and editors leave behind.
 const NOT_SOURCE: [&str; 5] = ["build", "target", "node_modules", "__pycache__", "dist"];
+/// Files that are made here, too.
+const MADE: [&str; 4] = [".wasm", ".wasm.new", ".minisig", ".minisig.new"];
+/// Where a component waits for its signature: a gateway that watches the plugin's directory must not find it without.
+const UNSIGNED: &str = "build/unsigned";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DevOptions {
@@ -39,6 +46,12 @@ pub(in crate::cli) struct DevOptions {
     /// The connector it is, or `policy` [default: the only one whose component has its file name].
     #[arg(long, value_name = "NAME")]
     connector: Option<String>,
+    /// Sign each build with this secret key, for a gateway that requires signatures.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Where the key's password comes from [default: asked for at the terminal, once].
+    #[arg(long, value_name = "env:NAME|file:PATH", requires = "key")]
+    password: Option<PasswordSource>,
     /// Build and swap once, then end: with 65 if the build or the gateway refuses it.
     #[arg(long)]
     once: bool,
@@ -55,6 +68,14 @@ pub(super) fn dev(options: &DevOptions) -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
+    let key = options
+        .key
+        .as_ref()
+        .map(|key| secret_key(key, options.password.as_ref()));
+    let key = match key.transpose() {
+        Ok(key) => key,
+        Err(why) => return exit::fail(exit::DATA, &why),
+    };
     let mut seen = None;
     loop {
         let now = sources(&options.directory, &settings.state_dir);
@@ -64,7 +85,7 @@ pub(super) fn dev(options: &DevOptions) -> ExitCode {
         }
         // What changes while it is built is built next.
         seen = Some(now);
-        let done = turn(options, &settings);
+        let done = turn(options, &settings, key.as_ref());
         match &done {
             Ok(words) => exit::print(words),
             Err(words) => exit::progress(&format!("moorline: {words}")),
@@ -80,12 +101,19 @@ pub(super) fn dev(options: &DevOptions) -> ExitCode {
 }
 
 /// One build and one swap; what came of it.
-fn turn(options: &DevOptions, settings: &Settings) -> Result<String, String> {
+fn turn(
+    options: &DevOptions,
+    settings: &Settings,
+    key: Option<&SecretKey>,
+) -> Result<String, String> {
     let began = Instant::now();
     // Before the build, which may put the component right where the gateway looks.
     let before = status_of_running(settings);
     let directories = [options.directory.clone()];
-    let build = plugin_build::BuildOptions::default();
+    let build = plugin_build::BuildOptions {
+        out: key.map(|_| options.directory.join(UNSIGNED)),
+        ..plugin_build::BuildOptions::default()
+    };
     let built =
         plugin_build::build_many(&directories, &build, &mut |step| super::build::show(&step))
             .map_err(|error| error.to_string())?;
@@ -95,10 +123,17 @@ fn turn(options: &DevOptions, settings: &Settings) -> Result<String, String> {
     let component =
         std::fs::read(&built.path).map_err(|error| format!("{}: {error}", built.path.display()))?;
     let digest = digest_of(&component).to_string();
+    let kib = built.bytes / 1024;
+    let mut ready = format!("{} built in {took:.1} s ({kib} KiB)", built.name);
+    if let Some(key) = key {
+        sign(&built.path, key)?;
+        // First, so that the gateway does not find the component without it.
+        let (from, to) = (signature_path(&built.path), signature_path(&place.component));
+        put(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
+        ready.push_str(", signed");
+    }
     put(&built.path, &place.component)
         .map_err(|error| format!("{}: {error}", place.component.display()))?;
-    let kib = built.bytes / 1024;
-    let ready = format!("{} built in {took:.1} s ({kib} KiB)", built.name);
     let Some(before) = before else {
         let component = place.component.display();
         return Ok(format!(
@@ -110,6 +145,16 @@ fn turn(options: &DevOptions, settings: &Settings) -> Result<String, String> {
     }
     let outcome = outcome(settings, &place.connector, &digest, &before)?;
     Ok(format!("{ready}; {outcome}"))
+}
+
+fn sign(component: &Path, key: &SecretKey) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no threads to run on: {error}"))?;
+    let signed = runtime.block_on(sign_one(component, key));
+    runtime.shutdown_background();
+    signed.map(drop)
 }
 
 /// The digest of what serves.
@@ -215,7 +260,9 @@ fn put(from: &Path, to: &Path) -> std::io::Result<()> {
     if let Some(directory) = to.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    let draft = to.with_extension("wasm.new");
+    let mut draft = to.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
     std::fs::copy(from, &draft)?;
     std::fs::rename(draft, to)
 }
@@ -236,7 +283,7 @@ fn sources(directory: &Path, state: &Path) -> Sources {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            if name.starts_with('.') || name.ends_with(".wasm") || name.ends_with(".wasm.new") {
+            if name.starts_with('.') || MADE.iter().any(|ending| name.ends_with(ending)) {
                 continue;
             }
             if metadata.is_dir() {
@@ -268,6 +315,7 @@ mod tests {
             "lib/a.py",
             "build/wit/a.wit",
             "x.wasm",
+            "x.wasm.minisig",
             ".swap",
         ] {
             std::fs::write(path(name), "1").unwrap();

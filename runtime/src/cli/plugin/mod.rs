@@ -52,7 +52,9 @@ pub(super) enum PluginCommand {
     )]
     Device(device::DeviceOptions),
     /// Build whenever the source changes, and swap into a running gateway.
-    #[command(after_help = "Example:\n  moorline plugin dev . --config gateway.toml")]
+    #[command(
+        after_help = "Examples:\n  moorline plugin dev . --config gateway.toml\n  moorline plugin dev . --config gateway.toml --key bench.key"
+    )]
     Dev(dev::DevOptions),
     /// Show what a component is: world, versions, imports, signature, size, tools, configuration schema.
     #[command(

@@ -54,7 +54,8 @@ pub(super) fn sign(options: &SignOptions) -> ExitCode {
     })
 }
 
-async fn sign_one(file: &Path, key: &SecretKey) -> Result<(String, Value), String> {
+/// Signs one component; the line and the report that say so.
+pub(super) async fn sign_one(file: &Path, key: &SecretKey) -> Result<(String, Value), String> {
     let about = |why: &dyn std::fmt::Display| format!("{} {why}", file.display());
     // A signature of something no gateway can load would only be found out later, somewhere else.
     let inspection = plugins::inspect(file, &Settings::default())

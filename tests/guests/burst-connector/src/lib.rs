@@ -1,14 +1,26 @@
-//! A connector for benches: an RPC `burst [BATCH,CALLS]` emits that many batches of that many readings as fast as the
-//! host takes them, and answers how long it took by the guest's own clock: `[TAKEN, REFUSED, MICROSECONDS]`.
+//! A connector for benches. Its device has the instance's name.
+//!
+//! An RPC `burst [BATCH,CALLS]` emits that many batches of that many readings as fast as the host takes them, and answers
+//! how long it took by the guest's own clock: `[TAKEN, REFUSED, MICROSECONDS]`. `flood [BATCH,BATCHES]` makes each batch
+//! anew, goes on in turns of the timer, and bears back-pressure until all are taken. `burst-c`, `burst-javascript` and
+//! `burst-python` do the same.
+
+use std::time::Duration;
 
 use moorline_plugin_sdk::{
-    Connector, Description, DeviceReadings, Event, Fault, HandOver, Host, Quality, Reading,
-    RpcRequest, Setup, Value, Wake, export_connector,
+    Connector, Description, DeviceReadings, EmitError, Event, Fault, HandOver, Host, Quality,
+    Reading, RpcRequest, Setup, Value, Wake, export_connector,
 };
 
-const DEVICE: &str = "burst";
+/// Batches of a flood in one call of the host.
+const CALLS_A_TURN: u64 = 100;
 
-struct Burst;
+struct Burst {
+    device: String,
+    /// What a flood has still to emit.
+    size: u64,
+    left: u64,
+}
 
 impl Connector for Burst {
     fn describe() -> Description {
@@ -20,18 +32,29 @@ impl Connector for Burst {
         }
     }
 
-    fn start(_setup: Setup, host: &mut dyn Host) -> Result<(Self, Wake), Fault> {
+    fn start(setup: Setup, host: &mut dyn Host) -> Result<(Self, Wake), Fault> {
+        let device = setup.instance;
         // The host learns who owns the device, so that the RPC finds us.
-        host.device_connected(DEVICE, "")
+        host.device_connected(&device, "")
             .map_err(|error| Fault::Internal(format!("{error:?}")))?;
-        Ok((Self, None))
+        let (size, left) = (0, 0);
+        Ok((Self { device, size, left }, None))
     }
 
     fn handle(&mut self, event: Event, host: &mut dyn Host) -> Result<Wake, Fault> {
-        if let Event::Rpc(request) = event {
-            burst(&request, host)?;
+        match event {
+            Event::Timer => self.flood(host),
+            Event::Rpc(request) if request.method == "flood" => {
+                [self.size, self.left] = numbers(&request)?;
+                Ok(Some(Duration::ZERO))
+            }
+            Event::Rpc(request) => self.burst(&request, host),
+            Event::StreamConnected(_)
+            | Event::StreamData(_)
+            | Event::StreamClosed(_)
+            | Event::AttributesChanged(_)
+            | Event::LinkChanged(_) => Ok(None),
         }
-        Ok(None)
     }
 
     fn stop(&mut self, _host: &mut dyn Host) -> HandOver {
@@ -42,40 +65,64 @@ impl Connector for Burst {
     }
 }
 
-fn burst(request: &RpcRequest, host: &mut dyn Host) -> Result<(), Fault> {
+fn numbers(request: &RpcRequest) -> Result<[u64; 2], Fault> {
     let numbers: Vec<u64> = request
         .params
         .trim_matches(['[', ']'])
         .split(',')
         .filter_map(|number| number.trim().parse().ok())
         .collect();
-    let [batch, calls] = numbers[..] else {
-        return Err(Fault::Configuration("params are [BATCH,CALLS]".into()));
-    };
-    let readings = (0..batch)
-        .map(|number| Reading {
-            key: format!("key-{number}"),
-            value: Value::Double(number as f64),
-            quality: Quality::Good,
-            timestamp: None,
-        })
-        .collect();
-    let batch = [DeviceReadings {
-        device: DEVICE.into(),
-        readings,
-    }];
-    let (mut taken, mut refused) = (0_u64, 0_u64);
-    let start = host.monotonic_ms();
-    for _ in 0..calls {
-        match host.emit(&batch) {
-            Ok(()) => taken += 1,
-            Err(_back_pressure) => refused += 1,
-        }
+    numbers
+        .try_into()
+        .map_err(|_other| Fault::Configuration("params are two numbers".into()))
+}
+
+impl Burst {
+    fn batch(&self, size: u64) -> [DeviceReadings; 1] {
+        let readings = (0..size)
+            .map(|number| Reading {
+                key: format!("key-{number}"),
+                value: Value::Double(number as f64),
+                quality: Quality::Good,
+                timestamp: None,
+            })
+            .collect();
+        [DeviceReadings {
+            device: self.device.clone(),
+            readings,
+        }]
     }
-    let took_us = (host.monotonic_ms() - start) * 1_000.0;
-    let answer = format!("[{taken},{refused},{took_us:.0}]");
-    host.reply(request.id, &answer)
-        .map_err(|error| Fault::Internal(format!("{error:?}")))
+
+    fn burst(&self, request: &RpcRequest, host: &mut dyn Host) -> Result<Wake, Fault> {
+        let [size, calls] = numbers(request)?;
+        let batch = self.batch(size);
+        let (mut taken, mut refused) = (0_u64, 0_u64);
+        let start = host.monotonic_ms();
+        for _ in 0..calls {
+            match host.emit(&batch) {
+                Ok(()) => taken += 1,
+                Err(_back_pressure) => refused += 1,
+            }
+        }
+        let took_us = (host.monotonic_ms() - start) * 1_000.0;
+        let answer = format!("[{taken},{refused},{took_us:.0}]");
+        host.reply(request.id, &answer)
+            .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+        Ok(None)
+    }
+
+    fn flood(&mut self, host: &mut dyn Host) -> Result<Wake, Fault> {
+        for _ in 0..self.left.min(CALLS_A_TURN) {
+            match host.emit(&self.batch(self.size)) {
+                Ok(()) => self.left -= 1,
+                Err(EmitError::BackPressure(ms)) => {
+                    return Ok(Some(Duration::from_millis(u64::from(ms))));
+                }
+                Err(EmitError::Refused(why)) => return Err(Fault::Internal(why)),
+            }
+        }
+        Ok((self.left > 0).then_some(Duration::ZERO))
+    }
 }
 
 export_connector!(Burst);

@@ -1,0 +1,162 @@
+//! A connector as a native task against the same as a component: the same readings, the same spool, the same link, a real
+//! Mosquitto. Rounds alternate; a ratio is the median of the rounds' own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use moorline::clock::Clock;
+use moorline::demo::broker::Broker;
+use moorline::link::{self, LinkSettings};
+use moorline::policy_handle::PolicyHandle;
+use moorline::spool::{AppendRefused, Appender};
+use moorline_core::message::{DeviceReadings, Key, Quality, Reading, Uplink, Value};
+use moorline_tests::mosquitto;
+
+use crate::host::{Host, Places, device, open_spool};
+use crate::{Language, median};
+
+const ROUNDS: usize = 7;
+/// Device connections, each with a task or an instance.
+const CONNECTIONS: usize = 8;
+const READINGS: u64 = 256;
+const BATCHES: u64 = 500;
+const INFLIGHT: u16 = 100;
+const TOTAL: u64 = CONNECTIONS as u64 * READINGS * BATCHES;
+
+pub(crate) async fn measure(languages: &[Language], directory: &Path) {
+    let Some(kind) = mosquitto() else {
+        println!("native against component: left out, there is no Mosquitto");
+        return;
+    };
+    let place = directory.join("mosquitto");
+    let broker = Broker::start_with(kind, &place, "persistence false").await;
+    let broker = broker.expect("Mosquitto");
+    println!(
+        "{TOTAL} readings in batches of {READINGS} by {CONNECTIONS} connections until Mosquitto has acknowledged all, median of {ROUNDS} rounds"
+    );
+    // None is the native one.
+    let parties: Vec<Option<&Language>> = std::iter::once(None)
+        .chain(languages.iter().map(Some))
+        .collect();
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); parties.len()];
+    for round in 0..ROUNDS {
+        for turn in 0..parties.len() {
+            let at = (turn + round) % parties.len();
+            let state = directory.join(format!("native-{round}-{at}"));
+            let compiled = directory.join("compiled");
+            let rate = once(broker.address(), parties[at], &state, compiled).await;
+            rates[at].push(rate);
+        }
+    }
+    for (party, own) in parties.iter().zip(&rates) {
+        let ratios = own.iter().zip(&rates[0]).map(|(own, native)| own / native);
+        println!(
+            "{:<52}{:>10.0} readings/s, {:.2} of native",
+            party.map_or("native task", |language| language.name),
+            median(own.clone()),
+            median(ratios.collect())
+        );
+    }
+}
+
+/// Readings per second, through a fresh spool and link.
+async fn once(
+    broker: SocketAddr,
+    language: Option<&Language>,
+    state: &Path,
+    compiled: std::path::PathBuf,
+) -> f64 {
+    let (spool, appender, outlet) = open_spool(state);
+    let mut spooled = outlet.status();
+    let mut settings = LinkSettings::new(
+        broker.ip().to_string(),
+        broker.port(),
+        "moorline",
+        state.to_owned(),
+    );
+    settings.inflight_max = INFLIGHT;
+    let (policy, _nobody) = PolicyHandle::channel();
+    let (door, _arrivals) = link::door();
+    let network = moorline::network::unwatched();
+    let link =
+        link::spawn(settings, outlet, policy, door, network, Clock::start()).expect("a link");
+    let mut status = link.status();
+    let up = status.wait_for(link::LinkStatus::is_up).await;
+    drop(up.expect("a link"));
+    let host = match language {
+        Some(language) => {
+            let places = Places { compiled, state };
+            let component = &language.component;
+            Some(Host::start(component, CONNECTIONS, places, appender.clone()).await)
+        }
+        None => None,
+    };
+    // The devices are announced before the clock starts.
+    let idle = spooled.wait_for(|spool| spool.depth_records == 0).await;
+    let before = idle.expect("a spool").appended_readings_total;
+    let start = Instant::now();
+    match &host {
+        Some(host) => {
+            for connection in 0..CONNECTIONS {
+                let params = format!("[{READINGS},{BATCHES}]");
+                host.ask(connection, (connection as u64, "flood", &params))
+                    .await;
+            }
+        }
+        None => native(&appender).await,
+    }
+    let done = spooled.wait_for(|spool| {
+        spool.appended_readings_total - before >= TOTAL && spool.depth_records == 0
+    });
+    drop(done.await.expect("a spool"));
+    let rate = TOTAL as f64 / start.elapsed().as_secs_f64();
+    assert_eq!(link.status().borrow().sessions, 1, "one session carried it");
+    if let Some(host) = host {
+        host.plugins.stop(Duration::from_secs(5)).await;
+    }
+    link.stop(Duration::from_secs(1)).await;
+    spool.close().await.expect("a clean end");
+    rate
+}
+
+/// What `burst-connector` does, without a component around it.
+async fn native(appender: &Appender) {
+    let tasks = (0..CONNECTIONS).map(|connection| {
+        let appender = appender.clone();
+        tokio::spawn(async move {
+            let (clock, device) = (Clock::start(), device(connection));
+            let keys: Vec<Key> = (0..READINGS)
+                .map(|number| Key::try_new(&format!("key-{number}")).expect("a key"))
+                .collect();
+            for _ in 0..BATCHES {
+                let now = clock.wall();
+                let reading = |(number, key): (usize, &Key)| Reading {
+                    key: key.clone(),
+                    value: Value::Double(number as f64),
+                    quality: Quality::Good,
+                    timestamp: now,
+                };
+                let batch = DeviceReadings {
+                    device: device.clone(),
+                    readings: keys.iter().enumerate().map(reading).collect(),
+                };
+                append(&appender, Uplink::Telemetry(vec![batch])).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.expect("a connector");
+    }
+}
+
+/// As a connector does: again when the spool is behind.
+async fn append(appender: &Appender, uplink: Uplink) {
+    loop {
+        match appender.append(uplink.clone()).await {
+            Ok(_sequence) => return,
+            Err(AppendRefused::Behind { retry_after }) => tokio::time::sleep(retry_after).await,
+            Err(refused) => panic!("{refused}"),
+        }
+    }
+}
