@@ -157,10 +157,9 @@ impl Workbench {
                 let (engine, name, limits) = (&self.engine, name(), &self.limits);
                 Some(Loaded::describe(engine, pre, build, &name, limits).await?)
             }
-            Confinement::None
-            | Confinement::Epochs
-            | Confinement::Limiter
-            | Confinement::Fuel => None,
+            Confinement::None | Confinement::Epochs | Confinement::Limiter | Confinement::Fuel => {
+                None
+            }
         };
         Ok(Ready {
             pre,

@@ -128,7 +128,10 @@ fn turn(
     if let Some(key) = key {
         sign(&built.path, key)?;
         // First, so that the gateway does not find the component without it.
-        let (from, to) = (signature_path(&built.path), signature_path(&place.component));
+        let (from, to) = (
+            signature_path(&built.path),
+            signature_path(&place.component),
+        );
         put(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
         ready.push_str(", signed");
     }

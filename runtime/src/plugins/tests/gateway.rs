@@ -150,6 +150,7 @@ impl Plan {
             outlet,
             read_records: 0,
             numbers: BTreeMap::new(),
+            emitted_ms: BTreeMap::new(),
             replies: Vec::new(),
             records: 0,
         }
@@ -175,6 +176,8 @@ pub(super) struct Gateway {
     read_records: u64,
     /// What each device has counted, in the order of the spool.
     numbers: BTreeMap<String, Vec<i64>>,
+    /// When each of these was emitted, by the host's wall clock.
+    emitted_ms: BTreeMap<String, Vec<u64>>,
     /// Answers to RPC by request.
     replies: Vec<(u64, String)>,
     records: usize,
@@ -252,8 +255,11 @@ impl Gateway {
             match record.uplink {
                 Uplink::Telemetry(devices) => {
                     for readings in devices {
-                        let numbers = self.numbers.entry(readings.device.to_string()).or_default();
+                        let device = readings.device.to_string();
+                        let emitted_ms = self.emitted_ms.entry(device.clone()).or_default();
+                        let numbers = self.numbers.entry(device).or_default();
                         for reading in readings.readings {
+                            emitted_ms.push(reading.timestamp.0);
                             let Value::Integer(n) = reading.value else {
                                 panic!("{reading:?} is no number");
                             };
@@ -293,6 +299,11 @@ impl Gateway {
             );
         }
         self.numbers[device].clone()
+    }
+
+    /// When the numbers of `device` that were read so far were emitted.
+    pub(super) fn emitted_ms(&self, device: &str) -> &[u64] {
+        self.emitted_ms.get(device).map_or(&[], Vec::as_slice)
     }
 
     /// Waits for the answer to a request.

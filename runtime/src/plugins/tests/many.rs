@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::gateway::{Plan, assert_gapless};
+use super::gateway::{Gateway, Plan, assert_gapless};
 use super::guests::connector;
 use crate::plugins::SwapOutcome;
 
@@ -68,4 +68,118 @@ async fn a_candidate_that_hangs_delays_nobody_else() {
     }
     // The two still hang, and nobody waits for them.
     gateway.plugins.stop(Duration::ZERO).await;
+}
+
+const HUNDRED: usize = 100;
+/// Together 5 000 readings/s.
+const CALM: &str = "period:20";
+/// Builds that one of the hundred is swapped to, each compiled anew, while the others are watched.
+const SWAPS: usize = 20;
+
+/// A hundred connectors of one component.
+async fn hundred(limits: impl Fn(&mut Plan)) -> Gateway {
+    let mut plan = Plan::new();
+    for index in 0..HUNDRED {
+        plan = plan.connector(&name(index), &connector(CALM));
+    }
+    limits(&mut plan);
+    let mut gateway = plan.start().await;
+    for _ in 0..HUNDRED {
+        assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Loaded);
+    }
+    gateway
+}
+
+/// While a candidate of one hangs in `start`, until a deadline that does not come here, ninety-nine go on and can be swapped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_swap_of_one_of_a_hundred_that_hangs_delays_none_of_the_others() {
+    let mut gateway = hundred(|plan| {
+        let limits = &mut plan.settings.connectors[0].limits;
+        (limits.call_cpu, limits.call_wall) = (HANGS, HANGS);
+        plan.settings.swap.warm = HANGS;
+        plan.settings.swap.cut_over = HANGS;
+    })
+    .await;
+    gateway.replace(&name(0), &connector("start:hang"));
+    gateway
+        .until("it hangs in its cut-over", |status| {
+            use moorline_core::swap::State;
+            matches!(status.connectors[0].component.state, State::Cutover { .. })
+        })
+        .await;
+    for index in 1..HUNDRED {
+        let numbers = gateway.count(&format!("dev-{}", name(index)), 3).await;
+        assert_gapless(&numbers, 1);
+    }
+    gateway.replace(&name(1), &connector("period:20 second"));
+    let record = gateway.concluded().await;
+    assert_eq!(&*record.component, name(1));
+    assert_eq!(record.outcome, SwapOutcome::Swapped);
+    let numbers = gateway.count(&format!("dev-{}", name(1)), 3).await;
+    assert_gapless(&numbers, 1);
+    // It still hangs, and nobody waits for it.
+    gateway.plugins.stop(Duration::ZERO).await;
+}
+
+/// One of a hundred is swapped again and again. The others lose nothing; with `MOORLINE_EXTENDED=1` it is said how late their
+/// readings were, before and meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_swaps_of_one_of_a_hundred_cost_the_others_no_reading() {
+    let extended = std::env::var_os("MOORLINE_EXTENDED").is_some();
+    let mut gateway = hundred(|_plan| {}).await;
+    let others: Vec<String> = (1..HUNDRED)
+        .map(|index| format!("dev-{}", name(index)))
+        .collect();
+    let readings = if extended { 500 } else { 3 };
+    let mut seen = Vec::new();
+    for device in &others {
+        gateway.count(device, readings).await;
+    }
+    for device in &others {
+        seen.push(gateway.emitted_ms(device).len());
+    }
+    for swap in 0..if extended { SWAPS } else { 2 } {
+        gateway.replace(&name(0), &connector(&format!("{CALM} build-{swap}")));
+        assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Swapped);
+    }
+    for device in &others {
+        let numbers = gateway.count(device, 3).await;
+        assert_gapless(&numbers, 1);
+    }
+    let numbers = gateway.count("dev-c0", 3).await;
+    assert_gapless(&numbers, 1);
+    if extended {
+        let (mut before, mut meanwhile) = (Vec::new(), Vec::new());
+        for (device, seen) in others.iter().zip(seen) {
+            let (first, second) = gateway.emitted_ms(device).split_at(seen);
+            // What the first readings waited for was the start of a hundred.
+            before.extend(pauses(&first[first.len() / 2..]));
+            meanwhile.extend(pauses(second));
+        }
+        println!(
+            "from one reading of {} connectors to the next, each every 20 ms: before {}, during {SWAPS} swaps of another {}",
+            others.len(),
+            spread(before),
+            spread(meanwhile)
+        );
+    }
+    gateway.stop().await;
+}
+
+/// The times between neighbours.
+fn pauses(emitted_ms: &[u64]) -> impl Iterator<Item = u64> {
+    emitted_ms
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]))
+}
+
+fn spread(mut pauses_ms: Vec<u64>) -> String {
+    pauses_ms.sort_unstable();
+    let of = |hundredths: usize| pauses_ms[(pauses_ms.len() - 1) * hundredths / 100];
+    format!(
+        "{} ms p50, {} ms p99, {} ms at most",
+        of(50),
+        of(99),
+        of(100)
+    )
 }

@@ -1,9 +1,9 @@
 //! A connector that misbehaves on demand. What it does stands in `SCRIPT`, which a test overwrites in the finished
 //! component: each script is another build with another digest, and nothing need be compiled again.
 //!
-//! Left alone it counts: every 2 ms it emits its next number as reading `n` of device `dev-<instance>`, hands the count
-//! over, answers every RPC with it, and keeps it in its state every tenth time. With a stream it also asks the device
-//! for one byte before each number.
+//! Left alone it counts: every 2 ms, or what the word `period:MS` says, it emits its next number as reading `n` of device
+//! `dev-<instance>`, hands the count over, answers every RPC with it, and keeps it in its state every tenth time. With a
+//! stream it also asks the device for one byte before each number.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -39,6 +39,11 @@ fn scripted_text(key: &str) -> Option<String> {
     let script = script();
     let mut words = script.split_whitespace();
     words.find_map(|word| word.strip_prefix(key).map(str::to_owned))
+}
+
+fn period() -> Duration {
+    let ms = scripted_text("period:").and_then(|ms| ms.parse().ok());
+    ms.map_or(PERIOD, Duration::from_millis)
 }
 
 struct Scripted {
@@ -150,7 +155,7 @@ impl Connector for Scripted {
                 link: None,
             },
             // None leaves the timer of the generation before as it is.
-            (!scripted("start:no-wake")).then_some(PERIOD),
+            (!scripted("start:no-wake")).then_some(period()),
         ))
     }
 
@@ -191,14 +196,14 @@ impl Scripted {
         self.misbehave(host)?;
         if scripted("timer:silent") || (scripted("timer:seldom") && !self.timers.is_multiple_of(20))
         {
-            return Ok(Some(PERIOD));
+            return Ok(Some(period()));
         }
         if let Some(stream) = self.stream {
             match host.exchange(stream, b"?", &FrameRule::Fixed(1), EXCHANGE_DEADLINE_MS) {
                 Ok(_byte) => {}
                 Err(error) => {
                     host.log(Level::Debug, &format!("device: {error:?}"));
-                    return Ok(Some(PERIOD));
+                    return Ok(Some(period()));
                 }
             }
         }
@@ -230,7 +235,7 @@ impl Scripted {
             host.state_set("n", &self.count.to_le_bytes())
                 .map_err(|error| Fault::Internal(format!("{error:?}")))?;
         }
-        Ok(Some(PERIOD))
+        Ok(Some(period()))
     }
 
     fn misbehave(&self, host: &mut dyn Host) -> Result<(), Fault> {
