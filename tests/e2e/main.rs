@@ -30,6 +30,7 @@ mod modbus;
 mod netns;
 mod orders;
 mod outage;
+mod plugin_state;
 mod policies;
 mod reporting;
 mod spool_tools;

@@ -21,6 +21,7 @@ pub mod link;
 pub mod message;
 pub mod mqtt_frame;
 pub mod network;
+pub mod plugin_state;
 pub mod report;
 pub mod route;
 pub mod spool;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, Request, WAIT_S};
 use super::socket;
 
 /// For everything that is not waited for.
@@ -78,6 +78,8 @@ impl Client {
             Request::Swap { wait_s, .. } | Request::RollBack { wait_s, .. } => {
                 Duration::from_secs(*wait_s).saturating_add(GRACE)
             }
+            // A call of the guest may be under way.
+            Request::RestoreState { .. } => Duration::from_secs(WAIT_S).saturating_add(GRACE),
             Request::List => DEADLINE,
         };
         let mut line = serde_json::to_vec(request)?;

@@ -7,6 +7,8 @@
 //!  ◄ {"answer":"swap","outcome":"swapped","plugin":"press","generation":4,"digest":"…","gap_ms":0.6,…}
 //!  ► {"do":"roll-back","plugin":"press"}
 //!  ◄ {"answer":"refused","why":"press has no generation to go back to: …"}
+//!  ► {"do":"restore-state","document":{"moorline_plugin_state":1,"instances":{"press":{…}}}}
+//!  ◄ {"answer":"state-restored","restarted":true}
 //! ```
 
 use moorline_core::swap::{Build, State};
@@ -16,8 +18,8 @@ use crate::clock::Clock;
 use crate::journal::HistoryEntry;
 use crate::plugins::{ComponentStatus, ConnectorStatus, InstanceState, OrderEnd, PluginsStatus};
 
-/// The longest request, its newline included.
-pub const REQUEST_BYTES_MAX: u64 = 16 * 1024;
+/// The longest request, its newline included: the state of one instance in a document of its own.
+pub const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 /// How long an order is waited for unless the request says otherwise, in seconds.
 pub const WAIT_S: u64 = 120;
 /// The longest wait a request may ask for, in seconds.
@@ -51,6 +53,11 @@ pub enum Request {
         #[serde(default = "wait_s")]
         wait_s: u64,
     },
+    /// Have an instance keep another state, and start its plugin anew with it.
+    RestoreState {
+        /// A document of [`moorline_core::plugin_state`] with one instance.
+        document: serde_json::Value,
+    },
 }
 
 const fn wait_s() -> u64 {
@@ -68,6 +75,11 @@ pub enum Answer {
     },
     /// What an order led to.
     Swap(Box<SwapAnswer>),
+    /// The state is in its place.
+    StateRestored {
+        /// The plugin was started anew with it; otherwise nothing serves, and the next start finds it.
+        restarted: bool,
+    },
     /// The order cannot be carried out.
     Refused {
         /// Why, for people.

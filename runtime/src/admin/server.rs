@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moorline_core::plugin_state::Backup;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,10 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, SwapAnswer, WAIT_S_MAX, entries};
+use super::protocol::{
+    Answer, REQUEST_BYTES_MAX, Request, SwapAnswer, WAIT_S, WAIT_S_MAX, entries,
+};
 use super::socket;
 use crate::clock::Clock;
-use crate::plugins::{PluginsStatus, SwapOrders, Until};
+use crate::plugins::{PluginsStatus, Restored, SwapOrders, Until};
 use crate::shutdown::Shutdown;
 
 /// Clients at once; one more is told so.
@@ -224,6 +227,7 @@ impl Rooms {
                 let order = self.swaps.roll_back(plugin);
                 (timeout(wait(*wait_s), order).await, wait_s)
             }
+            Request::RestoreState { document } => return self.restore_state(document).await,
         };
         match end {
             Ok(Ok(end)) => Answer::Swap(Box::new(SwapAnswer::new(&end, self.clock))),
@@ -235,6 +239,29 @@ impl Rooms {
                 let why = format!("it had not ended after {wait_s} s and goes on");
                 Answer::Pending { why }
             }
+        }
+    }
+}
+
+impl Rooms {
+    async fn restore_state(&self, document: &serde_json::Value) -> Answer {
+        let refused = |why: String| Answer::Refused { why };
+        let mut instances = match Backup::parse(&document.to_string()) {
+            Ok(backup) => backup.instances.into_iter(),
+            Err(error) => return refused(format!("the document {error}")),
+        };
+        let (Some((instance, entries)), None) = (instances.next(), instances.next()) else {
+            return refused("the document must have one instance".to_owned());
+        };
+        let order = self.swaps.restore_state(&instance, entries);
+        match timeout(wait(WAIT_S), order).await {
+            Ok(Ok(restored)) => Answer::StateRestored {
+                restarted: restored == Restored::Restarted,
+            },
+            Ok(Err(error)) => refused(error.to_string()),
+            Err(_elapsed) => Answer::Pending {
+                why: format!("{instance} had not ended its call after {WAIT_S} s; it comes next"),
+            },
         }
     }
 }

@@ -17,6 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::plugin_state::Entries;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Failure, Generation};
 use moorline_core::time::Instant;
@@ -27,6 +28,7 @@ use super::bindings::connector::exports::moorline::edge::connector_guest::{
 };
 use super::guest::{Guest, Loaded};
 use super::host::Resident;
+use super::orders::RestoreReply;
 use super::restart::Restart;
 use super::settings::Limits;
 use super::status::{InstanceState, InstanceStatus};
@@ -74,6 +76,11 @@ pub(crate) enum Control {
     Retire { old: Generation },
     /// This generation will not serve; there is none to go back to.
     Abandon { generation: Generation },
+    /// Keep this instead of what is kept, and start the guest anew with it.
+    RestoreState {
+        entries: Entries,
+        reply: RestoreReply,
+    },
     /// Stop the guest and end.
     Stop { reply: oneshot::Sender<()> },
 }

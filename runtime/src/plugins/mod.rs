@@ -31,6 +31,7 @@ mod rehearsal;
 mod restart;
 mod routes;
 mod settings;
+mod state_files;
 mod status;
 mod store;
 mod streams;
@@ -55,14 +56,16 @@ use tokio::task::{JoinHandle, JoinSet};
 pub(crate) use cache::{digest_of, write_private};
 pub use conformance::{Answer, Check, Device, Outcome, Plan, Report, Rule, Standalone, test};
 pub use engine::Kind;
+pub(crate) use host::StateTrouble;
 pub use inspect::{Inspection, inspect};
-pub use orders::{OrderEnd, OrderRefused, SwapOrders, Until};
+pub use orders::{OrderEnd, OrderRefused, RestoreRefused, Restored, SwapOrders, Until};
 pub use rehearsal::{Contradiction, Rehearsal};
 pub use routes::{DeliveryRefused, Undelivered};
 pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
     StreamTargetError, Succession,
 };
+pub(crate) use state_files::{StateFiles, put_state, state_files};
 pub use status::{
     ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
     SwapOutcome, SwapRecord,

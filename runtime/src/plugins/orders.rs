@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use moorline_core::plugin_state::Entries;
 use moorline_core::swap::{Build, Digest, Failure};
 use tokio::sync::{mpsc, oneshot};
 
@@ -70,6 +71,36 @@ pub enum OrderRefused {
     Stopping,
 }
 
+/// What came of a state that was put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// The plugin was started anew with it.
+    Restarted,
+    /// Nothing serves now; the next start finds it.
+    Kept,
+}
+
+/// Why a state is not put in place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreRefused {
+    /// No instance of this name.
+    #[error("there is no instance {name:?}; there are {}", known.join(", "))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The disk refused; what was kept before is still there.
+    #[error("it is not on the disk: {0}")]
+    Disk(String),
+    /// The gateway stops.
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
+pub(crate) type RestoreReply = oneshot::Sender<Result<Restored, RestoreRefused>>;
+
 pub(crate) type Reply = oneshot::Sender<Result<OrderEnd, OrderRefused>>;
 
 /// Gives orders to the swapper. Cheap to clone.
@@ -104,6 +135,27 @@ impl SwapOrders {
     pub async fn roll_back(&self, name: &str) -> Result<OrderEnd, OrderRefused> {
         let name = name.to_owned();
         self.order(|reply| Order::RollBack { name, reply }).await
+    }
+
+    /// Has `instance` keep `entries` instead of what it keeps, and starts its plugin anew without a hand-over, which would be
+    /// of what was before.
+    ///
+    /// # Errors
+    /// When it cannot be done; what was kept is still there.
+    pub async fn restore_state(
+        &self,
+        instance: &str,
+        entries: Entries,
+    ) -> Result<Restored, RestoreRefused> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::RestoreState {
+            instance: instance.to_owned(),
+            entries,
+            reply,
+        };
+        let sent = self.0.send(order).await;
+        sent.map_err(|_gone| RestoreRefused::Stopping)?;
+        answer.await.unwrap_or(Err(RestoreRefused::Stopping))
     }
 
     async fn order(&self, order: impl FnOnce(Reply) -> Order) -> Result<OrderEnd, OrderRefused> {

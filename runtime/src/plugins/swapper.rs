@@ -13,6 +13,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::plugin_state::Entries;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Input, Output};
 use moorline_core::time::Instant;
@@ -24,7 +25,7 @@ use wasmtime::component::Component;
 use super::cache::Cache;
 use super::engine::{Engines, Kind};
 use super::instance::{Control, Trouble};
-use super::orders::{Reply, Until};
+use super::orders::{Reply, RestoreReply, Until};
 use super::policy;
 use super::status::{PluginsStatus, SwapRecord};
 use crate::clock::Clock;
@@ -52,6 +53,12 @@ pub(crate) enum Order {
     },
     /// Go back to the generation before.
     RollBack { name: String, reply: Reply },
+    /// Have an instance keep this instead of what it keeps.
+    RestoreState {
+        instance: String,
+        entries: Entries,
+        reply: RestoreReply,
+    },
 }
 
 /// What the swapper works with.
@@ -106,6 +113,9 @@ pub(crate) async fn run(
                     running.on_swap(&name, again, until, reply);
                 }
                 Some(Order::RollBack { name, reply }) => running.on_roll_back(&name, reply),
+                Some(Order::RestoreState { instance, entries, reply }) => {
+                    running.on_restore_state(instance, entries, reply);
+                }
                 Some(Order::Stop { reply }) => {
                     running.stop_instances().await;
                     return match reply.send(()) {

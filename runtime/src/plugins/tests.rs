@@ -13,6 +13,7 @@ mod policy;
 mod refusals;
 mod report;
 mod rollback;
+mod state;
 mod swap;
 mod trust;
 mod versions;

@@ -32,7 +32,9 @@ pub(super) fn list(options: &ListOptions) -> ExitCode {
         Ok(Answer::Refused { why } | Answer::Pending { why } | Answer::Invalid { why }) => {
             return exit::fail(exit::DATA, &figures::harmless(&why));
         }
-        Ok(Answer::Swap(_)) => return exit::fail(exit::SOFTWARE, &"an odd answer"),
+        Ok(Answer::Swap(_) | Answer::StateRestored { .. }) => {
+            return exit::fail(exit::SOFTWARE, &"an odd answer");
+        }
         Err(ClientError::NotRunning(_)) => match of_stopped(&settings) {
             Ok(plugins) => (false, plugins),
             Err(error) => {

@@ -19,6 +19,7 @@ mod keys;
 mod ls;
 mod new;
 mod sign;
+mod state;
 mod swap;
 mod test;
 mod verify;
@@ -114,6 +115,12 @@ pub(super) enum PluginCommand {
         after_help = "Examples:\n  moorline plugin verify modbus_tcp.wasm --key plant.pub\n  moorline plugin verify *.wasm --config gateway.toml --format json"
     )]
     Verify(verify::VerifyOptions),
+    /// What plugins keep over restarts: list it, take it out for a backup, put it back.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  moorline plugin state ls --config gateway.toml\n  moorline plugin state export --config gateway.toml --to state.json\n  moorline plugin state import state.json --config gateway.toml"
+    )]
+    State(state::StateCommand),
     /// Let a version that is older than the one that served last take over, once.
     #[command(
         after_help = "Examples:\n  moorline plugin allow-downgrade modbus --config gateway.toml\n  moorline plugin allow-downgrade --policy"
@@ -136,6 +143,7 @@ pub(super) fn plugin(command: PluginCommand) -> ExitCode {
         PluginCommand::Keygen(options) => keygen::keygen(&options),
         PluginCommand::Sign(options) => sign::sign(&options),
         PluginCommand::Verify(options) => verify::verify(&options),
+        PluginCommand::State(command) => state::state(command),
         PluginCommand::AllowDowngrade(options) => allow_downgrade::allow_downgrade(&options),
     }
 }

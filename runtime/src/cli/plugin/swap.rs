@@ -133,7 +133,9 @@ impl Order {
             Answer::Refused { why } | Answer::Pending { why } | Answer::Invalid { why } => {
                 return exit::fail(exit::DATA, &figures::harmless(why));
             }
-            Answer::Plugins { .. } => return exit::fail(exit::SOFTWARE, &"an odd answer"),
+            Answer::Plugins { .. } | Answer::StateRestored { .. } => {
+                return exit::fail(exit::SOFTWARE, &"an odd answer");
+            }
         };
         if !good.contains(&swap.outcome.as_str()) {
             return exit::fail(exit::DATA, &words);

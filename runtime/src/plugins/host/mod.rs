@@ -21,7 +21,7 @@ use moorline_core::time::saturating_ms;
 
 pub(crate) use report::Reporting;
 pub(crate) use rpc::PendingRpcs;
-pub(crate) use state::KeyValues;
+pub(crate) use state::{KeyValues, StateTrouble, instance_of, read as read_state};
 
 use super::bindings::connector::moorline::edge;
 use super::names::Names;

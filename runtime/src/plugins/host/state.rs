@@ -3,19 +3,17 @@
 //! Changes live in memory until the call that made them has ended well; then the file is replaced as a whole. A call
 //! that traps leaves no trace.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use moorline_core::plugin_state::{Entries, KEY_BYTES_MAX, STATE_BYTES_MAX};
 
 use super::edge::state::{Host, StateError};
 use crate::plugins::cache::write_private;
 use crate::plugins::store::HostState;
 
-/// Keys and values of one instance together.
-const STATE_BYTES_MAX: usize = 256 * 1024;
-const KEY_BYTES_MAX: usize = 255;
-
-type Entries = BTreeMap<String, Vec<u8>>;
+/// How the files end.
+const FILE: &str = ".state";
 
 /// Why the state is not there.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +42,11 @@ impl KeyValues {
             kept: None,
             changed: None,
         }
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn entries(&mut self) -> Result<&Entries, StateError> {
@@ -110,6 +113,19 @@ impl KeyValues {
         Some(write)
     }
 
+    /// What another than the guest wants to be kept instead, to be written. [`KeyValues::forget`] comes next.
+    pub(crate) fn replacement(&self, entries: Entries) -> StateWrite {
+        StateWrite {
+            path: self.path.clone(),
+            entries,
+        }
+    }
+
+    /// Reads the file again before anything else is answered.
+    pub(crate) fn forget(&mut self) {
+        (self.kept, self.changed) = (None, None);
+    }
+
     /// Forgets the changes of a call that did not end well.
     pub(crate) fn discard_changes(&mut self) {
         self.changed = None;
@@ -142,7 +158,8 @@ impl StateWrite {
     }
 }
 
-fn read(path: &Path) -> Result<Entries, StateTrouble> {
+/// What the file at `path` holds; nothing where there is none.
+pub(crate) fn read(path: &Path) -> Result<Entries, StateTrouble> {
     match std::fs::read(path) {
         Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_bad| StateTrouble::Damaged),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entries::new()),
@@ -160,8 +177,26 @@ fn file_name(instance: &str) -> String {
             name.push_str(&format!("%{byte:02x}"));
         }
     }
-    name.push_str(".state");
+    name.push_str(FILE);
     name
+}
+
+/// The instance whose file has this name; none if it is no such file.
+pub(crate) fn instance_of(file_name: &str) -> Option<String> {
+    let mut rest = file_name.strip_suffix(FILE)?;
+    let mut name = Vec::new();
+    while let Some(first) = rest.chars().next() {
+        let after = if first == '%' {
+            let digits = rest.get(1..3)?;
+            name.push(u8::from_str_radix(digits, 16).ok()?);
+            rest.get(3..)
+        } else {
+            name.extend_from_slice(first.encode_utf8(&mut [0; 4]).as_bytes());
+            rest.get(first.len_utf8()..)
+        };
+        rest = after?;
+    }
+    String::from_utf8(name).ok()
 }
 
 impl Host for HostState {
@@ -215,6 +250,30 @@ mod tests {
         assert_eq!(state.set("k".into(), vec![0; STATE_BYTES_MAX - 1]), Ok(()));
         assert_eq!(state.delete("k"), Ok(()));
         assert_eq!(state.set("l".into(), vec![0; 10]), Ok(()));
+    }
+
+    #[test]
+    fn a_file_tells_whose_it_is() {
+        for instance in ["press", "modbus/press 1", "ofen-ä_%2f", "%"] {
+            assert_eq!(instance_of(&file_name(instance)).as_deref(), Some(instance));
+        }
+        for other in ["press.new", "press", "%2.state", "%zz.state", "%ff.state"] {
+            assert_eq!(instance_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_in_its_place_is_read_before_the_next_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state = KeyValues::of(directory.path(), "a");
+        assert_eq!(state.set("n".into(), vec![1]), Ok(()));
+        state.take_changes().unwrap().run().unwrap();
+        assert_eq!(state.set("n".into(), vec![2]), Ok(()));
+        let other = Entries::from([("m".to_owned(), vec![3])]);
+        state.replacement(other.clone()).run().unwrap();
+        state.forget();
+        assert_eq!(*state.entries().unwrap(), other);
+        assert!(state.take_changes().is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::plugin_state::Entries;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Failure, Generation};
 use moorline_core::time::Instant;
@@ -13,10 +14,12 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
     Fault, HandOver, Setup,
 };
 use crate::plugins::guest::{Guest, Loaded};
+use crate::plugins::orders::{RestoreRefused, Restored};
 use crate::plugins::status::InstanceState;
 
 /// The answer to a request that was lost with the guest it was meant for.
 const REPLACED: &str = "the connector was replaced before it had an answer";
+const RESTORED: &str = "the connector was started anew before it had an answer";
 /// Characters of a refused hand-over that are repeated.
 const REFUSAL_CHARS_MAX: usize = 512;
 
@@ -54,6 +57,10 @@ impl Instance {
                         status.retry_at = None;
                     });
                 }
+            }
+            Control::RestoreState { entries, reply } => {
+                let restored = self.restore_state(entries).await;
+                answer(reply, restored);
             }
             // Taken care of where the task can end.
             Control::Stop { reply } => answer(reply, ()),
@@ -279,6 +286,46 @@ impl Instance {
             },
             Err(failure) => self.on_failure(failure).await,
         }
+    }
+
+    /// Puts another state in the place of what is kept. The guest that serves has built on what was before, and so have the
+    /// bytes of any hand-over; so it is started anew, without.
+    async fn restore_state(&mut self, entries: Entries) -> Result<Restored, RestoreRefused> {
+        let Some(write) = self
+            .resident()
+            .map(|resident| resident.state.replacement(entries))
+        else {
+            return Err(RestoreRefused::Stopping);
+        };
+        let written = tokio::task::spawn_blocking(move || write.run()).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(RestoreRefused::Disk(error.to_string())),
+            Err(error) => return Err(RestoreRefused::Disk(error.to_string())),
+        }
+        let was_up = self.is_up();
+        if was_up {
+            self.away();
+            self.go_down(None);
+            if let Some(resident) = self.resident() {
+                resident.rpcs.forget_hand_over();
+            }
+            self.refuse_lost(RESTORED).await;
+        }
+        if let Some(resident) = self.resident() {
+            resident.state.forget();
+        }
+        for generation in [&mut self.serving, &mut self.kept].into_iter().flatten() {
+            generation.hand_over = None;
+        }
+        if was_up {
+            self.on_retry().await;
+        }
+        Ok(if self.is_up() {
+            Restored::Restarted
+        } else {
+            Restored::Kept
+        })
     }
 
     /// The end of the instance: a last word for the guest, then everything is closed.

@@ -1,9 +1,11 @@
 //! What operators order.
 
+use moorline_core::plugin_state::Entries;
 use moorline_core::swap::{Build, Input, State};
 
-use super::{Running, Slot};
-use crate::plugins::orders::{OrderRefused, Reply, Until};
+use super::{Running, Slot, Target};
+use crate::plugins::instance::Control;
+use crate::plugins::orders::{OrderRefused, Reply, RestoreRefused, RestoreReply, Until};
 
 impl Running {
     pub(super) fn on_swap(&mut self, name: &str, again: bool, until: Until, reply: Reply) {
@@ -50,6 +52,36 @@ impl Running {
             }
             Err(refused) => refuse(reply, refused),
         }
+    }
+
+    /// The instance does it, between two calls, and answers itself.
+    pub(super) fn on_restore_state(&self, instance: String, entries: Entries, reply: RestoreReply) {
+        let instances = || {
+            let slots = self.swapper.slots.iter();
+            slots.flat_map(|slot| match &slot.target {
+                Target::Connector { instances, .. } => instances.as_slice(),
+                Target::Policy { .. } => &[],
+            })
+        };
+        let found = instances().find(|found| *found.name == *instance);
+        let Some(controls) = found.map(|found| found.controls.clone()) else {
+            let known = instances().map(|found| found.name.to_string()).collect();
+            let name = instance;
+            return match reply.send(Err(RestoreRefused::Unknown { name, known })) {
+                // Whoever ordered has gone away.
+                Ok(()) | Err(_) => {}
+            };
+        };
+        tracing::info!(instance, "an operator puts a state in place");
+        tokio::spawn(async move {
+            match controls
+                .send(Control::RestoreState { entries, reply })
+                .await
+            {
+                // The instance has ended, and the reply with it: the gateway is stopping.
+                Ok(()) | Err(_) => {}
+            }
+        });
     }
 
     /// The place of the plugin of this name, if one more order may wait for it.

@@ -1,0 +1,321 @@
+//! `moorline plugin state`: what plugins keep, listed, taken out as a document, and put back.
+//!
+//! Reading needs no gateway to stop. Putting back is asked of a running one, which starts the plugin anew with it; of a stopped
+//! one the files are replaced.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use moorline_core::plugin_state::{Backup, Entries, STATE_BYTES_MAX, bytes_of};
+use serde_json::json;
+
+use crate::admin::protocol::{Answer, Request};
+use crate::admin::{Client, ClientError};
+use crate::bounded_file;
+use crate::cli::{ConfigFile, OutputFormat, exit, figures, glob, reload};
+use crate::config::{self, Settings};
+use crate::plugins::{StateTrouble, put_state, state_files};
+use crate::spool::disk::{DirectoryError, Disk};
+
+/// A document: a thousand instances that keep a little, or some that keep as much as they may.
+const DOCUMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum StateCommand {
+    /// Which plugin instances keep how much.
+    #[command(
+        after_help = "Example:\n  moorline plugin state ls --config gateway.toml --format json"
+    )]
+    Ls(ListOptions),
+    /// Write what they keep as one JSON document.
+    ///
+    /// Of a running gateway it is what was kept when the last call of each plugin had ended.
+    #[command(
+        after_help = "Examples:\n  moorline plugin state export --config gateway.toml --to state.json\n  moorline plugin state export --config gateway.toml --instance 'modbus/*'"
+    )]
+    Export(ExportOptions),
+    /// Put back what such a document holds, instance by instance, in the place of all they keep now.
+    ///
+    /// Everything is checked before anything is changed. A running gateway is asked to do it and starts each plugin anew, without
+    /// a hand-over. Instances that the configuration does not have are left out, and said.
+    #[command(
+        after_help = "Example:\n  moorline plugin state import state.json --config gateway.toml --instance press"
+    )]
+    Import(ImportOptions),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListOptions {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ExportOptions {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Only instances whose name matches, with * and ?.
+    #[arg(long, value_name = "GLOB")]
+    instance: Option<String>,
+    /// Write it to this file, which must not be there yet; to standard output otherwise.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImportOptions {
+    /// The document.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Only instances whose name matches, with * and ?.
+    #[arg(long, value_name = "GLOB")]
+    instance: Option<String>,
+}
+
+pub(super) fn state(command: StateCommand) -> ExitCode {
+    let done = match command {
+        StateCommand::Ls(options) => list(&options),
+        StateCommand::Export(options) => export(&options),
+        StateCommand::Import(options) => import(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
+fn load(config: &ConfigFile) -> Result<Settings, ExitCode> {
+    config::load(&config.config).map_err(|refused| exit::fail(exit::CONFIG, &refused))
+}
+
+/// What there is, and what cannot be read.
+type Found = (BTreeMap<String, Entries>, BTreeMap<String, StateTrouble>);
+
+fn read(settings: &Settings) -> Result<Found, ExitCode> {
+    let files = state_files(&settings.state_dir).map_err(|error| {
+        let directory = settings.state_dir.display();
+        exit::fail(exit::OS, &format!("{directory} cannot be read: {error}"))
+    })?;
+    let (mut kept, mut bad) = Found::default();
+    for (instance, entries) in files {
+        match entries {
+            Ok(entries) => drop(kept.insert(instance, entries)),
+            Err(trouble) => drop(bad.insert(instance, trouble)),
+        }
+    }
+    Ok((kept, bad))
+}
+
+fn is_meant(pattern: Option<&String>, instance: &str) -> bool {
+    pattern.is_none_or(|pattern| glob::matches(pattern, instance))
+}
+
+fn list(options: &ListOptions) -> Result<(), ExitCode> {
+    let settings = load(&options.config)?;
+    let (kept, bad) = read(&settings)?;
+    let configured = instances(&settings);
+    match options.format {
+        OutputFormat::Json => {
+            let entry = |(name, entries): (&String, &Entries)| {
+                json!({
+                    "instance": name,
+                    "configured": configured.contains(name),
+                    "keys": entries.len(),
+                    "bytes": bytes_of(entries),
+                })
+            };
+            let unreadable = |(name, trouble): (&String, &StateTrouble)| {
+                let error = trouble.to_string();
+                json!({ "instance": name, "configured": configured.contains(name), "error": error })
+            };
+            let all: Vec<_> = kept
+                .iter()
+                .map(entry)
+                .chain(bad.iter().map(unreadable))
+                .collect();
+            exit::print(&json!({ "instances": all, "bytes_max": STATE_BYTES_MAX }));
+        }
+        OutputFormat::Human if kept.is_empty() && bad.is_empty() => {
+            exit::print(&"no plugin keeps anything");
+        }
+        OutputFormat::Human => {
+            let note = |name: &String| {
+                if configured.contains(name) {
+                    ""
+                } else {
+                    "  (the configuration has no such instance)"
+                }
+            };
+            for (name, entries) in &kept {
+                let (keys, bytes) = (entries.len(), bytes_of(entries));
+                let name_shown = figures::harmless(name);
+                exit::print(&format!(
+                    "{name_shown:<32} {keys:>5} keys  {bytes:>7} bytes of {STATE_BYTES_MAX}{}",
+                    note(name)
+                ));
+            }
+            for (name, trouble) in &bad {
+                let name_shown = figures::harmless(name);
+                exit::print(&format!("{name_shown:<32} {trouble}{}", note(name)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of the instances that the configuration has.
+fn instances(settings: &Settings) -> Vec<String> {
+    let mut names = Vec::new();
+    for connector in &settings.connectors {
+        if connector.connections.is_empty() {
+            names.push(connector.name.clone());
+        }
+        for connection in &connector.connections {
+            names.push(format!("{}/{}", connector.name, connection.name));
+        }
+    }
+    names
+}
+
+fn export(options: &ExportOptions) -> Result<(), ExitCode> {
+    let settings = load(&options.config)?;
+    let (mut kept, bad) = read(&settings)?;
+    let pattern = options.instance.as_ref();
+    // A backup that lacks something and does not say so is worse than none.
+    if let Some((name, trouble)) = bad.iter().find(|(name, _)| is_meant(pattern, name)) {
+        let why = format!("the state of {name}: {trouble}; leave it out by --instance");
+        return Err(exit::fail(exit::DATA, &why));
+    }
+    kept.retain(|name, _| is_meant(pattern, name));
+    let (count, backup) = (kept.len(), Backup { instances: kept });
+    let Some(path) = &options.to else {
+        exit::print(&backup.to_json().trim_end());
+        return Ok(());
+    };
+    let made = File::options().write(true).create_new(true).open(path);
+    let written = made.and_then(|mut file| {
+        file.write_all(backup.to_json().as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| {
+        let path = path.display();
+        exit::fail(exit::OS, &format!("{path} cannot be written: {error}"))
+    })?;
+    exit::progress(&format!(
+        "the state of {count} instances to {}",
+        path.display()
+    ));
+    Ok(())
+}
+
+fn import(options: &ImportOptions) -> Result<(), ExitCode> {
+    let settings = load(&options.config)?;
+    let chosen = chosen(options, &settings)?;
+    match Client::connect(&settings.state_dir) {
+        Ok(client) => by_the_gateway(client, chosen),
+        Err(ClientError::NotRunning(_)) => by_file(&settings, chosen),
+        Err(error @ (ClientError::NotAllowed(_) | ClientError::Broken(..))) => {
+            Err(exit::fail(exit::OS, &error))
+        }
+    }
+}
+
+/// What of the document is meant and has a place.
+fn chosen(options: &ImportOptions, settings: &Settings) -> Result<Backup, ExitCode> {
+    let file = options.file.display();
+    let text = bounded_file::read_text(&options.file, DOCUMENT_BYTES_MAX)
+        .map_err(|error| exit::fail(exit::DATA, &format!("{file}: {error}")))?;
+    let mut backup =
+        Backup::parse(&text).map_err(|error| exit::fail(exit::DATA, &format!("{file} {error}")))?;
+    let configured = instances(settings);
+    backup.instances.retain(|name, _| {
+        let meant = is_meant(options.instance.as_ref(), name);
+        let known = configured.contains(name);
+        if meant && !known {
+            let name = figures::harmless(name);
+            exit::progress(&format!(
+                "{name} is left out: the configuration has no such instance"
+            ));
+        }
+        meant && known
+    });
+    if backup.instances.is_empty() {
+        let why = format!("{file} holds nothing for this gateway; nothing was changed");
+        return Err(exit::fail(exit::DATA, &why));
+    }
+    Ok(backup)
+}
+
+fn by_the_gateway(mut client: Client, backup: Backup) -> Result<(), ExitCode> {
+    for (instance, entries) in backup.instances {
+        let one = Backup {
+            instances: BTreeMap::from([(instance.clone(), entries)]),
+        };
+        let document = serde_json::from_str(&one.to_json())
+            .map_err(|error| exit::fail(exit::SOFTWARE, &error))?;
+        let answer = client
+            .ask(&Request::RestoreState { document })
+            .map_err(|error| exit::fail(exit::OS, &error))?;
+        let instance = figures::harmless(&instance);
+        match answer {
+            Answer::StateRestored { restarted: true } => {
+                exit::print(&format!("{instance}: put back, and started anew with it"));
+            }
+            Answer::StateRestored { restarted: false } => {
+                exit::print(&format!("{instance}: put back; nothing serves now"));
+            }
+            Answer::Refused { why } | Answer::Pending { why } | Answer::Invalid { why } => {
+                let why = format!("{instance}: {}", figures::harmless(&why));
+                return Err(exit::fail(exit::DATA, &why));
+            }
+            Answer::Plugins { .. } | Answer::Swap(_) => {
+                return Err(exit::fail(exit::SOFTWARE, &"an odd answer"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn by_file(settings: &Settings, backup: Backup) -> Result<(), ExitCode> {
+    if reload::status_of_running(settings).is_some() {
+        let why = "a gateway runs and its admin socket does not answer; its log says why";
+        return Err(exit::fail(exit::OS, &why));
+    }
+    // So that none starts meanwhile, which would read half of it.
+    let _locks = lock(settings).map_err(|error| exit::fail(exit::OS, &error))?;
+    for (instance, entries) in backup.instances {
+        put(&settings.state_dir, &instance, entries)?;
+    }
+    Ok(())
+}
+
+fn put(state_dir: &Path, instance: &str, entries: Entries) -> Result<(), ExitCode> {
+    let shown = figures::harmless(instance);
+    put_state(state_dir, instance, entries).map_err(|trouble| {
+        let why = format!("{shown}: {trouble}; what came before it is put back");
+        exit::fail(exit::OS, &why)
+    })?;
+    exit::print(&format!("{shown}: put back, for the next start"));
+    Ok(())
+}
+
+/// The locks a gateway would need to start.
+fn lock(settings: &Settings) -> Result<Vec<Disk>, DirectoryError> {
+    let mut locks = Vec::new();
+    for setup in &settings.spool.streams {
+        let directory = settings.spool.directory.join(&*setup.stream.name);
+        if directory.is_dir() {
+            locks.push(Disk::open(&directory)?);
+        }
+    }
+    Ok(locks)
+}
