@@ -265,7 +265,7 @@ fn plugin_settings(
         cache_bytes_max: section.cache_bytes_max,
         ledger_directory: state_dir.to_owned(),
         trust: section.trust,
-        state_directory: state_dir.join("plugins"),
+        state_directory: plugins::state_directory(state_dir),
         connectors,
         policy,
         swap,

@@ -65,7 +65,7 @@ pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
     StreamTargetError, Succession,
 };
-pub(crate) use state_files::{StateFiles, put_state, state_files};
+pub(crate) use state_files::{put_state, state_directory, state_files};
 pub use status::{
     ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
     SwapOutcome, SwapRecord,

@@ -15,7 +15,7 @@ use super::host::{KeyValues, StateTrouble, instance_of, read_state};
 pub(crate) type StateFiles = BTreeMap<String, Result<Entries, StateTrouble>>;
 
 /// Where the gateway with this state directory has them.
-pub(crate) fn directory(state_dir: &Path) -> PathBuf {
+pub(crate) fn state_directory(state_dir: &Path) -> PathBuf {
     state_dir.join("plugins")
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn directory(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// When the directory is there and cannot be read.
 pub(crate) fn state_files(state_dir: &Path) -> io::Result<StateFiles> {
-    let listed = match std::fs::read_dir(directory(state_dir)) {
+    let listed = match std::fs::read_dir(state_directory(state_dir)) {
         Ok(listed) => listed,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StateFiles::new()),
         Err(error) => return Err(error),
@@ -48,7 +48,7 @@ pub(crate) fn put_state(
     instance: &str,
     entries: Entries,
 ) -> Result<(), StateTrouble> {
-    let directory = directory(state_dir);
+    let directory = state_directory(state_dir);
     if !directory.is_dir() {
         std::fs::create_dir_all(&directory)?;
         give_to_owner_of(state_dir, &directory)?;

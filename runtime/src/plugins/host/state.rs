@@ -143,18 +143,18 @@ impl StateWrite {
     /// Writes the disk: not for a task that has other things to do.
     pub(crate) fn run(&self) -> Result<(), StateTrouble> {
         let bytes = postcard::to_stdvec(&self.entries).map_err(|_refused| StateTrouble::Damaged)?;
+        let directory = self.path.parent().unwrap_or(Path::new("."));
         match write_private(&self.path, &[&bytes]) {
             // At the start the medium did not work.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.path
-                    .parent()
-                    .map_or(Err(StateTrouble::File(error)), |directory| {
-                        std::fs::create_dir_all(directory)?;
-                        Ok(write_private(&self.path, &[&bytes])?)
-                    })
+                std::fs::create_dir_all(directory)?;
+                write_private(&self.path, &[&bytes])?;
             }
-            written => Ok(written?),
+            written => written?,
         }
+        // Without this a loss of power could bring the file before back.
+        std::fs::File::open(directory)?.sync_all()?;
+        Ok(())
     }
 }
 
