@@ -86,15 +86,16 @@ async fn all() {
         print!("{:>14}", language.name);
     }
     println!();
-    for rows in [
-        steps::measure(&languages, directory.path()).await,
-        calls::measure(&languages, directory.path()).await,
-        memory::measure(&languages, directory.path()),
-        limits::measure(&languages, directory.path()).await,
-    ] {
-        rows.iter().for_each(Row::print);
-    }
-    native::measure(&languages, directory.path()).await;
+    let place = directory.path();
+    print(&steps::measure(&languages, place).await);
+    print(&calls::measure(&languages, place).await);
+    print(&memory::measure(&languages, place));
+    print(&limits::measure(&languages, place).await);
+    native::measure(&languages, place).await;
+}
+
+fn print(rows: &[Row]) {
+    rows.iter().for_each(Row::print);
 }
 
 fn languages(directory: &std::path::Path) -> Vec<Language> {

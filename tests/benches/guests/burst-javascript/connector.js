@@ -35,7 +35,11 @@ function burst(request) {
     }
   }
   const tookUs = (monotonicMs() - start) * 1000;
-  reply(request.id, `[${taken},${refused},${tookUs.toFixed(0)}]`);
+  try {
+    reply(request.id, `[${taken},${refused},${tookUs.toFixed(0)}]`);
+  } catch (error) {
+    throw { tag: "internal", val: JSON.stringify(error.payload) };
+  }
 }
 
 function flood() {
