@@ -8,7 +8,9 @@ use moorline_core::swap::{Build, Digest, Failure, Generation, Reason};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Store};
 
-use super::bindings::connector::exports::moorline::edge::connector_guest::{Event, RpcRequest};
+use super::bindings::connector::exports::moorline::edge::connector_guest::{
+    Event, RpcRequest, Setup,
+};
 use super::bindings::connector::{Connector, ConnectorPre};
 use super::cache::{Cache, digest_of};
 use super::engine::{self, Kind};
@@ -223,6 +225,32 @@ impl Ready {
 }
 
 impl Subject {
+    /// Starts it with an empty configuration.
+    ///
+    /// # Errors
+    /// When it traps, or refuses.
+    pub async fn start(&mut self) -> Result<(), Failure> {
+        let setup = Setup {
+            instance: name().to_string(),
+            configuration: "{}".to_owned(),
+            granted_streams: Vec::new(),
+            hand_over: None,
+        };
+        let refused = match &mut self.0 {
+            Held::ByGateway(guest) => guest.start(&setup).await?.err(),
+            Held::Otherwise { store, world } => {
+                store.data_mut().cpu.begin();
+                let guest = world.moorline_edge_connector_guest();
+                let answer = guest.call_start(store, &setup).await;
+                answer.map_err(trapped)?.err()
+            }
+        };
+        match refused {
+            Some(fault) => Err(Failure::new(Reason::Refused, format!("{fault:?}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Tells it of a request, whose answer goes nowhere.
     ///
     /// # Errors

@@ -56,7 +56,9 @@ async fn subject(language: &Language, confinement: Confinement, directory: &Path
     let workbench = Workbench::set_up(directory, confinement, limits()).expect("an engine");
     let sample = workbench.compile(&language.bytes).expect("a component");
     let ready = workbench.prepare(&sample).await.expect("a connector");
-    ready.instantiate().await.expect("a guest")
+    let mut subject = ready.instantiate().await.expect("a guest");
+    subject.start().await.expect("a start");
+    subject
 }
 
 /// The median time of one call, in microseconds.

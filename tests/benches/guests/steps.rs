@@ -42,6 +42,7 @@ pub(crate) async fn measure(languages: &[Language], directory: &Path) -> Vec<Row
         }
         instantiate.figures.push(median(took));
         let mut guest = ready.instantiate().await.expect("a guest");
+        guest.start().await.expect("a start");
         let mut took = Vec::new();
         for _ in 0..CALLS {
             let start = Instant::now();

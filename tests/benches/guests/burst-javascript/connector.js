@@ -60,7 +60,11 @@ export const connectorGuest = {
   describe: () => ({ name: "burst-javascript", version: "0.1.0", configurationSchema: "{}", handOverSchema: 1 }),
   start(setup) {
     device = setup.instance;
-    connected(device, "");
+    try {
+      connected(device, "");
+    } catch {
+      // On a workbench there is nobody to tell.
+    }
     return null;
   },
   handle(event) {
