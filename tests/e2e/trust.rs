@@ -24,6 +24,10 @@ fn plugin(directory: &Path, arguments: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+fn is_unsigned(error: &str) -> bool {
+    error.contains("is not signed")
+}
+
 fn of_generation(generation: u64) -> impl Fn(&Message) -> bool {
     move |message| message.json()["connector_sim"]["generation"] == generation
 }
@@ -100,8 +104,8 @@ async fn dev_signs_each_build_with_the_authors_key() {
     running.expect_error(Provoked::CandidateRefused);
     running
         .wait("what nobody signed is refused", DEADLINE, |now| {
-            let error = now.now.connectors[0].error.clone().unwrap_or_default();
-            error.contains("is not signed")
+            let refused = now.now.connectors.first();
+            refused.is_some_and(|line| line.error.as_deref().is_some_and(is_unsigned))
         })
         .await;
     let dev = |key: &Path| {

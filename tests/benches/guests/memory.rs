@@ -38,7 +38,7 @@ pub(crate) fn measure(languages: &[Language], directory: &Path) -> Vec<Row> {
     let compiled = directory.join("compiled");
     let mut rows: Vec<Row> = INSTANCES
         .iter()
-        .map(|count| Row::new(format!("RSS an instance, of {count}, KiB"), 0))
+        .map(|count| Row::new(format!("RSS an instance of {count}, code included, KiB"), 0))
         .collect();
     for language in languages {
         // Compiles, if nobody has: the figures are of processes that need not.
