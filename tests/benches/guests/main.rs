@@ -3,7 +3,7 @@
 //!
 //! The guests are `tests/guests/burst-connector` and the `burst-*` beside this file, which do the same in each language, built as `moorline plugin build` builds
 //! everybody's. A language whose tools cannot be had here is said and left out. Memory is measured in processes of its own:
-//! this binary starts itself again.
+//! this binary starts itself again. `-- steps calls memory limits native` names the parts that are wanted; without, all are.
 
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
@@ -73,11 +73,28 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match memory::Asked::of(&arguments) {
         Some(asked) => runtime.block_on(memory::answer(asked)),
-        None => runtime.block_on(all()),
+        None => runtime.block_on(all(&Parts::of(&arguments))),
     }
 }
 
-async fn all() {
+/// The parts that are wanted; none named = all.
+struct Parts(Vec<String>);
+
+impl Parts {
+    fn of(arguments: &[OsString]) -> Self {
+        let words = arguments
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned());
+        // Cargo adds options of its own.
+        Self(words.filter(|word| !word.starts_with('-')).collect())
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|word| word == part)
+    }
+}
+
+async fn all(parts: &Parts) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let languages = languages(directory.path());
     println!("one guest that does the same in each language; medians");
@@ -87,11 +104,21 @@ async fn all() {
     }
     println!();
     let place = directory.path();
-    print(&steps::measure(&languages, place).await);
-    print(&calls::measure(&languages, place).await);
-    print(&memory::measure(&languages, place));
-    print(&limits::measure(&languages, place).await);
-    native::measure(&languages, place).await;
+    if parts.has("steps") {
+        print(&steps::measure(&languages, place).await);
+    }
+    if parts.has("calls") {
+        print(&calls::measure(&languages, place).await);
+    }
+    if parts.has("memory") {
+        print(&memory::measure(&languages, place));
+    }
+    if parts.has("limits") {
+        print(&limits::measure(&languages, place).await);
+    }
+    if parts.has("native") {
+        native::measure(&languages, place).await;
+    }
 }
 
 fn print(rows: &[Row]) {

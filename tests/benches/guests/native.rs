@@ -129,7 +129,7 @@ async fn native(appender: &Appender) {
             let keys: Vec<Key> = (0..READINGS)
                 .map(|number| Key::try_new(&format!("key-{number}")).expect("a key"))
                 .collect();
-            for _ in 0..BATCHES {
+            let batch = || {
                 let now = clock.wall();
                 let reading = |(number, key): (usize, &Key)| Reading {
                     key: key.clone(),
@@ -137,11 +137,12 @@ async fn native(appender: &Appender) {
                     quality: Quality::Good,
                     timestamp: now,
                 };
-                let batch = DeviceReadings {
-                    device: device.clone(),
-                    readings: keys.iter().enumerate().map(reading).collect(),
-                };
-                append(&appender, Uplink::Telemetry(vec![batch])).await;
+                let readings = keys.iter().enumerate().map(reading).collect();
+                let device = device.clone();
+                Uplink::Telemetry(vec![DeviceReadings { device, readings }])
+            };
+            for _ in 0..BATCHES {
+                append(&appender, &batch).await;
             }
         })
     });
@@ -150,10 +151,10 @@ async fn native(appender: &Appender) {
     }
 }
 
-/// As a connector does: again when the spool is behind.
-async fn append(appender: &Appender, uplink: Uplink) {
+/// As a connector does: made anew when the spool was behind, so that no batch is copied for the case.
+async fn append(appender: &Appender, batch: &impl Fn() -> Uplink) {
     loop {
-        match appender.append(uplink.clone()).await {
+        match appender.append(batch()).await {
             Ok(_sequence) => return,
             Err(AppendRefused::Behind { retry_after }) => tokio::time::sleep(retry_after).await,
             Err(refused) => panic!("{refused}"),
