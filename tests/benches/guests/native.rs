@@ -9,7 +9,7 @@ use moorline::clock::Clock;
 use moorline::demo::broker::Broker;
 use moorline::link::{self, LinkSettings};
 use moorline::policy_handle::PolicyHandle;
-use moorline::spool::{AppendRefused, Appender};
+use moorline::spool::{AppendRefused, Appender, SpoolStatus};
 use moorline_core::message::{DeviceReadings, Key, Quality, Reading, Uplink, Value};
 use moorline_tests::mosquitto;
 
@@ -90,10 +90,17 @@ async fn once(
             let component = &language.component;
             Some(Host::start(component, CONNECTIONS, places, appender.clone()).await)
         }
-        None => None,
+        None => {
+            announce(&appender).await;
+            None
+        }
     };
-    // The devices are announced before the clock starts.
-    let idle = spooled.wait_for(|spool| spool.depth_records == 0).await;
+    // Every party has announced its devices before the clock starts: the first session to a broker waits a moment for the
+    // platform's limits before it sends anything.
+    let announced = |spool: &SpoolStatus| {
+        spool.settled_records >= CONNECTIONS as u64 && spool.depth_records == 0
+    };
+    let idle = spooled.wait_for(announced).await;
     let before = idle.expect("a spool").appended_readings_total;
     let start = Instant::now();
     match &host {
@@ -118,6 +125,17 @@ async fn once(
     link.stop(Duration::from_secs(1)).await;
     spool.close().await.expect("a clean end");
     rate
+}
+
+/// As each instance of the component does when it starts.
+async fn announce(appender: &Appender) {
+    for connection in 0..CONNECTIONS {
+        append(appender, &|| Uplink::DeviceConnected {
+            device: device(connection),
+            profile: String::new(),
+        })
+        .await;
+    }
 }
 
 /// What `burst-connector` does, without a component around it.

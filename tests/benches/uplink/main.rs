@@ -18,10 +18,12 @@ use moorline::demo::broker::Broker;
 use moorline_tests::brokers::{Level, Make, RealBroker};
 use moorline_tests::mosquitto;
 use parties::{
-    FEW_CONNECTORS, INFLIGHT, MANY_CONNECTORS, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH,
-    bare_client, batch, cpu, gateway, message,
+    FEW_CONNECTORS, INFLIGHT, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH, bare_client, batch, cpu,
+    gateway, message,
 };
 
+/// As many connectors as the bare client may have publishes on their way.
+const MANY_CONNECTORS: u64 = INFLIGHT as u64;
 const ROUNDS: usize = 7;
 
 #[tokio::main]

@@ -27,8 +27,6 @@ pub(crate) const WRITE_BATCH: usize = 64;
 const PACKET_BYTES_MAX: usize = 16 * 1024;
 /// Instances that emit side by side; each waits for the spool's answer before it emits again.
 pub(crate) const FEW_CONNECTORS: u64 = 8;
-/// As many as the bare client may have on their way.
-pub(crate) const MANY_CONNECTORS: u64 = INFLIGHT as u64;
 const TEXT_BYTES: usize = 64;
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 
