@@ -11,7 +11,8 @@ use std::alloc::System;
 use moorline::demo::broker::Broker;
 use moorline_tests::mosquitto;
 use parties::{
-    INFLIGHT, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH, bare_client, batch, cpu, gateway, message,
+    FEW_CONNECTORS, INFLIGHT, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH, bare_client, batch, cpu,
+    gateway, message,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -34,10 +35,22 @@ async fn main() {
     bare_client(broker, WRITE_BATCH).await;
     before.tell("bare client, a message", MESSAGES);
     let before = Before::now();
-    gateway(broker, &directory.path().join("messages"), &message()).await;
+    gateway(
+        broker,
+        &directory.path().join("messages"),
+        &message(),
+        FEW_CONNECTORS,
+    )
+    .await;
     before.tell("spool and link, a message", MESSAGES);
     let before = Before::now();
-    gateway(broker, &directory.path().join("readings"), &batch()).await;
+    gateway(
+        broker,
+        &directory.path().join("readings"),
+        &batch(),
+        FEW_CONNECTORS,
+    )
+    .await;
     before.tell(
         &format!("spool and link, a reading of {READINGS_PER_BATCH}"),
         MESSAGES * READINGS_PER_BATCH,
