@@ -98,10 +98,11 @@ impl TcpGrant {
         resolved.to_canonical() == target.ip().to_canonical()
     }
 
-    /// Whether it is about a name at all.
+    /// Whether it is about this name, whatever the port: then the name may be resolved.
     #[must_use]
-    pub const fn is_name(&self) -> bool {
-        matches!(self, Self::Name { .. })
+    pub fn is_called(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        matches!(self, Self::Name { host, .. } if host.eq_ignore_ascii_case(name))
     }
 }
 
@@ -263,6 +264,7 @@ mod tests {
         let plc = grant("PLC.example:502-503");
         assert_eq!(plc.name(502), Some("plc.example"));
         assert_eq!(plc.name(504), None);
+        assert!(plc.is_called("plc.Example.") && !plc.is_called("evil.plc.example"));
         let resolved = "192.0.2.7".parse().unwrap();
         assert!(TcpGrant::fits(
             resolved,

@@ -1,0 +1,57 @@
+//! What a connector's instances may reach beyond their streams, and what stands behind one instance altogether.
+
+use std::path::PathBuf;
+
+use moorline_core::confine::TcpGrant;
+
+use super::settings::Limits;
+
+/// What is granted. By default nothing but the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants {
+    /// Variables of the environment, by name, with their values.
+    pub environment: Vec<(String, String)>,
+    /// The wall clock. Without it a guest is told the beginning of 1970, always.
+    pub wall_clock: bool,
+    /// Where it may connect to over `wasi:sockets`.
+    pub tcp: Vec<TcpGrant>,
+    /// Directories it may read.
+    pub directories: Vec<DirectoryGrant>,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            environment: Vec::new(),
+            wall_clock: true,
+            tcp: Vec::new(),
+            directories: Vec::new(),
+        }
+    }
+}
+
+/// A directory that a guest may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryGrant {
+    /// What the guest knows it by.
+    pub guest: String,
+    /// Where it is.
+    pub host: PathBuf,
+}
+
+/// What one instance is confined to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    pub(crate) limits: Limits,
+    pub(crate) grants: Grants,
+}
+
+impl Sandbox {
+    /// Under limits, with nothing granted: for a guest that only describes itself.
+    pub(crate) fn closed(limits: &Limits) -> Self {
+        Self {
+            limits: *limits,
+            grants: Grants::default(),
+        }
+    }
+}
