@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use moorline_core::confine::TcpGrant;
+use moorline_core::confine::{Origin, TcpGrant};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -25,6 +25,8 @@ pub(super) struct RawGrants {
     #[serde(default)]
     tcp: Vec<Spanned<String>>,
     #[serde(default)]
+    http: Vec<Spanned<String>>,
+    #[serde(default)]
     directories: BTreeMap<String, Spanned<PathBuf>>,
 }
 
@@ -34,7 +36,7 @@ impl Resolver<'_> {
             wall_clock: raw.wall_clock.unwrap_or(Grants::default().wall_clock),
             ..Grants::default()
         };
-        for list in [&raw.environment, &raw.tcp] {
+        for list in [&raw.environment, &raw.tcp, &raw.http] {
             if let Some(surplus) = list.get(ENTRIES_MAX) {
                 self.find(
                     surplus.span(),
@@ -49,6 +51,12 @@ impl Resolver<'_> {
             match target.get_ref().parse::<TcpGrant>() {
                 Ok(target) => grants.tcp.push(target),
                 Err(error) => self.find(target.span(), format!("{:?} {error}", target.get_ref())),
+            }
+        }
+        for origin in &raw.http {
+            match origin.get_ref().parse::<Origin>() {
+                Ok(origin) => grants.http.push(origin),
+                Err(error) => self.find(origin.span(), format!("{:?} {error}", origin.get_ref())),
             }
         }
         for (guest, host) in raw.directories.into_iter().take(ENTRIES_MAX) {

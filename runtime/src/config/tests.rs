@@ -735,6 +735,10 @@ fn grants_are_resolved_and_what_grants_nothing_is_named_with_its_line() {
             "connector.grants.directories: \"maps\" is what the plugin knows the directory by",
         ),
         (
+            "http = [\"api.example\"]\n",
+            "12:9: connector.grants.http: \"api.example\" must begin with http:// or https://",
+        ),
+        (
             "udp = []\n",
             "12:1: connector.grants.udp: unknown field `udp`",
         ),

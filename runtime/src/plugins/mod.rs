@@ -11,8 +11,9 @@
 //!  link ──► policy thread (one Store)
 //! ```
 //!
-//! A guest starts with nothing: what it can reach is the eight interfaces of its world and the streams the
-//! configuration names. Nothing here shares state: each part belongs to one task, and they speak over bounded channels.
+//! A guest starts with nothing: what it can reach is the eight interfaces of its world, the streams the configuration
+//! names, and what its grants put behind WASI. Nothing here shares state: each part belongs to one task, and they speak
+//! over bounded channels.
 
 mod bindings;
 mod cache;
@@ -23,6 +24,7 @@ mod engine;
 mod grants;
 mod guest;
 mod host;
+mod http;
 mod inspect;
 mod instance;
 mod meter;

@@ -17,7 +17,6 @@ use super::bindings::policy::{ReconnectPolicy, ReconnectPolicyPre};
 use super::convert;
 use super::engine::EPOCH;
 use super::instance::Trouble;
-use super::settings::Limits;
 use super::store::Memory;
 use crate::clock::Clock;
 use crate::policy_handle::Consultation;
@@ -97,13 +96,7 @@ fn judge(error: &wasmtime::Error, memory: &Memory) -> Failure {
 type Live = (Store<Memory>, ReconnectPolicy);
 
 fn instantiate(engine: &Engine, pre: &ReconnectPolicyPre<Memory>) -> Result<Live, Failure> {
-    let mut store = Store::new(
-        engine,
-        Memory::new(&Limits {
-            memory_bytes: MEMORY_BYTES_MAX,
-            ..Limits::default()
-        }),
-    );
+    let mut store = Store::new(engine, Memory::of_bytes(MEMORY_BYTES_MAX));
     store.limiter(|memory| memory);
     store.epoch_deadline_trap();
     store.set_epoch_deadline(ticks(START_DEADLINE));

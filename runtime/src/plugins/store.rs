@@ -11,6 +11,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::grants::Sandbox;
 use super::host::Resident;
+use super::http::Http;
 use super::meter::Meter;
 use super::settings::Limits;
 use super::wasi::{self, Net, Said, Wasi};
@@ -29,6 +30,7 @@ pub(crate) struct HostState {
     pub(crate) said: mpsc::Receiver<Said>,
     /// What the guest may connect to by itself.
     pub(crate) net: Net,
+    http: Http,
     wasi: WasiCtx,
     table: ResourceTable,
 }
@@ -39,7 +41,12 @@ impl HostState {
         let limits = &sandbox.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let Wasi { context, said, net } = wasi::context(&sandbox.grants);
+        let Wasi {
+            context,
+            said,
+            net,
+            http,
+        } = wasi::context(&sandbox.grants);
         Self {
             resident: None,
             cpu: Cpu {
@@ -49,9 +56,15 @@ impl HostState {
             memory: Memory::new(limits),
             said,
             net,
+            http,
             wasi: context,
             table,
         }
+    }
+
+    /// What `wasi:http` works with.
+    pub(crate) fn http_parts(&mut self) -> (&mut Http, &mut ResourceTable) {
+        (&mut self.http, &mut self.table)
     }
 
     /// A Store under all limits.
@@ -125,6 +138,16 @@ impl Memory {
             instances_max: limits.instances,
             refused: None,
         }
+    }
+}
+
+impl Memory {
+    /// As usual, but for the bytes.
+    pub(crate) fn of_bytes(memory_bytes: usize) -> Self {
+        Self::new(&Limits {
+            memory_bytes,
+            ..Limits::default()
+        })
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Want {
 }
 
 /// Interface, key, and what holds without it.
-const GRANTS: [(&[&str], &str, &str); 6] = [
+const GRANTS: [(&[&str], &str, &str); 7] = [
     (
         &["moorline:edge/streams"],
         "[[connector.connection]] stream",
@@ -41,6 +41,11 @@ const GRANTS: [(&[&str], &str, &str); 6] = [
         ],
         "[connector.grants] tcp",
         "no connection",
+    ),
+    (
+        &["wasi:http/outgoing-handler"],
+        "[connector.grants] http",
+        "no request",
     ),
     (
         &["wasi:sockets/udp", "wasi:sockets/udp-create-socket"],

@@ -24,6 +24,7 @@ use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView, WasiSocketsView 
 use wasmtime_wasi::{FsPerms, HostWallClock, WasiCtx};
 
 use super::grants::Grants;
+use super::http::Http;
 use super::store::HostState;
 
 /// Random bytes of one request.
@@ -52,6 +53,7 @@ pub(crate) struct Wasi {
     /// What is said in the call under way.
     pub(crate) said: mpsc::Receiver<Said>,
     pub(crate) net: Net,
+    pub(crate) http: Http,
 }
 
 /// Where a guest may connect to, and where is told what it may not.
@@ -71,7 +73,7 @@ impl Net {
     }
 }
 
-/// All of WASI 0.2, with names resolved only where they are granted: a lookup is a message to somebody, too.
+/// All of WASI 0.2 and the client's half of `wasi:http`, with names resolved only where they are granted: a lookup is a message to somebody, too.
 pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
@@ -80,7 +82,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
         sockets: state.sockets(),
     })?;
     linker.allow_shadowing(false);
-    Ok(())
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }
 
 struct Lookups;
@@ -189,6 +191,7 @@ pub(crate) fn context(grants: &Grants) -> Wasi {
     Wasi {
         context: wasi.build(),
         said: queue,
+        http: Http::new(&grants.http, net.said.clone()),
         net,
     }
 }

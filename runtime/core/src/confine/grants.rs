@@ -187,7 +187,7 @@ impl FromStr for TcpGrant {
 }
 
 /// RFC 1123 section 2.1, and the '_' that private networks use. One that is all digits and dots is a mistyped address.
-fn is_name(host: &str) -> bool {
+pub(super) fn is_name(host: &str) -> bool {
     let label = |label: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         (1..=63).contains(&label.len()) && label.chars().all(plain)

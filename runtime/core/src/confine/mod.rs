@@ -13,10 +13,12 @@ mod bucket;
 mod cpu;
 mod grants;
 mod limit;
+mod origin;
 mod restart;
 
 pub use bucket::Bucket;
 pub use cpu::{CpuShare, WINDOW as CPU_WINDOW};
 pub use grants::{BadTarget, PortRange, TcpGrant};
 pub use limit::{Exceeded, Hits, Limit};
+pub use origin::{BadOrigin, Origin};
 pub use restart::{Restart, Verdict};

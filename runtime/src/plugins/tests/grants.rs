@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::confinement::log;
@@ -159,6 +160,36 @@ async fn a_connection_is_granted_by_address_range_or_name_and_nothing_beside_it(
             .await;
         reach.gateway.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_granted_by_its_origin() {
+    let (server, address) = device().await;
+    tokio::spawn(async move {
+        while let Ok((mut socket, _peer)) = server.accept().await {
+            let mut request = [0; 1024];
+            drop(socket.read(&mut request).await);
+            let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            drop(socket.write_all(answer).await);
+        }
+    });
+    let origin = format!("http://{address}");
+    let grants = Grants {
+        http: vec![origin.parse().unwrap()],
+        ..Grants::default()
+    };
+    let mut reach = Reach::with(grants).await;
+    assert_eq!(reach.tries("request", &origin).await, "granted 204");
+    for other in [
+        "http://127.0.0.1:9".to_owned(),
+        format!("http://localhost:{}", address.port()),
+        format!("https://{address}"),
+    ] {
+        let (answer, told) = ("HttpRequestDenied", "http of [connector.grants]");
+        reach.denied("request", &other, answer, told).await;
+        reach.denied("request", &other, answer, &other).await;
+    }
+    reach.gateway.stop().await;
 }
 
 fn maps() -> (TempDir, Grants) {

@@ -8,6 +8,7 @@
 //! | `connect` | `"127.0.0.1:502"` | a TCP connection |
 //! | `bind` | `"127.0.0.1:502"` | a port of its own |
 //! | `resolve` | `"name"` | a name |
+//! | `request` | `"http://127.0.0.1:80"` | an HTTP request |
 //! | `read`, `create`, `remove` | `"/maps/file"` | a file |
 //! | `print` | `"text"` | a line on stdout and on stderr |
 //! | `stream` | `"name"` | a stream by that name |
@@ -21,6 +22,8 @@ use wasi::wasi::cli::{environment, stderr, stdout};
 use wasi::wasi::clocks::wall_clock;
 use wasi::wasi::filesystem::preopens;
 use wasi::wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
+use wasi::wasi::http::outgoing_handler;
+use wasi::wasi::http::types::{Fields, OutgoingRequest, Scheme};
 use wasi::wasi::sockets::network::{
     ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress,
 };
@@ -83,6 +86,7 @@ fn tried(request: &RpcRequest, text: &str, host: &mut dyn Host) -> Result<String
         "connect" => connect(text).map_err(|error| format!("{error:?}")),
         "bind" => bind(text).map_err(|error| format!("{error:?}")),
         "resolve" => resolve(text).map_err(|error| format!("{error:?}")),
+        "request" => request_to(text),
         "read" => file(text, OpenFlags::empty(), DescriptorFlags::READ),
         "create" => file(text, OpenFlags::CREATE, DescriptorFlags::WRITE),
         "remove" => remove(text),
@@ -149,6 +153,30 @@ fn resolve(name: &str) -> Result<String, ErrorCode> {
             Ok(None) => return Err(ErrorCode::NameUnresolvable),
             Err(ErrorCode::WouldBlock) => addresses.subscribe().block(),
             Err(error) => return Err(error),
+        }
+    }
+}
+
+fn request_to(origin: &str) -> Result<String, String> {
+    let (scheme, authority) = origin.split_once("://").ok_or("no origin")?;
+    let scheme = if scheme == "https" {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
+    let request = OutgoingRequest::new(Fields::new());
+    let set = request
+        .set_scheme(Some(&scheme))
+        .and_then(|()| request.set_authority(Some(authority)))
+        .and_then(|()| request.set_path_with_query(Some("/")));
+    set.map_err(|()| "no request")?;
+    let response = outgoing_handler::handle(request, None).map_err(|error| format!("{error:?}"))?;
+    loop {
+        match response.get() {
+            Some(Ok(Ok(response))) => return Ok(response.status().to_string()),
+            Some(Ok(Err(error))) => return Err(format!("{error:?}")),
+            Some(Err(())) => return Err("asked twice".to_owned()),
+            None => response.subscribe().block(),
         }
     }
 }
