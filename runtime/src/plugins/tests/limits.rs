@@ -152,7 +152,11 @@ async fn a_guest_that_never_rests_gets_its_share_of_the_processor() {
         .instance("line", "another call", |line| line.served.calls > calls + 1)
         .await;
     let (used, passed) = (later.cpu - before, began.elapsed());
-    assert!(passed > Duration::from_secs(2), "{used:?} in {passed:?}");
+    // Each of its calls takes 20 ms, which a hundredth earns in two seconds; the figures may be half a second old.
+    assert!(
+        passed > Duration::from_millis(500),
+        "{used:?} in {passed:?}"
+    );
     assert!(used < passed / 10, "{used:?} in {passed:?}");
     gateway.stop().await;
 }
