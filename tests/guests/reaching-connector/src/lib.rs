@@ -29,7 +29,6 @@ use wasi::wasi::sockets::network::{
 };
 use wasi::wasi::sockets::{instance_network, ip_name_lookup, tcp_create_socket};
 
-#[expect(missing_docs, reason = "generated")]
 mod wasi {
     wit_bindgen::generate!({ path: "wit", world: "reaching", generate_all });
 }
