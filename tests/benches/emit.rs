@@ -48,6 +48,15 @@ async fn main() {
     }
 }
 
+/// What is measured is the way, not the gate in it.
+fn ungated() -> Limits {
+    Limits {
+        cpu_percent: 100,
+        emit_readings_per_s: u64::MAX,
+        ..Limits::default()
+    }
+}
+
 async fn measure(report: Rules) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let component = directory.path().join("burst.wasm");
@@ -63,12 +72,7 @@ async fn measure(report: Rules) {
         configuration: serde_json::json!({}),
         connections: Vec::new(),
         report,
-        // What is measured is the way, not the gate in it.
-        limits: Limits {
-            cpu_percent: 100,
-            emit_readings_per_s: u64::MAX,
-            ..Limits::default()
-        },
+        limits: ungated(),
         grants: Grants::default(),
         succession: Succession::default(),
     };
