@@ -57,12 +57,16 @@ async fn what_a_broker_forbids_waits_and_what_it_refused_can_be_sent_again() {
     assert!(told.text.contains("0x87"), "{}", told.text);
 
     let config = running.gateway.configuration().to_owned();
-    let letters = listed(&config);
+    // The link tells its end before the spool has all letters on the disk.
+    let (letters, readings) = eventually("the letters are on the disk", DEADLINE, || {
+        let letters = listed(&config);
+        let readings = letters.iter().map(|letter| &letter["readings"]);
+        let readings: u64 = readings.filter_map(serde_json::Value::as_u64).sum();
+        let counted = running.history().now.spool.dead_lettered_readings;
+        (readings > 0 && readings == counted).then_some((letters, readings))
+    })
+    .await;
     assert!((1..=LETTERS_MAX).contains(&letters.len()), "{letters:?}");
-    let readings: u64 = letters
-        .iter()
-        .filter_map(|letter| letter["readings"].as_u64())
-        .sum();
     assert_eq!(letters[0]["reason"]["kind"], "refused", "{letters:?}");
     assert_eq!(letters[0]["reason"]["code"], 0x87, "{letters:?}");
     let human = dead_letter(&["ls"], &config);

@@ -18,7 +18,8 @@ use moorline::demo::broker::Broker;
 use moorline_tests::brokers::{Level, Make, RealBroker};
 use moorline_tests::mosquitto;
 use parties::{
-    INFLIGHT, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH, bare_client, batch, cpu, gateway, message,
+    FEW_CONNECTORS, INFLIGHT, MANY_CONNECTORS, MESSAGES, READINGS_PER_BATCH, WRITE_BATCH,
+    bare_client, batch, cpu, gateway, message,
 };
 
 const ROUNDS: usize = 7;
@@ -77,38 +78,52 @@ fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 async fn compare(name: &str, broker: SocketAddr, place: &Path) {
-    let [mut bare, mut writing, mut moorline, mut readings] =
+    let [mut bare, mut writing, mut moorline, mut many, mut readings] =
         std::array::from_fn(|_| Figures::default());
     let (message, batch) = (message(), batch());
     for round in 0..ROUNDS {
         // What comes first meets another machine than what comes last.
-        for party in (0..4).map(|party| (party + round) % 4) {
+        for party in (0..5).map(|party| (party + round) % 5) {
             let before = cpu();
             let state = place.join(format!("{party}-{round}"));
             match party {
                 0 => bare.add(bare_client(broker, 0).await, before),
-                1 => moorline.add(gateway(broker, &state, &message).await, before),
+                1 => {
+                    let rate = gateway(broker, &state, &message, FEW_CONNECTORS).await;
+                    moorline.add(rate, before);
+                }
                 2 => writing.add(bare_client(broker, WRITE_BATCH).await, before),
-                _ => readings.add(gateway(broker, &state, &batch).await, before),
+                3 => {
+                    let rate = gateway(broker, &state, &message, MANY_CONNECTORS).await;
+                    many.add(rate, before);
+                }
+                _ => {
+                    let rate = gateway(broker, &state, &batch, FEW_CONNECTORS).await;
+                    readings.add(rate, before);
+                }
             }
         }
     }
     for (what, party) in [
-        ("bare client, no store, as it comes", &bare),
-        ("the same, writing 64 at once", &writing),
-        ("spool and link", &moorline),
+        ("bare client, no store, as it comes".to_owned(), &bare),
+        ("the same, writing 64 at once".to_owned(), &writing),
+        (
+            format!("spool and link, {FEW_CONNECTORS} connectors"),
+            &moorline,
+        ),
+        (
+            format!("spool and link, {MANY_CONNECTORS} connectors"),
+            &many,
+        ),
     ] {
         println!(
-            "{name}: {what:<35} {:>9.0} messages/s  {:>5.1} µs CPU a message",
+            "{name}: {what:<35} {:>9.0} messages/s  {:>5.1} µs CPU a message; of the bare client {:.2}, of the one that writes 64 at once {:.2}",
             median(party.rates.clone()),
-            party.cpu_us()
+            party.cpu_us(),
+            party.ratio(&bare),
+            party.ratio(&writing)
         );
     }
-    println!(
-        "{name}: ratio of spool and link to the bare client {:.2}, to the one that writes 64 at once {:.2}",
-        moorline.ratio(&bare),
-        moorline.ratio(&writing)
-    );
     println!(
         "{name}: {:<35} {:>9.0} readings/s  {:>6.2} µs CPU a reading",
         format!("batches of {READINGS_PER_BATCH}"),
