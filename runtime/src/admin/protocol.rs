@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::journal::HistoryEntry;
 use crate::plugins::{ComponentStatus, ConnectorStatus, InstanceState, OrderEnd, PluginsStatus};
+use crate::status::LimitEntry;
 
 /// The longest request, its newline included.
 pub const REQUEST_BYTES_MAX: u64 = 16 * 1024;
@@ -169,6 +170,14 @@ pub struct PluginEntry {
     pub instances: u64,
     /// The last candidate that failed, until one succeeds.
     pub refused: Option<RefusedBuild>,
+    /// Instances that are not called for now: they have used more than their share of the processor.
+    pub paused: u64,
+    /// The limits that were exceeded.
+    pub limits: Vec<LimitEntry>,
+    /// What it wanted last and was not granted.
+    pub denied: Option<String>,
+    /// Of the instances that do not serve, why the first does not.
+    pub error: Option<String>,
 }
 
 /// A candidate that failed.
@@ -208,6 +217,22 @@ fn connector(connector: &ConnectorStatus) -> PluginEntry {
     entry.instances = instances.len() as u64;
     let serving = |state| state == InstanceState::Serving;
     entry.serving = instances.iter().filter(|i| serving(i.state)).count() as u64;
+    entry.paused = instances
+        .iter()
+        .filter(|i| i.paused_until.is_some())
+        .count() as u64;
+    entry.limits = LimitEntry::of(connector);
+    entry.denied = connector.last_denied();
+    entry.error = instances
+        .iter()
+        .filter(|instance| !serving(instance.state))
+        .find_map(|instance| {
+            Some(format!(
+                "{}: {}",
+                instance.name,
+                instance.last_error.as_deref()?
+            ))
+        });
     entry
 }
 

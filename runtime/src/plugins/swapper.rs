@@ -378,17 +378,11 @@ impl Running {
                 Some(Stock::Linked(Linked::Connector(pre))),
                 Target::Connector {
                     instances,
-                    limits,
                     exclusive,
                 },
             ) => {
-                let names = instances
-                    .iter()
-                    .map(|instance| instance.name.clone())
-                    .collect();
                 let guests = Guests {
-                    names,
-                    limits: *limits,
+                    sandboxes: instances.iter().map(|i| i.sandbox.clone()).collect(),
                     beside: !exclusive,
                 };
                 let job = jobs::warm_connector(slot, build, engine, pre, guests, gate);

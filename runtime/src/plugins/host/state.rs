@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use moorline_core::confine::Limit;
+
 use super::edge::state::{Host, StateError};
 use crate::plugins::cache::write_private;
 use crate::plugins::store::HostState;
 
-/// Keys and values of one instance together.
-const STATE_BYTES_MAX: usize = 256 * 1024;
 const KEY_BYTES_MAX: usize = 255;
 
 type Entries = BTreeMap<String, Vec<u8>>;
@@ -30,6 +30,8 @@ pub(crate) enum StateTrouble {
 #[derive(Debug)]
 pub(crate) struct KeyValues {
     path: PathBuf,
+    /// Keys and values together.
+    bytes_max: usize,
     /// As in the file; `None` = not read yet, or unreadable.
     kept: Option<Entries>,
     /// With the changes of the call under way.
@@ -37,10 +39,11 @@ pub(crate) struct KeyValues {
 }
 
 impl KeyValues {
-    /// The state of `instance` in `directory`. Reads nothing yet.
-    pub(crate) fn of(directory: &Path, instance: &str) -> Self {
+    /// The state of `instance` in `directory`, of at most `bytes_max`. Reads nothing yet.
+    pub(crate) fn of(directory: &Path, instance: &str, bytes_max: usize) -> Self {
         Self {
             path: directory.join(file_name(instance)),
+            bytes_max,
             kept: None,
             changed: None,
         }
@@ -72,7 +75,8 @@ impl KeyValues {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StateError> {
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > STATE_BYTES_MAX {
+        let bytes_max = self.bytes_max;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > bytes_max {
             return Err(StateError::TooLarge);
         }
         self.change(|entries| {
@@ -81,7 +85,7 @@ impl KeyValues {
                 .filter(|(other, _)| **other != key)
                 .map(|(key, value)| key.len() + value.len())
                 .sum();
-            if others + key.len() + value.len() > STATE_BYTES_MAX {
+            if others + key.len() + value.len() > bytes_max {
                 return Err(StateError::Full);
             }
             entries.insert(key, value);
@@ -172,7 +176,11 @@ impl Host for HostState {
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StateError> {
         let resident = self.resident.as_mut().ok_or(StateError::Unavailable)?;
-        resident.state.set(key, value)
+        let set = resident.state.set(key, value);
+        if let Err(StateError::Full | StateError::TooLarge) = set {
+            resident.hit(Limit::State);
+        }
+        set
     }
 
     fn delete(&mut self, key: String) -> Result<(), StateError> {
@@ -185,10 +193,12 @@ impl Host for HostState {
 mod tests {
     use super::*;
 
+    const STATE_BYTES_MAX: usize = 256 * 1024;
+
     #[test]
     fn changes_are_kept_when_the_call_ends_well_and_only_then() {
         let directory = tempfile::tempdir().unwrap();
-        let mut state = KeyValues::of(directory.path(), "modbus/press 1");
+        let mut state = KeyValues::of(directory.path(), "modbus/press 1", STATE_BYTES_MAX);
         assert_eq!(state.set("n".into(), vec![1]), Ok(()));
         assert_eq!(state.entries().unwrap().get("n"), Some(&vec![1]));
         state.discard_changes();
@@ -196,7 +206,7 @@ mod tests {
         assert_eq!(state.set("n".into(), vec![2]), Ok(()));
         state.take_changes().unwrap().run().unwrap();
         assert!(state.take_changes().is_none());
-        let mut again = KeyValues::of(directory.path(), "modbus/press 1");
+        let mut again = KeyValues::of(directory.path(), "modbus/press 1", STATE_BYTES_MAX);
         assert_eq!(again.entries().unwrap().get("n"), Some(&vec![2]));
         assert!(directory.path().join("modbus%2fpress%201.state").exists());
     }
@@ -204,7 +214,7 @@ mod tests {
     #[test]
     fn the_state_is_bounded() {
         let directory = tempfile::tempdir().unwrap();
-        let mut state = KeyValues::of(directory.path(), "a");
+        let mut state = KeyValues::of(directory.path(), "a", STATE_BYTES_MAX);
         assert_eq!(state.set(String::new(), vec![]), Err(StateError::TooLarge));
         assert_eq!(
             state.set("k".into(), vec![0; STATE_BYTES_MAX + 1]),
@@ -221,7 +231,7 @@ mod tests {
     fn a_damaged_file_is_unavailable_and_stays_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a.state"), [255; 9]).unwrap();
-        let mut state = KeyValues::of(directory.path(), "a");
+        let mut state = KeyValues::of(directory.path(), "a", STATE_BYTES_MAX);
         assert_eq!(state.set("k".into(), vec![1]), Err(StateError::Unavailable));
         assert!(state.take_changes().is_none());
         assert_eq!(

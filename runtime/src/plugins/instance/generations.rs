@@ -55,6 +55,12 @@ impl Instance {
                     });
                 }
             }
+            Control::Retry => {
+                if self.retry().is_some() {
+                    self.restart.reset();
+                    self.on_retry().await;
+                }
+            }
             // Taken care of where the task can end.
             Control::Stop { reply } => answer(reply, ()),
         }
@@ -102,7 +108,7 @@ impl Instance {
 
     /// Another guest of the serving generation.
     async fn instantiate(&mut self, loaded: &Loaded) -> Result<Guest, Failure> {
-        let instantiated = loaded.instantiate(&self.name, &self.limits).await;
+        let instantiated = loaded.instantiate(&self.sandbox).await;
         if let Err(failure) = &instantiated {
             self.on_failure(failure.clone()).await;
         }
@@ -180,7 +186,7 @@ impl Instance {
         };
         serving.hand_over = None;
         let loaded = serving.loaded.clone();
-        let guest = loaded.instantiate(&self.name, &self.limits).await?;
+        let guest = loaded.instantiate(&self.sandbox).await?;
         self.try_start(guest).await
     }
 
@@ -269,7 +275,7 @@ impl Instance {
             return self.go_down(None);
         };
         self.status.send_modify(|status| status.restarts += 1);
-        match serving.loaded.instantiate(&self.name, &self.limits).await {
+        match serving.loaded.instantiate(&self.sandbox).await {
             Ok(guest) => match self.start(guest).await {
                 Ok(_clean) => {
                     tracing::info!(instance = &*self.name, generation = %serving.build().generation, "plugin serves again")
