@@ -68,6 +68,12 @@ impl Clock {
     }
 }
 
+/// CPU time of the calling thread: to be compared with what the same thread was told before.
+#[must_use]
+pub(crate) fn of_thread() -> Duration {
+    read(ClockId::ThreadCPUTime)
+}
+
 /// A clock that stands before its own start stands at it.
 fn read(clock: ClockId) -> Duration {
     Duration::try_from(clock_gettime(clock)).unwrap_or_default()

@@ -23,6 +23,7 @@ mod faults;
 mod fleet;
 mod full_disk;
 mod generations;
+mod hostile_guests;
 mod journal;
 mod languages;
 mod limits;

@@ -103,7 +103,8 @@ async fn what_a_plugin_keeps_is_taken_out_and_put_back() {
     let (code, printed, said) = state(&["ls", "--format", "json"], &config);
     assert_eq!(code, Some(0), "{said}");
     let listed: Value = serde_json::from_str(&printed).unwrap();
-    let entry = json!({ "instance": "sim", "configured": true, "keys": 1, "bytes": 11 });
+    let entry = json!({ "instance": "sim", "configured": true, "keys": 1, "bytes": 11,
+        "bytes_max": 262_144 });
     assert_eq!(listed["instances"], json!([entry]));
     let mut running = rig.gateway(&configuration);
     running.flows().await;

@@ -11,6 +11,7 @@
 //!  swap:        watch ─► swap ─► compile, check, warm ─► cut over ─► drain
 //! ```
 
+pub mod confine;
 pub mod doctor;
 pub mod fleet;
 pub mod host;

@@ -19,8 +19,8 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Keys and values of one instance together, bytes.
-pub const STATE_BYTES_MAX: usize = 256 * 1024;
+/// Keys and values of one instance together, bytes: the most that a configuration may allow.
+pub const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of one key; none has no bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 
@@ -244,8 +244,13 @@ mod tests {
                 ..
             })
         ));
-        let large = format!("\"k\":{{\"text\":\"{}\"}}", "v".repeat(STATE_BYTES_MAX));
-        assert!(why(&large).contains("262145 bytes together"));
+        let entries = Entries::from([("k".to_owned(), vec![0; 10])]);
+        assert_eq!(check(&entries, 11), Ok(()));
+        let (bytes, bytes_max) = (11, 10);
+        assert_eq!(
+            check(&entries, 10),
+            Err(OutOfBounds::Bytes { bytes, bytes_max })
+        );
         let parse = |text: &str| Backup::parse(text).unwrap_err();
         assert!(matches!(parse("no"), BackupError::Form(_)));
         assert!(matches!(parse("{\"instances\":{}}"), BackupError::Form(_)));

@@ -7,7 +7,7 @@
 //!  ◄ {"answer":"swap","outcome":"swapped","plugin":"press","generation":4,"digest":"…","gap_ms":0.6,…}
 //!  ► {"do":"roll-back","plugin":"press"}
 //!  ◄ {"answer":"refused","why":"press has no generation to go back to: …"}
-//!  ► {"do":"restore-state","document":{"moorline_plugin_state":1,"instances":{"press":{…}}}}
+//!  ► {"do":"restore-state","instance":"press"}
 //!  ◄ {"answer":"state-restored","restarted":true}
 //! ```
 
@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::journal::HistoryEntry;
 use crate::plugins::{ComponentStatus, ConnectorStatus, InstanceState, OrderEnd, PluginsStatus};
+use crate::status::LimitEntry;
 
-/// The longest request, its newline included: the state of one instance in a document of its own.
-pub const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
+/// The longest request, its newline included.
+pub const REQUEST_BYTES_MAX: u64 = 16 * 1024;
 /// How long an order is waited for unless the request says otherwise, in seconds.
 pub const WAIT_S: u64 = 120;
 /// The longest wait a request may ask for, in seconds.
@@ -53,10 +54,10 @@ pub enum Request {
         #[serde(default = "wait_s")]
         wait_s: u64,
     },
-    /// Have an instance keep another state, and start its plugin anew with it.
+    /// Have an instance keep the state that was put beside its own, and start its plugin anew with it.
     RestoreState {
-        /// A document of [`moorline_core::plugin_state`] with one instance.
-        document: serde_json::Value,
+        /// The instance's name: connector, or connector and connection.
+        instance: String,
     },
 }
 
@@ -181,6 +182,14 @@ pub struct PluginEntry {
     pub instances: u64,
     /// The last candidate that failed, until one succeeds.
     pub refused: Option<RefusedBuild>,
+    /// Instances that are not called for now: they have used more than their share of the processor.
+    pub paused: u64,
+    /// The limits that were exceeded.
+    pub limits: Vec<LimitEntry>,
+    /// What it wanted last and was not granted.
+    pub denied: Option<String>,
+    /// Of the instances that do not serve, why the first does not.
+    pub error: Option<String>,
 }
 
 /// A candidate that failed.
@@ -220,6 +229,22 @@ fn connector(connector: &ConnectorStatus) -> PluginEntry {
     entry.instances = instances.len() as u64;
     let serving = |state| state == InstanceState::Serving;
     entry.serving = instances.iter().filter(|i| serving(i.state)).count() as u64;
+    entry.paused = instances
+        .iter()
+        .filter(|i| i.paused_until.is_some())
+        .count() as u64;
+    entry.limits = LimitEntry::of(connector);
+    entry.denied = connector.last_denied();
+    entry.error = instances
+        .iter()
+        .filter(|instance| !serving(instance.state))
+        .find_map(|instance| {
+            Some(format!(
+                "{}: {}",
+                instance.name,
+                instance.last_error.as_deref()?
+            ))
+        });
     entry
 }
 

@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use moorline_core::plugin_state::Backup;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -227,7 +226,7 @@ impl Rooms {
                 let order = self.swaps.roll_back(plugin);
                 (timeout(wait(*wait_s), order).await, wait_s)
             }
-            Request::RestoreState { document } => return self.restore_state(document).await,
+            Request::RestoreState { instance } => return self.restore_state(instance).await,
         };
         match end {
             Ok(Ok(end)) => Answer::Swap(Box::new(SwapAnswer::new(&end, self.clock))),
@@ -244,21 +243,15 @@ impl Rooms {
 }
 
 impl Rooms {
-    async fn restore_state(&self, document: &serde_json::Value) -> Answer {
-        let refused = |why: String| Answer::Refused { why };
-        let mut instances = match Backup::parse(&document.to_string()) {
-            Ok(backup) => backup.instances.into_iter(),
-            Err(error) => return refused(format!("the document {error}")),
-        };
-        let (Some((instance, entries)), None) = (instances.next(), instances.next()) else {
-            return refused("the document must have one instance".to_owned());
-        };
-        let order = self.swaps.restore_state(&instance, entries);
+    async fn restore_state(&self, instance: &str) -> Answer {
+        let order = self.swaps.restore_state(instance);
         match timeout(wait(WAIT_S), order).await {
             Ok(Ok(restored)) => Answer::StateRestored {
                 restarted: restored == Restored::Restarted,
             },
-            Ok(Err(error)) => refused(error.to_string()),
+            Ok(Err(refused)) => Answer::Refused {
+                why: refused.to_string(),
+            },
             Err(_elapsed) => Answer::Pending {
                 why: format!("{instance} had not ended its call after {WAIT_S} s; it comes next"),
             },

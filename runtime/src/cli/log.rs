@@ -23,10 +23,13 @@ const LINES_QUEUED: usize = 4_096;
 pub(super) struct LogWriter(#[expect(dead_code, reason = "works by being dropped")] WorkerGuard);
 
 pub(super) fn install(format: LogFormat, level: &str) -> Result<LogWriter, LogError> {
+    // The HTTP client warns of each request of a plugin that meets nobody, as often as the plugin likes.
     // The client crate and the compiler narrate at info, and the former warns of each refused publish; what they know
     // reaches the log as our own records, which are held back where a broker could cause them without end.
-    let filter = EnvFilter::try_new(format!("warn,rumqttc=error,moorline={level}"))
-        .or_else(|_not_a_level| EnvFilter::try_new(level))?;
+    let filter = EnvFilter::try_new(format!(
+        "warn,rumqttc=error,wasmtime_wasi_http=error,moorline={level}"
+    ))
+    .or_else(|_not_a_level| EnvFilter::try_new(level))?;
     let terminal = std::io::stderr().is_terminal();
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)

@@ -156,7 +156,7 @@ impl Refusal {
                     | Reason::WrongWorld
                     | Reason::Trapped
                     | Reason::Stalled
-                    | Reason::OutOfMemory
+                    | Reason::OverLimit
                     | Reason::Refused
                     | Reason::Faulty
                     | Reason::Silent

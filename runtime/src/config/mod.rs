@@ -5,6 +5,8 @@
 use std::path::Path;
 
 mod diagnostic;
+mod grants;
+mod limits;
 mod place;
 mod plugins;
 mod probation;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
-use super::{plugins, probation, report};
+use super::{grants, limits, plugins, probation, report};
 use crate::link::ProxyKind;
 use crate::plugins::StreamTarget;
 
@@ -574,6 +574,10 @@ pub(crate) struct Connector {
     #[serde(default)]
     pub(super) probation: probation::Probation,
     pub(super) report: Option<report::ConnectorReport>,
+    #[serde(default)]
+    pub(super) limits: limits::RawLimits,
+    #[serde(default)]
+    pub(super) grants: grants::RawGrants,
     #[serde(default)]
     pub(crate) config: GuestConfiguration,
     #[serde(default)]

@@ -15,6 +15,7 @@ use moorline_core::wear::Budget;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Refused, Source};
+use super::limits::Beside;
 use super::plugins::PluginsSection;
 use super::probation::{HandOver, Mode};
 use super::raw;
@@ -28,7 +29,7 @@ use crate::link::{
     TlsSettings, Versions,
 };
 use crate::plugins::{
-    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, Limits, PolicySettings, Succession,
+    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, PolicySettings, Succession,
 };
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
@@ -676,11 +677,11 @@ impl Resolver<'_> {
             }
             // A component that is missing is not the file's fault alone: the connector waits for it and others go on.
             let component = self.base.join(connector.component.get_ref());
-            let mut limits = Limits::default();
-            if let Some(bytes) = connector.memory_bytes_max {
-                limits.memory_bytes = size(bytes.0);
-            }
-            limits.call_cpu = milliseconds(connector.call_deadline_ms, limits.call_cpu);
+            let beside = Beside {
+                memory_bytes_max: connector.memory_bytes_max,
+                call_deadline_ms: connector.call_deadline_ms,
+            };
+            let limits = self.limits(connector.limits, beside);
             let succession = Succession {
                 probation: self.probation(&connector.probation, probation),
                 exclusive: connector.swap == Some(Mode::Exclusive),
@@ -692,6 +693,7 @@ impl Resolver<'_> {
                 connections: self.connections(connector.connection),
                 report: self.report(connector.report, report),
                 limits,
+                grants: self.grants(connector.grants),
                 succession,
                 name,
             });

@@ -622,3 +622,128 @@ fn a_report_strategy_that_contradicts_itself_is_named_with_its_line() {
         assert!(found[0].contains(words), "{found:?} has not {words:?}");
     }
 }
+
+#[test]
+fn every_limit_can_be_set_and_what_cannot_be_right_is_named_with_its_line() {
+    let usual = crate::plugins::Limits::default();
+    let text = |lines: &str| format!("{MINIMAL}{CONNECTOR}{lines}");
+    let parse = |lines: &str| parse(Path::new("dir/gateway.toml"), &text(lines));
+    assert_eq!(parse("").unwrap().connectors[0].limits, usual);
+    let settings = parse(
+        "[connector.limits]\nmemory_bytes_max = 1048576\ntable_elements_max = 1\ninstances_max = 2\n\
+         call_deadline_ms = 10\ncpu_percent = 3\nemit_readings_per_s = 4\nlog_lines_per_s = 5\n\
+         stream_bytes_per_s = 6\nstate_bytes_max = 7\n",
+    )
+    .unwrap();
+    let expected = crate::plugins::Limits {
+        memory_bytes: 1_048_576,
+        table_elements: 1,
+        instances: 2,
+        call_cpu: Duration::from_millis(10),
+        cpu_percent: 3,
+        emit_readings_per_s: 4,
+        log_lines_per_s: 5,
+        stream_bytes_per_s: 6,
+        state_bytes: 7,
+        ..usual
+    };
+    assert_eq!(settings.connectors[0].limits, expected);
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+
+    let beside = parse("memory_bytes_max = 2097152\ncall_deadline_ms = 20\n").unwrap();
+    let limits = beside.connectors[0].limits;
+    assert_eq!(
+        (limits.memory_bytes, limits.call_cpu),
+        (2_097_152, Duration::from_millis(20))
+    );
+
+    for (lines, expected) in [
+        (
+            "call_deadline_ms = 20\n[connector.limits]\ncall_deadline_ms = 30\n",
+            "13:20: connector.limits.call_deadline_ms: stands in [[connector]] itself, too",
+        ),
+        (
+            "[connector.limits]\ncpu_percent = 0\n",
+            "12:15: connector.limits.cpu_percent: 0 is out of range: it must be between 1 and 100",
+        ),
+        (
+            "[connector.limits]\nfuel = 1\n",
+            "12:1: connector.limits.fuel: unknown field `fuel`",
+        ),
+    ] {
+        let found = findings(&text(lines));
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+    let slow = parse("[connector.limits]\ncall_deadline_ms = 5000\ncpu_percent = 10\n").unwrap();
+    let warned = slow.warnings[0].to_string();
+    assert!(
+        warned.contains("12:20: connector.limits.call_deadline_ms: one call may use more"),
+        "{warned}"
+    );
+}
+
+#[test]
+fn grants_are_resolved_and_what_grants_nothing_is_named_with_its_line() {
+    let text = |lines: &str| format!("{MINIMAL}{CONNECTOR}[connector.grants]\n{lines}");
+    let parse = |lines: &str| parse(Path::new("dir/gateway.toml"), &text(lines)).unwrap();
+    let nothing = parse("").connectors.remove(0).grants;
+    assert_eq!(nothing, crate::plugins::Grants::default());
+    assert!(nothing.wall_clock && nothing.tcp.is_empty() && nothing.environment.is_empty());
+
+    let directory = tempfile::tempdir().unwrap();
+    let settings = parse(&format!(
+        "environment = [\"PATH\"]\nwall_clock = false\ntcp = [\"10.0.0.0/8:502\", \"plc.example:*\"]\n\
+         directories = {{ \"/maps\" = {:?}, \"/later\" = \"later\" }}\n",
+        directory.path()
+    ));
+    let grants = &settings.connectors[0].grants;
+    assert!(!grants.wall_clock);
+    let path = std::env::var("PATH").unwrap();
+    assert_eq!(grants.environment, [("PATH".to_owned(), path)]);
+    let tcp: Vec<_> = grants.tcp.iter().map(ToString::to_string).collect();
+    assert_eq!(tcp, ["10.0.0.0/8:502", "plc.example:*"]);
+    let directories: Vec<_> = grants
+        .directories
+        .iter()
+        .map(|d| (&*d.guest, &*d.host))
+        .collect();
+    assert_eq!(
+        directories,
+        [
+            ("/later", Path::new("dir/later")),
+            ("/maps", directory.path())
+        ]
+    );
+    let warned: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(
+        warned[0].contains("dir/later is no directory now"),
+        "{warned:?}"
+    );
+
+    for (lines, expected) in [
+        (
+            "tcp = [\"10.0.0.0/8\"]\n",
+            "12:8: connector.grants.tcp: \"10.0.0.0/8\" needs a port",
+        ),
+        (
+            "environment = [\"A=B\"]\n",
+            "12:16: connector.grants.environment: \"A=B\" is no name of a variable",
+        ),
+        (
+            "directories = { maps = \"maps\" }\n",
+            "connector.grants.directories: \"maps\" is what the plugin knows the directory by",
+        ),
+        (
+            "http = [\"api.example\"]\n",
+            "12:9: connector.grants.http: \"api.example\" must begin with http:// or https://",
+        ),
+        (
+            "udp = []\n",
+            "12:1: connector.grants.udp: unknown field `udp`",
+        ),
+    ] {
+        let found = findings(&text(lines));
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::confine::Limit;
 use moorline_core::swap::{Build, Failure, Reason};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -13,14 +14,19 @@ use super::bindings::connector::exports::moorline::edge::connector_guest::{
     Description, Event, Fault, HandOver, Setup,
 };
 use super::bindings::connector::{Connector, ConnectorPre};
+use super::grants::Sandbox;
 use super::host::Resident;
+use super::meter::Meter;
 use super::settings::Limits;
 use super::store::HostState;
+use super::wasi;
 
 /// Hand-over bytes of one instance.
 pub(crate) const HAND_OVER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of each text of a description.
 const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
+/// How wasmtime begins when a component would be too many instances, memories or tables. It has no type for that.
+const TOO_MANY: &str = "resource limit exceeded: ";
 /// Frames of a backtrace that are shown.
 const FRAMES_SHOWN: usize = 4;
 
@@ -53,7 +59,7 @@ pub(crate) fn link(
 ) -> Result<ConnectorPre<HostState>, Failure> {
     let wrong = |error: wasmtime::Error| Failure::new(Reason::WrongWorld, format!("{error:#}"));
     let mut linker: Linker<HostState> = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(wrong)?;
+    wasi::add_to_linker(&mut linker).map_err(wrong)?;
     Connector::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(wrong)?;
     let pre = linker.instantiate_pre(component).map_err(wrong)?;
     ConnectorPre::new(pre).map_err(wrong)
@@ -65,10 +71,10 @@ impl Loaded {
         engine: &Engine,
         pre: ConnectorPre<HostState>,
         build: Build,
-        instance: &Arc<str>,
         limits: &Limits,
     ) -> Result<Self, Failure> {
-        let mut guest = Guest::instantiate_pre(engine, &pre, instance, limits).await?;
+        let closed = Sandbox::closed(limits);
+        let mut guest = Guest::instantiate_pre(engine, &pre, &closed).await?;
         let description = guest.describe().await?;
         let texts = [
             &description.name,
@@ -87,12 +93,8 @@ impl Loaded {
     }
 
     /// A fresh guest that was not started.
-    pub(crate) async fn instantiate(
-        &self,
-        instance: &Arc<str>,
-        limits: &Limits,
-    ) -> Result<Guest, Failure> {
-        Guest::instantiate_pre(&self.engine, &self.pre, instance, limits).await
+    pub(crate) async fn instantiate(&self, sandbox: &Sandbox) -> Result<Guest, Failure> {
+        Guest::instantiate_pre(&self.engine, &self.pre, sandbox).await
     }
 }
 
@@ -100,30 +102,35 @@ impl Loaded {
 pub(crate) struct Guest {
     store: Store<HostState>,
     world: Connector,
-    wall: Duration,
+    limits: Limits,
+    /// CPU time of calls that ended since the last [`Guest::take_cpu`].
+    cpu: Duration,
 }
 
 impl Guest {
     async fn instantiate_pre(
         engine: &Engine,
         pre: &ConnectorPre<HostState>,
-        instance: &Arc<str>,
-        limits: &Limits,
+        sandbox: &Sandbox,
     ) -> Result<Self, Failure> {
-        let mut store = HostState::new(instance, limits).into_store(engine);
-        store.data_mut().cpu.begin();
-        let world = timeout(limits.call_wall, pre.instantiate_async(&mut store)).await;
-        let world = judge(&store, world, limits.call_wall)?;
+        let limits = &sandbox.limits;
+        let mut store = HostState::new(sandbox).into_store(engine);
+        let meter = store.data().cpu.meter.clone();
+        let call = meter.measure(pre.instantiate_async(&mut store));
+        let world = timeout(limits.call_wall, call).await;
+        let world = judge(&store, world, limits).map_err(|ended| ended.failure)?;
         Ok(Self {
             store,
             world,
-            wall: limits.call_wall,
+            limits: *limits,
+            cpu: meter.spent(),
         })
     }
 
     /// Gives the guest what outlasts it.
     pub(crate) fn adopt(&mut self, resident: Box<Resident>) {
         self.store.data_mut().resident = Some(resident);
+        self.hear();
     }
 
     /// Ends the guest and gives back what outlasts it.
@@ -139,32 +146,41 @@ impl Guest {
         self.store.data().memory.bytes
     }
 
+    /// The CPU time it has used since this was asked last.
+    pub(crate) fn take_cpu(&mut self) -> Duration {
+        std::mem::take(&mut self.cpu)
+    }
+
     pub(crate) async fn describe(&mut self) -> Result<Description, Failure> {
-        self.begin();
+        let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let result = timeout(self.wall, guest.call_describe(&mut self.store)).await;
-        judge(&self.store, result, self.wall)
+        let call = meter.measure(guest.call_describe(&mut self.store));
+        let result = timeout(self.limits.call_wall, call).await;
+        self.end(result)
     }
 
     pub(crate) async fn start(&mut self, setup: &Setup) -> Result<Answer, Failure> {
-        self.begin();
+        let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let result = timeout(self.wall, guest.call_start(&mut self.store, setup)).await;
-        judge(&self.store, result, self.wall).map(|answer| answer.map(wake))
+        let call = meter.measure(guest.call_start(&mut self.store, setup));
+        let result = timeout(self.limits.call_wall, call).await;
+        self.end(result).map(|answer| answer.map(wake))
     }
 
     pub(crate) async fn handle(&mut self, event: &Event) -> Result<Answer, Failure> {
-        self.begin();
+        let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let result = timeout(self.wall, guest.call_handle(&mut self.store, event)).await;
-        judge(&self.store, result, self.wall).map(|answer| answer.map(wake))
+        let call = meter.measure(guest.call_handle(&mut self.store, event));
+        let result = timeout(self.limits.call_wall, call).await;
+        self.end(result).map(|answer| answer.map(wake))
     }
 
     pub(crate) async fn stop(&mut self) -> Result<HandOver, Failure> {
-        self.begin();
+        let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let result = timeout(self.wall, guest.call_stop(&mut self.store)).await;
-        let hand_over = judge(&self.store, result, self.wall)?;
+        let call = meter.measure(guest.call_stop(&mut self.store));
+        let result = timeout(self.limits.call_wall, call).await;
+        let hand_over = self.end(result)?;
         if hand_over.bytes.len() > HAND_OVER_BYTES_MAX {
             let detail = format!("its hand-over has more than {HAND_OVER_BYTES_MAX} bytes");
             return Err(Failure::new(Reason::Refused, detail));
@@ -172,43 +188,92 @@ impl Guest {
         Ok(hand_over)
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Arc<Meter> {
         self.store.data_mut().cpu.begin();
         self.store.set_epoch_deadline(1);
+        self.store.data().cpu.meter.clone()
     }
+
+    /// Accounts for the call that ended, and says how.
+    fn end<T>(&mut self, result: Result<wasmtime::Result<T>, Elapsed>) -> Result<T, Failure> {
+        self.cpu += self.store.data().cpu.meter.spent();
+        self.hear();
+        let judged = judge(&self.store, result, &self.limits);
+        let limit = match &judged {
+            // It was refused memory and lives with it.
+            Ok(_answer) => self.store.data_mut().memory.refused.take(),
+            Err(ended) => ended.limit,
+        };
+        if let (Some(limit), Some(resident)) = (limit, self.resident()) {
+            resident.hit(limit);
+        }
+        judged.map_err(|ended| ended.failure)
+    }
+
+    /// Takes what the guest said in its call to the log.
+    fn hear(&mut self) {
+        let state = self.store.data_mut();
+        while let Ok(said) = state.said.try_recv() {
+            match &mut state.resident {
+                Some(resident) => resident.hear(&said),
+                None => tracing::debug!(?said, "said by a component that does not serve yet"),
+            }
+        }
+    }
+}
+
+/// How a call came to its end before its time.
+struct Ended {
+    failure: Failure,
+    limit: Option<Limit>,
 }
 
 /// Turns what wasmtime says into what happened.
 fn judge<T>(
     store: &Store<HostState>,
     result: Result<wasmtime::Result<T>, Elapsed>,
-    wall: Duration,
-) -> Result<T, Failure> {
+    limits: &Limits,
+) -> Result<T, Ended> {
     let state = store.data();
-    match result {
-        Ok(Ok(value)) => Ok(value),
+    let error = match result {
+        Ok(Ok(value)) => return Ok(value),
         Err(_elapsed) => {
-            let detail = format!("the call had not ended after {} s", wall.as_secs_f32());
-            Err(Failure::new(Reason::Stalled, detail))
+            let waited = limits.call_wall.as_secs_f32();
+            let detail = format!("the call had not ended after {waited} s");
+            let failure = Failure::new(Reason::Stalled, detail);
+            let limit = None;
+            return Err(Ended { failure, limit });
         }
-        Ok(Err(error)) if state.cpu.exhausted() => Err(Failure::new(
-            Reason::Stalled,
-            format!("the call used up its CPU time {}", place(&error)),
-        )),
-        Ok(Err(error)) if state.memory.refused => {
-            let detail = format!(
-                "{} after more than its {} bytes were refused {}",
-                cause(&error),
-                state.memory.bytes_max,
-                place(&error)
-            );
-            Err(Failure::new(Reason::OutOfMemory, detail))
+        Ok(Err(error)) => error,
+    };
+    tracing::debug!("backtrace of what follows: {error:?}");
+    let instances = || {
+        let words = error.root_cause().to_string();
+        words.starts_with(TOO_MANY).then_some(Limit::Instances)
+    };
+    let limit = if state.cpu.exhausted() {
+        Some(Limit::Call)
+    } else {
+        state.memory.refused.or_else(instances)
+    };
+    let place = place(&error);
+    let (reason, detail) = match limit {
+        Some(Limit::Call) => {
+            let exceeded = limits.exceeded(Limit::Call);
+            let detail = format!("the call used up its CPU time, {exceeded} {place}");
+            (Reason::Stalled, detail)
         }
-        Ok(Err(error)) => Err(Failure::new(
-            Reason::Trapped,
-            format!("{} {}", cause(&error), place(&error)),
-        )),
-    }
+        Some(limit) => {
+            let exceeded = limits.exceeded(limit);
+            let detail = format!("{exceeded}: {} {place}", cause(&error));
+            (Reason::OverLimit, detail)
+        }
+        None => (Reason::Trapped, format!("{} {place}", cause(&error))),
+    };
+    Err(Ended {
+        failure: Failure::new(reason, detail.trim_end()),
+        limit,
+    })
 }
 
 fn cause(error: &wasmtime::Error) -> String {

@@ -102,8 +102,7 @@ pub async fn inspect(path: &Path, trust: &trust::Settings) -> Result<Inspection,
         (Contract::V0_1, Kind::Connector) => {
             let engine = engines.of(Kind::Connector);
             let pre = guest::link(engine, &component).map_err(contract::explain_types)?;
-            let loaded =
-                Loaded::describe(engine, pre, build, &"inspect".into(), &Limits::default()).await?;
+            let loaded = Loaded::describe(engine, pre, build, &Limits::default()).await?;
             inspection.name.clone_from(&loaded.description.name);
             inspection.version.clone_from(&loaded.description.version);
             inspection

@@ -8,16 +8,18 @@
 //!  timer, link state  ─┘                    └──────────── instantiate, start ◄──┴──────┘ or on roll-back
 //! ```
 //!
-//! While the instance is down its queues wait; streams stay connected.
+//! While the instance is down its queues wait; streams stay connected. So it is while a guest that has used up its share of
+//! the processor is paused, but for orders.
 
 mod calls;
 mod generations;
+mod pace;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::plugin_state::Entries;
+use moorline_core::confine::{CpuShare, Restart};
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Failure, Generation};
 use moorline_core::time::Instant;
@@ -26,11 +28,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::bindings::connector::exports::moorline::edge::connector_guest::{
     Event, HandOver, LinkState,
 };
+use super::grants::Sandbox;
 use super::guest::{Guest, Loaded};
 use super::host::Resident;
 use super::orders::RestoreReply;
-use super::restart::Restart;
-use super::settings::Limits;
 use super::status::{InstanceState, InstanceStatus};
 use super::streams::{Happened, StreamEvent};
 use crate::clock::Clock;
@@ -76,11 +77,10 @@ pub(crate) enum Control {
     Retire { old: Generation },
     /// This generation will not serve; there is none to go back to.
     Abandon { generation: Generation },
-    /// Keep this instead of what is kept, and start the guest anew with it.
-    RestoreState {
-        entries: Entries,
-        reply: RestoreReply,
-    },
+    /// Keep what was put beside the state, and start the guest anew with it.
+    RestoreState { reply: RestoreReply },
+    /// Forget the failures so far, and try again at once if the guest is down.
+    Retry,
     /// Stop the guest and end.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -98,7 +98,7 @@ pub(crate) struct Parts {
     pub(crate) slot: usize,
     pub(crate) name: Arc<str>,
     pub(crate) configuration: String,
-    pub(crate) limits: Limits,
+    pub(crate) sandbox: Arc<Sandbox>,
     /// A generation that refuses the hand-over is not started without one.
     pub(crate) hand_over_required: bool,
     pub(crate) clock: Clock,
@@ -141,7 +141,7 @@ struct Instance {
     slot: usize,
     name: Arc<str>,
     configuration: String,
-    limits: Limits,
+    sandbox: Arc<Sandbox>,
     hand_over_required: bool,
     clock: Clock,
     body: Option<Body>,
@@ -149,6 +149,9 @@ struct Instance {
     /// The generation before, on whose bytes the present one was started, while that one is on probation.
     kept: Option<Serving>,
     restart: Restart,
+    cpu: CpuShare,
+    /// It has used more than its share of the processor and is not called before then.
+    paused_until: Option<Instant>,
     /// Since when no call can be taken: from the last call of a guest to the first start that succeeds after it.
     away_since: Option<Instant>,
     wake: Option<Instant>,
@@ -167,6 +170,8 @@ enum Woken {
     Link(bool),
     Timer,
     Retry,
+    /// A pause is over.
+    Rested,
 }
 
 /// Ends when told to stop, or when the swapper is gone.
@@ -183,7 +188,7 @@ pub(crate) async fn run(parts: Parts) {
         slot: parts.slot,
         name: parts.name,
         configuration: parts.configuration,
-        limits: parts.limits,
+
         hand_over_required: parts.hand_over_required,
         clock,
         body: Some(Body::Down(Down {
@@ -193,6 +198,9 @@ pub(crate) async fn run(parts: Parts) {
         serving: None,
         kept: None,
         restart: Restart::default(),
+        cpu: CpuShare::new(clock.now(), parts.sandbox.limits.cpu_percent),
+        paused_until: None,
+        sandbox: parts.sandbox,
         away_since: Some(clock.now()),
         wake: None,
         started: false,
@@ -206,19 +214,23 @@ pub(crate) async fn run(parts: Parts) {
         let woken = match controls.try_recv() {
             Ok(control) => Woken::Control(Some(control)),
             Err(_none_yet) => {
-                let up = instance.is_up();
+                let paused = instance.paused_until;
+                let up = instance.is_up() && paused.is_none();
                 let timer = instance.wake.filter(|_| up);
                 let retry = instance.retry();
+                let rest = instance.streams_rest_until();
                 tokio::select! {
                     control = controls.recv() => Woken::Control(control),
                     Some(downlink) = downlinks.recv(), if up || instance.is_open() => Woken::Downlink(downlink),
-                    Some(event) = streams.recv(), if up => Woken::Stream(event),
+                    Some(event) = streams.recv(), if up && rest.is_none() => Woken::Stream(event),
                     changed = link_up.changed(), if up && link_watched => match changed {
                         Ok(()) => Woken::Link(*link_up.borrow_and_update()),
                         Err(_link_gone) => { link_watched = false; continue }
                     },
                     () = until(clock, timer) => Woken::Timer,
                     () = until(clock, retry) => Woken::Retry,
+                    () = until(clock, paused) => Woken::Rested,
+                    () = until(clock, rest) => Woken::Rested,
                 }
             }
         };
@@ -269,7 +281,10 @@ impl Instance {
             }
             Woken::Control(Some(control)) => self.on_control(control).await,
             Woken::Downlink(downlink) => self.on_downlink(downlink).await,
-            Woken::Stream(event) => self.on_event(stream_event(event)).await,
+            Woken::Stream(event) => {
+                self.count_received(&event);
+                self.on_event(stream_event(event)).await;
+            }
             Woken::Link(up) => {
                 let state = if up { LinkState::Up } else { LinkState::Down };
                 self.on_event(Event::LinkChanged(state)).await;
@@ -279,6 +294,7 @@ impl Instance {
                 self.on_event(Event::Timer).await;
             }
             Woken::Retry => self.on_retry().await,
+            Woken::Rested => self.on_rested(),
         }
         ControlFlow::Continue(())
     }

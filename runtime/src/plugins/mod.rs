@@ -11,8 +11,9 @@
 //!  link ──► policy thread (one Store)
 //! ```
 //!
-//! A guest starts with nothing: what it can reach is the eight interfaces of its world and the streams the
-//! configuration names. Nothing here shares state: each part belongs to one task, and they speak over bounded channels.
+//! A guest starts with nothing: what it can reach is the eight interfaces of its world, the streams the configuration
+//! names, and what its grants put behind WASI. Nothing here shares state: each part belongs to one task, and they speak
+//! over bounded channels.
 
 mod bindings;
 mod cache;
@@ -20,15 +21,17 @@ mod conformance;
 mod contract;
 mod convert;
 mod engine;
+mod grants;
 mod guest;
 mod host;
+mod http;
 mod inspect;
 mod instance;
+mod meter;
 mod names;
 mod orders;
 mod policy;
 mod rehearsal;
-mod restart;
 mod routes;
 mod settings;
 mod state_files;
@@ -38,6 +41,8 @@ mod streams;
 mod swapper;
 #[cfg(test)]
 mod tests;
+mod wants;
+mod wasi;
 mod workbench;
 mod world;
 
@@ -56,6 +61,7 @@ use tokio::task::{JoinHandle, JoinSet};
 pub(crate) use cache::{digest_of, write_private};
 pub use conformance::{Answer, Check, Device, Outcome, Plan, Report, Rule, Standalone, test};
 pub use engine::Kind;
+pub use grants::{DirectoryGrant, Grants};
 pub(crate) use host::StateTrouble;
 pub use inspect::{Inspection, inspect};
 pub use orders::{OrderEnd, OrderRefused, RestoreRefused, Restored, SwapOrders, Until};
@@ -65,11 +71,12 @@ pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
     StreamTargetError, Succession,
 };
-pub(crate) use state_files::{put_state, state_directory, state_files};
+pub(crate) use state_files::{StateFile, state_directory, state_files};
 pub use status::{
-    ComponentStatus, ConnectorStatus, InstanceState, InstanceStatus, PluginsStatus, PolicyStatus,
-    SwapOutcome, SwapRecord,
+    ComponentStatus, ConnectorStatus, Denied, InstanceState, InstanceStatus, PluginsStatus,
+    PolicyStatus, SwapOutcome, SwapRecord,
 };
+pub use wants::{Want, wants};
 pub use workbench::{Confinement, Ready, Sample, Subject, Workbench};
 pub(crate) use world::COMPONENT_BYTES_MAX;
 
@@ -82,7 +89,8 @@ use crate::spool::Appender;
 use crate::trust::{Ledger, Place, signature_path};
 use cache::Cache;
 use engine::Engines;
-use host::{KeyValues, PendingRpcs, Reporting, Resident, log};
+use grants::Sandbox;
+use host::{Confined, KeyValues, PendingRpcs, Reporting, Resident};
 use instance::{CONTROLS_QUEUED, DOWNLINKS_QUEUED, Parts, Trouble};
 use routes::{Claims, InstanceId, Mailbox, Request};
 use streams::Streams;
@@ -327,7 +335,6 @@ impl Building<'_> {
         }
         let target = Target::Connector {
             instances,
-            limits: connector.limits,
             exclusive: connector.succession.exclusive,
         };
         let name = connector.name.as_str().into();
@@ -379,6 +386,10 @@ impl Building<'_> {
         };
         let (status_sender, status) = channel_watch::channel(initial);
         let id = InstanceId(self.mailboxes.len());
+        let sandbox = Arc::new(Sandbox {
+            limits: connector.limits,
+            grants: connector.grants.clone(),
+        });
         self.mailboxes.push(Mailbox {
             name: name.clone(),
             downlinks,
@@ -390,8 +401,12 @@ impl Building<'_> {
             claims: Claims::new(self.requests.clone(), id),
             rpcs: PendingRpcs::default(),
             streams,
-            state: KeyValues::of(&self.settings.state_directory, &name),
-            log: log::gate(self.clock.now()),
+            state: KeyValues::of(
+                &self.settings.state_directory,
+                &name,
+                connector.limits.state_bytes,
+            ),
+            confined: Confined::new(self.clock.now(), &sandbox),
             report: Reporting::new(&connector.report, self.platform.gaps.clone()),
             names: names::Names::default(),
             readings: 0,
@@ -401,9 +416,9 @@ impl Building<'_> {
         });
         self.tasks.spawn(instance::run(Parts {
             slot: self.slots.len(),
-            name: name.clone(),
+            name,
             configuration: configuration.to_string(),
-            limits: connector.limits,
+            sandbox: sandbox.clone(),
             hand_over_required: connector.succession.hand_over_required,
             clock: self.clock,
             resident,
@@ -415,7 +430,7 @@ impl Building<'_> {
             troubles: self.troubles.clone(),
         }));
         InstanceHandle {
-            name,
+            sandbox,
             controls,
             status,
         }

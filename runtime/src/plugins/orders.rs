@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use moorline_core::plugin_state::Entries;
 use moorline_core::swap::{Build, Digest, Failure};
 use tokio::sync::{mpsc, oneshot};
 
@@ -91,9 +90,9 @@ pub enum RestoreRefused {
         /// What there is.
         known: Vec<String>,
     },
-    /// The disk refused; what was kept before is still there.
-    #[error("it is not on the disk: {0}")]
-    Disk(String),
+    /// The disk refused, or it is more than the instance may keep; what was kept before is still there.
+    #[error("it is not in its place: {0}")]
+    NotReplaced(String),
     /// The gateway stops.
     #[error("the gateway is stopping")]
     Stopping,
@@ -137,20 +136,15 @@ impl SwapOrders {
         self.order(|reply| Order::RollBack { name, reply }).await
     }
 
-    /// Has `instance` keep `entries` instead of what it keeps, and starts its plugin anew without a hand-over, which would be
+    /// Has `instance` keep what was put beside its state instead, and starts its plugin anew without a hand-over, which would be
     /// of what was before.
     ///
     /// # Errors
     /// When it cannot be done; what was kept is still there.
-    pub async fn restore_state(
-        &self,
-        instance: &str,
-        entries: Entries,
-    ) -> Result<Restored, RestoreRefused> {
+    pub async fn restore_state(&self, instance: &str) -> Result<Restored, RestoreRefused> {
         let (reply, answer) = oneshot::channel();
         let order = Order::RestoreState {
             instance: instance.to_owned(),
-            entries,
             reply,
         };
         let sent = self.0.send(order).await;

@@ -84,7 +84,10 @@ fn judge(error: &wasmtime::Error, memory: &Memory) -> Failure {
         Some(Trap::Interrupt) => {
             Failure::new(Reason::Stalled, "it did not answer before its deadline")
         }
-        Some(trap) if memory.refused => Failure::new(Reason::OutOfMemory, trap.to_string()),
+        Some(trap) if memory.refused.is_some() => Failure::new(
+            Reason::OverLimit,
+            format!("it may have {MEMORY_BYTES_MAX} bytes of memory: {trap}"),
+        ),
         Some(trap) => Failure::new(Reason::Trapped, trap.to_string()),
         None => Failure::new(Reason::Trapped, error.root_cause().to_string()),
     }
@@ -93,7 +96,7 @@ fn judge(error: &wasmtime::Error, memory: &Memory) -> Failure {
 type Live = (Store<Memory>, ReconnectPolicy);
 
 fn instantiate(engine: &Engine, pre: &ReconnectPolicyPre<Memory>) -> Result<Live, Failure> {
-    let mut store = Store::new(engine, Memory::new(MEMORY_BYTES_MAX));
+    let mut store = Store::new(engine, Memory::of_bytes(MEMORY_BYTES_MAX));
     store.limiter(|memory| memory);
     store.epoch_deadline_trap();
     store.set_epoch_deadline(ticks(START_DEADLINE));
@@ -224,7 +227,7 @@ pub(super) const fn fault_of(failure: &Failure) -> PolicyFault {
         | Reason::NotAComponent
         | Reason::WrongWorld
         | Reason::Trapped
-        | Reason::OutOfMemory
+        | Reason::OverLimit
         | Reason::Refused
         | Reason::Faulty
         | Reason::Silent

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use moorline_core::confine::{Exceeded, Limit};
 use moorline_core::report::Rules;
 use moorline_core::swap;
 use moorline_core::swap::probation::Terms;
 use moorline_core::trust;
 use thiserror::Error;
+
+use super::grants::Grants;
 
 /// Everything the plugin host needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +60,8 @@ pub struct ConnectorSettings {
     pub report: Rules,
     /// What an instance may use.
     pub limits: Limits,
+    /// What it may reach beside its streams.
+    pub grants: Grants,
     /// How its generations follow one another.
     pub succession: Succession,
 }
@@ -88,19 +93,60 @@ pub struct PolicySettings {
 pub struct Limits {
     /// All linear memories together.
     pub memory_bytes: usize,
+    /// Elements of all tables together.
+    pub table_elements: usize,
+    /// Core instances, and memories, and tables of the component.
+    pub instances: usize,
     /// CPU time of one call. Waiting for a device does not count.
     pub call_cpu: Duration,
     /// One call altogether, waiting included.
     pub call_wall: Duration,
+    /// Of one core, in the long run.
+    pub cpu_percent: u64,
+    /// Readings for the spool; what else goes there counts as one.
+    pub emit_readings_per_s: u64,
+    /// Lines for the log.
+    pub log_lines_per_s: u64,
+    /// Bytes over its streams, both ways together.
+    pub stream_bytes_per_s: u64,
+    /// Keys and values of its state together.
+    pub state_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             memory_bytes: 32 * 1024 * 1024,
+            table_elements: 100_000,
+            instances: 64,
             call_cpu: Duration::from_secs(1),
             call_wall: Duration::from_secs(30),
+            cpu_percent: 80,
+            emit_readings_per_s: 100_000,
+            log_lines_per_s: 20,
+            stream_bytes_per_s: 8 * 1024 * 1024,
+            state_bytes: 256 * 1024,
         }
+    }
+}
+
+impl Limits {
+    /// That this limit was exceeded, with its value in the unit of its key.
+    #[must_use]
+    pub fn exceeded(&self, limit: Limit) -> Exceeded {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let value = match limit {
+            Limit::Memory => count(self.memory_bytes),
+            Limit::Tables => count(self.table_elements),
+            Limit::Instances => count(self.instances),
+            Limit::Call => u64::try_from(self.call_cpu.as_millis()).unwrap_or(u64::MAX),
+            Limit::Cpu => self.cpu_percent,
+            Limit::Emit => self.emit_readings_per_s,
+            Limit::Log => self.log_lines_per_s,
+            Limit::Stream => self.stream_bytes_per_s,
+            Limit::State => count(self.state_bytes),
+        };
+        Exceeded { limit, value }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use moorline_core::plugin_state::Entries;
 use rustix::fs::{Gid, Uid, chown};
 
-use super::host::{KeyValues, StateTrouble, instance_of, read_state};
+use super::host::{Replacement, StateTrouble, instance_of, read_state};
 
 /// The instances that have kept anything, with what they keep.
 pub(crate) type StateFiles = BTreeMap<String, Result<Entries, StateTrouble>>;
@@ -39,24 +39,47 @@ pub(crate) fn state_files(state_dir: &Path) -> io::Result<StateFiles> {
     Ok(files)
 }
 
-/// Puts what an instance is to keep in its place. Only while no gateway runs: it would know nothing of it.
-///
-/// # Errors
-/// When the file cannot be written.
-pub(crate) fn put_state(
-    state_dir: &Path,
-    instance: &str,
-    entries: Entries,
-) -> Result<(), StateTrouble> {
-    let directory = state_directory(state_dir);
-    if !directory.is_dir() {
-        std::fs::create_dir_all(&directory)?;
-        give_to_owner_of(state_dir, &directory)?;
+/// What an instance is to keep, on its way into its place.
+pub(crate) struct StateFile(Replacement);
+
+impl StateFile {
+    /// Puts it beside what the instance keeps, of which it may have `bytes_max`. A running gateway puts it in its place when it
+    /// is asked to.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn prepare(
+        state_dir: &Path,
+        instance: &str,
+        bytes_max: usize,
+        entries: &Entries,
+    ) -> Result<Self, StateTrouble> {
+        let directory = state_directory(state_dir);
+        if !directory.is_dir() {
+            std::fs::create_dir_all(&directory)?;
+            give_to_owner_of(state_dir, &directory)?;
+        }
+        let replacement = Replacement::of(&directory, instance, bytes_max);
+        replacement.prepare(entries)?;
+        give_to_owner_of(state_dir, &replacement.draft())?;
+        Ok(Self(replacement))
     }
-    let state = KeyValues::of(&directory, instance);
-    state.replacement(entries).run()?;
-    give_to_owner_of(state_dir, state.path())?;
-    Ok(())
+
+    /// Puts it in its place. Only while no gateway runs: it would know nothing of it.
+    ///
+    /// # Errors
+    /// When the disk refuses, or it is more than the instance may keep.
+    pub(crate) fn put(self) -> Result<(), StateTrouble> {
+        self.0.run()
+    }
+
+    /// Takes it back.
+    pub(crate) fn withdraw(self) {
+        match std::fs::remove_file(self.0.draft()) {
+            // Taken up, or left behind for the next one to overwrite.
+            Ok(()) | Err(_) => {}
+        }
+    }
 }
 
 /// Root restores for the user the gateway runs as, who must be able to read it.
@@ -73,12 +96,17 @@ fn give_to_owner_of(state_dir: &Path, path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn put(state_dir: &Path, instance: &str, entries: &Entries) {
+        let file = StateFile::prepare(state_dir, instance, 100, entries).unwrap();
+        file.put().unwrap();
+    }
+
     #[test]
     fn what_was_put_is_found_and_one_that_is_damaged_hides_no_other() {
         let directory = tempfile::tempdir().unwrap();
         assert!(state_files(directory.path()).unwrap().is_empty());
         let entries = Entries::from([("run".to_owned(), vec![3, 0])]);
-        put_state(directory.path(), "modbus/oven 1", entries.clone()).unwrap();
+        put(directory.path(), "modbus/oven 1", &entries);
         std::fs::write(directory.path().join("plugins/bad.state"), [255; 9]).unwrap();
         std::fs::write(directory.path().join("plugins/other"), "x").unwrap();
         let found = state_files(directory.path()).unwrap();
@@ -95,7 +123,7 @@ mod tests {
             eprintln!("SKIPPED: only root can give a directory away");
             return;
         }
-        put_state(directory.path(), "press", Entries::new()).unwrap();
+        put(directory.path(), "press", &Entries::new());
         for made in ["plugins", "plugins/press.state"] {
             let owner = std::fs::metadata(directory.path().join(made)).unwrap();
             assert_eq!((owner.uid(), owner.gid()), (65_534, 65_534), "{made}");

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::confine::Hits;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Failure, Generation, State, Step};
 use moorline_core::time::Instant;
@@ -57,6 +58,18 @@ pub struct ConnectorStatus {
     pub instances: Vec<InstanceStatus>,
 }
 
+impl ConnectorStatus {
+    /// What one of its instances wanted last and was not granted.
+    #[must_use]
+    pub fn last_denied(&self) -> Option<String> {
+        let mut instances = self.instances.iter();
+        instances.find_map(|instance| {
+            let what = instance.denied.last.as_deref()?;
+            Some(format!("{}: {what}", instance.name))
+        })
+    }
+}
+
 /// What an instance does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum InstanceState {
@@ -96,12 +109,29 @@ pub struct InstanceStatus {
     pub back_pressure: u64,
     /// Bytes of its linear memories.
     pub memory_bytes: usize,
+    /// CPU time its guests have used.
+    pub cpu: Duration,
+    /// It has used more than its share of the processor and is not called before then.
+    pub paused_until: Option<Instant>,
+    /// The limits it has exceeded.
+    pub limits: Hits,
+    /// What it wanted and was not granted.
+    pub denied: Denied,
     /// Faults it reported itself; it goes on after them.
     pub faults: u64,
     /// When it is tried again, if it is down.
     pub retry_at: Option<Instant>,
     /// The last thing that went wrong.
     pub last_error: Option<Arc<str>>,
+}
+
+/// What an instance wanted and was not granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denied {
+    /// How often.
+    pub count: u64,
+    /// The last thing, and the key that would grant it.
+    pub last: Option<Arc<str>>,
 }
 
 /// The reconnect policy.

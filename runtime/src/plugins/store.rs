@@ -1,27 +1,23 @@
-//! What stands behind a guest: its limits, its empty WASI, and the part of its life that outlasts a Store.
+//! What stands behind a guest: its limits, its WASI, and the part of its life that outlasts a Store.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::AsyncWrite;
+use moorline_core::confine::Limit;
+use tokio::sync::mpsc;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::EPOCH;
+use super::grants::Sandbox;
 use super::host::Resident;
+use super::http::Http;
+use super::meter::Meter;
 use super::settings::Limits;
+use super::wasi::{self, Net, Said, Wasi};
 
-/// Elements of all tables together.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
-/// Core instances, memories and tables of one component.
-const INSTANCES_MAX: usize = 64;
 /// Handles a guest may hold in the host.
 const HANDLES_MAX: usize = 1024;
-/// Random bytes of one request.
-const RANDOM_BYTES_MAX: u64 = 4096;
 /// What one host call may make the host allocate: a batch of 1 MiB and 10 000 readings, lifted.
 const HOSTCALL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -30,37 +26,45 @@ pub(crate) struct HostState {
     pub(crate) resident: Option<Box<Resident>>,
     pub(crate) cpu: Cpu,
     pub(crate) memory: Memory,
+    /// What the guest printed, and what was refused to it, in the call under way.
+    pub(crate) said: mpsc::Receiver<Said>,
+    /// What the guest may connect to by itself.
+    pub(crate) net: Net,
+    http: Http,
     wasi: WasiCtx,
     table: ResourceTable,
 }
 
 impl HostState {
-    /// A Store without anything behind its imports: enough to describe itself.
-    pub(crate) fn new(instance: &Arc<str>, limits: &Limits) -> Self {
+    /// A Store with nobody behind the imports of our own contract: enough to describe itself.
+    pub(crate) fn new(sandbox: &Sandbox) -> Self {
+        let limits = &sandbox.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let output = LogOutput {
-            instance: instance.clone(),
-        };
-        let wasi = WasiCtx::builder()
-            .stdout(output.clone())
-            .stderr(output)
-            .max_random_size(RANDOM_BYTES_MAX)
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .build();
-        let ticks = limits.call_cpu.as_millis().div_ceil(EPOCH.as_millis());
+        let Wasi {
+            context,
+            said,
+            net,
+            http,
+        } = wasi::context(&sandbox.grants);
         Self {
             resident: None,
             cpu: Cpu {
-                ticks_max: u32::try_from(ticks).unwrap_or(u32::MAX),
+                call_max: limits.call_cpu,
                 ..Cpu::default()
             },
-            memory: Memory::new(limits.memory_bytes),
-            wasi,
+            memory: Memory::new(limits),
+            said,
+            net,
+            http,
+            wasi: context,
             table,
         }
+    }
+
+    /// What `wasi:http` works with.
+    pub(crate) fn http_parts(&mut self) -> (&mut Http, &mut ResourceTable) {
+        (&mut self.http, &mut self.table)
     }
 
     /// A Store under all limits.
@@ -84,34 +88,26 @@ impl WasiView for HostState {
     }
 }
 
-/// CPU time of the call under way, in ticks of the epoch clock. The clock also ticks while a host function waits for a
-/// device; the first tick seen after that belongs to the wait and is not charged.
-#[derive(Clone, Copy, Debug, Default)]
+/// The deadline of the call under way, looked at with every tick of the epoch clock.
+#[derive(Debug, Default)]
 pub(crate) struct Cpu {
-    ticks: u32,
-    ticks_max: u32,
-    waited: bool,
+    pub(crate) meter: Arc<Meter>,
+    call_max: Duration,
+    exhausted: bool,
 }
 
 impl Cpu {
     pub(crate) fn begin(&mut self) {
-        self.ticks = 0;
-        self.waited = true;
-    }
-
-    pub(crate) fn waited(&mut self) {
-        self.waited = true;
+        self.exhausted = false;
     }
 
     pub(crate) fn exhausted(&self) -> bool {
-        self.ticks > self.ticks_max
+        self.exhausted
     }
 
     fn on_tick(&mut self) -> UpdateDeadline {
-        if !std::mem::take(&mut self.waited) {
-            self.ticks += 1;
-        }
-        if self.exhausted() {
+        self.exhausted = self.meter.running() > self.call_max;
+        if self.exhausted {
             UpdateDeadline::Interrupt
         } else {
             // Lets the other tasks of this thread run, and the wall deadline around the call fire.
@@ -124,20 +120,34 @@ impl Cpu {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     pub(crate) bytes: usize,
-    pub(crate) bytes_max: usize,
+    bytes_max: usize,
     table_elements: usize,
-    /// A growth was refused: what traps next most likely traps for that.
-    pub(crate) refused: bool,
+    table_elements_max: usize,
+    instances_max: usize,
+    /// The limit at which a growth was refused: what traps next most likely traps for that.
+    pub(crate) refused: Option<Limit>,
 }
 
 impl Memory {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             bytes: 0,
-            bytes_max,
+            bytes_max: limits.memory_bytes,
             table_elements: 0,
-            refused: false,
+            table_elements_max: limits.table_elements,
+            instances_max: limits.instances,
+            refused: None,
         }
+    }
+}
+
+impl Memory {
+    /// As usual, but for the bytes.
+    pub(crate) fn of_bytes(memory_bytes: usize) -> Self {
+        Self::new(&Limits {
+            memory_bytes,
+            ..Limits::default()
+        })
     }
 }
 
@@ -153,7 +163,7 @@ impl ResourceLimiter for Memory {
         if granted {
             self.bytes = total;
         } else {
-            self.refused = true;
+            self.refused = Some(Limit::Memory);
         }
         Ok(granted)
     }
@@ -168,69 +178,24 @@ impl ResourceLimiter for Memory {
             .table_elements
             .saturating_sub(current)
             .saturating_add(desired);
-        let granted = total <= TABLE_ELEMENTS_MAX;
+        let granted = total <= self.table_elements_max;
         if granted {
             self.table_elements = total;
         } else {
-            self.refused = true;
+            self.refused = Some(Limit::Tables);
         }
         Ok(granted)
     }
 
     fn instances(&self) -> usize {
-        INSTANCES_MAX
+        self.instances_max
     }
 
     fn tables(&self) -> usize {
-        INSTANCES_MAX
+        self.instances_max
     }
 
     fn memories(&self) -> usize {
-        INSTANCES_MAX
-    }
-}
-
-/// A guest's stdout and stderr: lines of the log, at the level where nobody minds.
-#[derive(Clone)]
-struct LogOutput {
-    instance: Arc<str>,
-}
-
-impl IsTerminal for LogOutput {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for LogOutput {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-}
-
-/// Bytes of one write that are shown.
-const OUTPUT_BYTES_SHOWN: usize = 1024;
-
-impl AsyncWrite for LogOutput {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        let shown = bytes.get(..OUTPUT_BYTES_SHOWN).unwrap_or(bytes);
-        let text = String::from_utf8_lossy(shown);
-        tracing::debug!(instance = %self.instance, "{}", text.trim_end().escape_debug());
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(
-        self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+        self.instances_max
     }
 }

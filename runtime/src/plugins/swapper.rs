@@ -13,7 +13,6 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::plugin_state::Entries;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Build, Digest, Input, Output};
 use moorline_core::time::Instant;
@@ -53,10 +52,9 @@ pub(crate) enum Order {
     },
     /// Go back to the generation before.
     RollBack { name: String, reply: Reply },
-    /// Have an instance keep this instead of what it keeps.
+    /// Have an instance keep what was put beside its state instead.
     RestoreState {
         instance: String,
-        entries: Entries,
         reply: RestoreReply,
     },
 }
@@ -113,8 +111,8 @@ pub(crate) async fn run(
                     running.on_swap(&name, again, until, reply);
                 }
                 Some(Order::RollBack { name, reply }) => running.on_roll_back(&name, reply),
-                Some(Order::RestoreState { instance, entries, reply }) => {
-                    running.on_restore_state(instance, entries, reply);
+                Some(Order::RestoreState { instance, reply }) => {
+                    running.on_restore_state(instance, reply);
                 }
                 Some(Order::Stop { reply }) => {
                     running.stop_instances().await;
@@ -388,17 +386,11 @@ impl Running {
                 Some(Stock::Linked(Linked::Connector(pre))),
                 Target::Connector {
                     instances,
-                    limits,
                     exclusive,
                 },
             ) => {
-                let names = instances
-                    .iter()
-                    .map(|instance| instance.name.clone())
-                    .collect();
                 let guests = Guests {
-                    names,
-                    limits: *limits,
+                    sandboxes: instances.iter().map(|i| i.sandbox.clone()).collect(),
                     beside: !exclusive,
                 };
                 let job = jobs::warm_connector(slot, build, engine, pre, guests, gate);

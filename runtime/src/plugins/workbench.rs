@@ -2,7 +2,6 @@
 //! tell what each step costs, and what it would cost without the limits. Whoever holds it also holds the clock.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use moorline_core::swap::{Build, Digest, Failure, Generation, Reason};
 use wasmtime::component::Component;
@@ -14,6 +13,7 @@ use super::bindings::connector::exports::moorline::edge::connector_guest::{
 use super::bindings::connector::{Connector, ConnectorPre};
 use super::cache::{Cache, digest_of};
 use super::engine::{self, Kind};
+use super::grants::Sandbox;
 use super::guest::{self, Guest, Loaded};
 use super::settings::Limits;
 use super::store::HostState;
@@ -155,9 +155,8 @@ impl Workbench {
                     generation: Generation(0),
                     digest: sample.digest,
                 };
-                let pre = pre.clone();
-                let (engine, name, limits) = (&self.engine, name(), &self.limits);
-                Some(Loaded::describe(engine, pre, build, &name, limits).await?)
+                let (engine, limits) = (&self.engine, &self.limits);
+                Some(Loaded::describe(engine, pre.clone(), build, limits).await?)
             }
             Confinement::None | Confinement::Epochs | Confinement::Limiter | Confinement::Fuel => {
                 None
@@ -171,10 +170,6 @@ impl Workbench {
             limits: self.limits,
         })
     }
-}
-
-fn name() -> Arc<str> {
-    "workbench".into()
 }
 
 impl Sample {
@@ -192,7 +187,7 @@ impl Ready {
     /// When it traps or takes more than it may.
     pub async fn instantiate(&self) -> Result<Subject, Failure> {
         if let Some(loaded) = &self.loaded {
-            let guest = loaded.instantiate(&name(), &self.limits).await?;
+            let guest = loaded.instantiate(&Sandbox::closed(&self.limits)).await?;
             return Ok(Subject(Held::ByGateway(guest)));
         }
         let mut store = self.store()?;
@@ -205,7 +200,7 @@ impl Ready {
     }
 
     fn store(&self) -> Result<Store<HostState>, Failure> {
-        let state = HostState::new(&name(), &self.limits);
+        let state = HostState::new(&Sandbox::closed(&self.limits));
         Ok(match self.confinement {
             Confinement::None => Store::new(&self.engine, state),
             Confinement::Epochs => {
@@ -231,7 +226,7 @@ impl Subject {
     /// When it traps, or refuses.
     pub async fn start(&mut self) -> Result<(), Failure> {
         let setup = Setup {
-            instance: name().to_string(),
+            instance: "workbench".to_owned(),
             configuration: "{}".to_owned(),
             granted_streams: Vec::new(),
             hand_over: None,

@@ -14,15 +14,17 @@ const WASM_MAGIC: &[u8; 4] = b"\0asm";
 const COMPONENT_LAYER: [u8; 4] = [0x0d, 0, 1, 0];
 const CORE_MODULE_LAYER: [u8; 4] = [1, 0, 0, 0];
 
-/// Packages of WASI that are there for the sake of language run-times, with nothing behind them that reaches out:
-/// no directory, no network, no environment.
-const WASI_PACKAGES: [&str; 6] = [
+/// Packages of WASI that are there for the sake of language run-times, with nothing behind them that reaches out unless it
+/// is granted: no directory, no network, no environment.
+const WASI_PACKAGES: [&str; 8] = [
     "wasi:io/",
     "wasi:clocks/",
     "wasi:random/",
     "wasi:cli/",
     "wasi:filesystem/",
     "wasi:sockets/",
+    "wasi:http/types",
+    "wasi:http/outgoing-handler",
 ];
 
 fn not_a_component(detail: impl Into<String>) -> Failure {
@@ -142,9 +144,11 @@ mod tests {
             &guest,
         );
         assert_eq!(check(&good, Kind::Connector), Ok(Contract::V0_1));
-        let web = interfaces(&["wasi:http/outgoing-handler@0.2.0"], &guest);
-        let words = "wasi:http/outgoing-handler@0.2.0, which world connector does not grant";
-        assert!(detail(check(&web, Kind::Connector)).contains(words));
+        let client = interfaces(&["wasi:http/outgoing-handler@0.2.0"], &guest);
+        assert_eq!(check(&client, Kind::Connector), Ok(Contract::V0_1));
+        let store = interfaces(&["wasi:keyvalue/store@0.2.0"], &guest);
+        let words = "wasi:keyvalue/store@0.2.0, which world connector does not grant";
+        assert!(detail(check(&store, Kind::Connector)).contains(words));
         let clock = interfaces(
             &["wasi:clocks/wall-clock@0.2.3"],
             &["moorline:edge/policy-guest@0.1.0"],

@@ -266,7 +266,7 @@ impl Page {
 
     fn connectors(&mut self, status: &Status) -> fmt::Result {
         type Figure = fn(&super::ConnectorEntry) -> u64;
-        let figures: [(&str, &str, &str, Figure); 7] = [
+        let figures: [(&str, &str, &str, Figure); 8] = [
             (
                 "connector_running",
                 "Whether every instance serves.",
@@ -309,11 +309,25 @@ impl Page {
                 "gauge",
                 |connector| connector.memory_bytes,
             ),
+            (
+                "connector_cpu_ms_total",
+                "CPU time of its guests.",
+                "counter",
+                |connector| connector.cpu_ms,
+            ),
         ];
         for (name, help, kind, figure) in figures {
             self.head(name, help, kind)?;
             for connector in &status.connectors {
                 self.sample(name, &[("connector", &connector.name)], &figure(connector))?;
+            }
+        }
+        let name = "connector_limit_exceeded_total";
+        self.head(name, "How often it exceeded a limit.", "counter")?;
+        for connector in &status.connectors {
+            for limit in &connector.limits {
+                let labels = [("connector", &*connector.name), ("limit", &*limit.key)];
+                self.sample(name, &labels, &limit.exceeded)?;
             }
         }
         Ok(())

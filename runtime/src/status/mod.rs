@@ -296,8 +296,56 @@ pub struct ConnectorEntry {
     pub back_pressure: u64,
     /// Bytes of the instances' linear memories.
     pub memory_bytes: u64,
+    /// CPU time of the instances' guests since the process started.
+    #[serde(default)]
+    pub cpu_ms: u64,
+    /// Instances that have used more than their share of the processor and are not called for now.
+    #[serde(default)]
+    pub paused: u64,
+    /// The limits that were exceeded since the process started.
+    #[serde(default)]
+    pub limits: Vec<LimitEntry>,
+    /// How often it wanted what is not granted to it.
+    #[serde(default)]
+    pub denied: u64,
+    /// The last thing of these, and the key that would grant it.
+    #[serde(default)]
+    pub last_denied: Option<String>,
     /// What is wrong now.
     pub error: Option<String>,
+}
+
+/// A limit that was exceeded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitEntry {
+    /// Its key in `[connector.limits]`.
+    pub key: String,
+    /// What it stands at, in the unit of its key.
+    pub value: u64,
+    /// How often it was exceeded, by all instances together.
+    pub exceeded: u64,
+}
+
+impl LimitEntry {
+    /// Those of a connector, whose instances share their limits.
+    #[must_use]
+    pub fn of(connector: &crate::plugins::ConnectorStatus) -> Vec<Self> {
+        let mut entries: Vec<Self> = Vec::new();
+        for instance in &connector.instances {
+            for (exceeded, count) in instance.limits.iter() {
+                let key = exceeded.limit.key();
+                match entries.iter_mut().find(|entry| entry.key == key) {
+                    Some(entry) => entry.exceeded += count,
+                    None => entries.push(Self {
+                        key: key.to_owned(),
+                        value: exceeded.value,
+                        exceeded: count,
+                    }),
+                }
+            }
+        }
+        entries
+    }
 }
 
 /// The reconnect policy.

@@ -13,8 +13,9 @@ use moorline_core::time::{Instant, TimestampMs, rounded_ms, saturating_ms};
 
 use super::wear::alarm as wear_alarm;
 use super::{
-    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, InboxSection, LinkSection,
-    NetworkChange, NetworkSection, PolicySection, SpoolSection, Status, SwapEntry, WearSection,
+    AlarmEntry, CanarySection, ConnectorEntry, DisconnectEntry, InboxSection, LimitEntry,
+    LinkSection, NetworkChange, NetworkSection, PolicySection, SpoolSection, Status, SwapEntry,
+    WearSection,
 };
 use crate::clock::Clock;
 use crate::inbox::InboxStatus;
@@ -451,6 +452,11 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
         restarts: sum(|instance| instance.restarts),
         back_pressure: sum(|instance| instance.back_pressure),
         memory_bytes: sum(|instance| instance.memory_bytes as u64),
+        cpu_ms: sum(|instance| u64::try_from(instance.cpu.as_millis()).unwrap_or(u64::MAX)),
+        paused: sum(|instance| u64::from(instance.paused_until.is_some())),
+        limits: LimitEntry::of(connector),
+        denied: sum(|instance| instance.denied.count),
+        last_denied: connector.last_denied(),
         error: instance_error.or_else(|| refused(&connector.component)),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moorline::clock::Clock;
 use moorline::plugins::{
-    self, ConnectionSettings, ConnectorSettings, DeliveryRefused, InstanceState, Platform,
+    self, ConnectionSettings, ConnectorSettings, DeliveryRefused, Grants, InstanceState, Platform,
     PluginSettings, Plugins, Succession,
 };
 use moorline::spool::{self, Appender, Outlet, Spool, SpoolSettings};
@@ -71,6 +71,7 @@ impl Host {
             connections: (0..connections).map(connection).collect(),
             report: Rules::default(),
             limits: limits(),
+            grants: Grants::default(),
             succession: Succession::default(),
         };
         let settings = PluginSettings {

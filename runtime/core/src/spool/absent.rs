@@ -21,6 +21,7 @@ use super::lane::Reader;
 use super::pending::Pending;
 use super::range::{Range, Ranges};
 use super::retention::Pool;
+use super::segment::number_in;
 use super::storage::{Storage, StorageError};
 use super::tail::Tail;
 use super::{Keep, Limits, Position, Spool};
@@ -189,7 +190,12 @@ impl<S: Storage> Spool<S> {
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         let (found, how, _) = CursorFile::load(&mut storage)?;
         let ours = found.state.identity == self.cursor.state.identity;
-        if how != CursorFound::Fresh && !ours {
+        // A spool that nothing was ever written to has left files and no identity.
+        let nobodys = found.state.identity == 0
+            && !listed
+                .iter()
+                .any(|file| number_in(&file.name, "segment").is_some());
+        if how != CursorFound::Fresh && !ours && !nobodys {
             return Err(StorageError::Foreign);
         }
         self.pool = Pool::recover(&mut storage, &listed, self.limits);

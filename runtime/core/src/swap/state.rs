@@ -102,8 +102,8 @@ pub enum Reason {
     Trapped,
     /// It did not come back before its deadline.
     Stalled,
-    /// It wanted more memory than it is allowed.
-    OutOfMemory,
+    /// It wanted more of something than it is allowed: memory, tables, instances.
+    OverLimit,
     /// It refused its configuration or the hand-over bytes.
     Refused,
     /// More of its calls ended with a fault than of the generation's before it.
@@ -135,7 +135,7 @@ impl Reason {
             | Self::WrongWorld
             | Self::Trapped
             | Self::Stalled
-            | Self::OutOfMemory
+            | Self::OverLimit
             | Self::Refused
             | Self::Faulty
             | Self::Silent
@@ -153,7 +153,7 @@ impl fmt::Display for Reason {
             Self::WrongWorld => "has the wrong world",
             Self::Trapped => "trapped",
             Self::Stalled => "missed its deadline",
-            Self::OutOfMemory => "exceeded its memory limit",
+            Self::OverLimit => "exceeded a limit",
             Self::Refused => "refused to start",
             Self::Faulty => "failed too often",
             Self::Silent => "fell silent",

@@ -91,6 +91,16 @@ fn human(file: &Path, inspection: &Inspection) -> String {
         "reaches",
         &or_nothing(&reaches(&inspection.imports).join(", ")),
     );
+    let mut head = "grants";
+    for want in plugins::wants(&inspection.imports) {
+        let names: Vec<_> = want.imports.iter().map(|name| interface(name)).collect();
+        let (grant, otherwise) = (want.grant, want.otherwise);
+        row(
+            head,
+            &format!("{grant}, for {}; without it: {otherwise}", names.join(", ")),
+        );
+        head = "";
+    }
     for (head, names) in [
         ("imports", &inspection.imports),
         ("exports", &inspection.exports),
@@ -133,6 +143,11 @@ fn signature(inspection: &Inspection) -> String {
         }
         Err(failure) => failure.to_string(),
     }
+}
+
+/// Without its version.
+fn interface(import: &str) -> &str {
+    import.split('@').next().unwrap_or(import)
 }
 
 fn or_nothing(text: &str) -> String {
@@ -179,6 +194,11 @@ fn as_json(file: &Path, inspection: &Inspection) -> serde_json::Value {
         }),
         Err(failure) => json!({ "ok": false, "error": failure.to_string() }),
     };
+    let wants = plugins::wants(&inspection.imports);
+    let grants: Vec<_> = wants
+        .iter()
+        .map(|want| json!({ "grant": want.grant, "without": want.otherwise, "imports": want.imports }))
+        .collect();
     json!({
         "file": file,
         "world": inspection.kind.name(),
@@ -187,6 +207,7 @@ fn as_json(file: &Path, inspection: &Inspection) -> serde_json::Value {
         "version": inspection.version,
         "hand_over_schema": inspection.hand_over_schema,
         "reaches": reaches(&inspection.imports),
+        "grants": grants,
         "imports": inspection.imports,
         "imports_by_package": grouped(&inspection.imports),
         "exports": inspection.exports,

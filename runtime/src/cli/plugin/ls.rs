@@ -132,6 +132,27 @@ fn table(plugins: &[PluginEntry]) -> String {
             let reason = figures::harmless(&refused.reason);
             lines.push(format!("{:<names$}  build {} {reason}", "", refused.digest));
         }
+        if let Some(error) = &plugin.error {
+            lines.push(format!("{:<names$}  {}", "", figures::harmless(error)));
+        }
+        if plugin.paused > 0 {
+            lines.push(format!(
+                "{:<names$}  {} of its instances are paused: they used more than their cpu_percent",
+                "", plugin.paused
+            ));
+        }
+        if let Some(denied) = &plugin.denied {
+            lines.push(format!("{:<names$}  {}", "", figures::harmless(denied)));
+        }
+        for limit in &plugin.limits {
+            lines.push(format!(
+                "{:<names$}  exceeded {} times: {} = {} of [connector.limits]",
+                "",
+                limit.exceeded,
+                figures::harmless(&limit.key),
+                limit.value
+            ));
+        }
     }
     lines.join("\n")
 }

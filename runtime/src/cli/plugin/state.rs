@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use moorline_core::plugin_state::{Backup, Entries, STATE_BYTES_MAX, bytes_of};
+use moorline_core::plugin_state::{Backup, Entries, bytes_of, check};
 use serde_json::json;
 
 use crate::admin::protocol::{Answer, Request};
@@ -18,7 +18,7 @@ use crate::admin::{Client, ClientError};
 use crate::bounded_file;
 use crate::cli::{ConfigFile, OutputFormat, exit, figures, glob, reload};
 use crate::config::{self, Settings};
-use crate::plugins::{StateTrouble, put_state, state_files};
+use crate::plugins::{StateFile, StateTrouble, state_files};
 use crate::spool::disk::{DirectoryError, Disk};
 
 /// A document: a thousand instances that keep a little, or some that keep as much as they may.
@@ -128,28 +128,29 @@ fn list(options: &ListOptions) -> Result<(), ExitCode> {
             let entry = |(name, entries): (&String, &Entries)| {
                 json!({
                     "instance": name,
-                    "configured": configured.contains(name),
+                    "configured": configured.contains_key(name),
                     "keys": entries.len(),
                     "bytes": bytes_of(entries),
+                    "bytes_max": configured.get(name),
                 })
             };
             let unreadable = |(name, trouble): (&String, &StateTrouble)| {
                 let error = trouble.to_string();
-                json!({ "instance": name, "configured": configured.contains(name), "error": error })
+                json!({ "instance": name, "configured": configured.contains_key(name), "error": error })
             };
             let all: Vec<_> = kept
                 .iter()
                 .map(entry)
                 .chain(bad.iter().map(unreadable))
                 .collect();
-            exit::print(&json!({ "instances": all, "bytes_max": STATE_BYTES_MAX }));
+            exit::print(&json!({ "instances": all }));
         }
         OutputFormat::Human if kept.is_empty() && bad.is_empty() => {
             exit::print(&"no plugin keeps anything");
         }
         OutputFormat::Human => {
             let note = |name: &String| {
-                if configured.contains(name) {
+                if configured.contains_key(name) {
                     ""
                 } else {
                     "  (the configuration has no such instance)"
@@ -158,8 +159,10 @@ fn list(options: &ListOptions) -> Result<(), ExitCode> {
             for (name, entries) in &kept {
                 let (keys, bytes) = (entries.len(), bytes_of(entries));
                 let name_shown = figures::harmless(name);
+                let most = configured.get(name).map(|most| format!(" of {most}"));
                 exit::print(&format!(
-                    "{name_shown:<32} {keys:>5} keys  {bytes:>7} bytes of {STATE_BYTES_MAX}{}",
+                    "{name_shown:<32} {keys:>5} keys  {bytes:>8} bytes{}{}",
+                    most.unwrap_or_default(),
                     note(name)
                 ));
             }
@@ -172,18 +175,20 @@ fn list(options: &ListOptions) -> Result<(), ExitCode> {
     Ok(())
 }
 
-/// The names of the instances that the configuration has.
-fn instances(settings: &Settings) -> Vec<String> {
-    let mut names = Vec::new();
+/// The instances that the configuration has, and how many bytes each may keep.
+fn instances(settings: &Settings) -> BTreeMap<String, usize> {
+    let mut instances = BTreeMap::new();
     for connector in &settings.connectors {
+        let bytes_max = connector.limits.state_bytes;
         if connector.connections.is_empty() {
-            names.push(connector.name.clone());
+            instances.insert(connector.name.clone(), bytes_max);
         }
         for connection in &connector.connections {
-            names.push(format!("{}/{}", connector.name, connection.name));
+            let name = format!("{}/{}", connector.name, connection.name);
+            instances.insert(name, bytes_max);
         }
     }
-    names
+    instances
 }
 
 fn export(options: &ExportOptions) -> Result<(), ExitCode> {
@@ -221,90 +226,125 @@ fn import(options: &ImportOptions) -> Result<(), ExitCode> {
     let settings = load(&options.config)?;
     let chosen = chosen(options, &settings)?;
     match Client::connect(&settings.state_dir) {
-        Ok(client) => by_the_gateway(client, chosen),
-        Err(ClientError::NotRunning(_)) => by_file(&settings, chosen),
+        Ok(client) => by_the_gateway(&settings, client, &chosen),
+        Err(ClientError::NotRunning(_)) => by_file(&settings, &chosen),
         Err(error @ (ClientError::NotAllowed(_) | ClientError::Broken(..))) => {
             Err(exit::fail(exit::OS, &error))
         }
     }
 }
 
-/// What of the document is meant and has a place.
-fn chosen(options: &ImportOptions, settings: &Settings) -> Result<Backup, ExitCode> {
+/// What an instance is to keep.
+struct Chosen {
+    instance: String,
+    bytes_max: usize,
+    entries: Entries,
+}
+
+impl Chosen {
+    fn shown(&self) -> String {
+        figures::harmless(&self.instance)
+    }
+
+    fn prepare(&self, settings: &Settings) -> Result<StateFile, ExitCode> {
+        let (state_dir, bytes_max) = (&settings.state_dir, self.bytes_max);
+        StateFile::prepare(state_dir, &self.instance, bytes_max, &self.entries)
+            .map_err(|trouble| self.fail(&trouble))
+    }
+
+    fn fail(&self, trouble: &StateTrouble) -> ExitCode {
+        let why = format!(
+            "{}: {trouble}; what came before it is put back",
+            self.shown()
+        );
+        exit::fail(exit::OS, &why)
+    }
+}
+
+/// What of the document is meant, has a place, and fits there.
+fn chosen(options: &ImportOptions, settings: &Settings) -> Result<Vec<Chosen>, ExitCode> {
     let file = options.file.display();
+    let refuse = |why: String| exit::fail(exit::DATA, &why);
     let text = bounded_file::read_text(&options.file, DOCUMENT_BYTES_MAX)
-        .map_err(|error| exit::fail(exit::DATA, &format!("{file}: {error}")))?;
-    let mut backup =
-        Backup::parse(&text).map_err(|error| exit::fail(exit::DATA, &format!("{file} {error}")))?;
+        .map_err(|error| refuse(format!("{file}: {error}")))?;
+    let backup = Backup::parse(&text).map_err(|error| refuse(format!("{file} {error}")))?;
     let configured = instances(settings);
-    backup.instances.retain(|name, _| {
-        let meant = is_meant(options.instance.as_ref(), name);
-        let known = configured.contains(name);
-        if meant && !known {
-            let name = figures::harmless(name);
+    let mut all = Vec::new();
+    for (instance, entries) in backup.instances {
+        if !is_meant(options.instance.as_ref(), &instance) {
+            continue;
+        }
+        let name = figures::harmless(&instance);
+        let Some(bytes_max) = configured.get(&instance).copied() else {
             exit::progress(&format!(
                 "{name} is left out: the configuration has no such instance"
             ));
-        }
-        meant && known
-    });
-    if backup.instances.is_empty() {
-        let why = format!("{file} holds nothing for this gateway; nothing was changed");
-        return Err(exit::fail(exit::DATA, &why));
+            continue;
+        };
+        check(&entries, bytes_max).map_err(|error| refuse(format!("{file} {name}: {error}")))?;
+        all.push(Chosen {
+            instance,
+            bytes_max,
+            entries,
+        });
     }
-    Ok(backup)
+    if all.is_empty() {
+        return Err(refuse(format!(
+            "{file} holds nothing for this gateway; nothing was changed"
+        )));
+    }
+    Ok(all)
 }
 
-fn by_the_gateway(mut client: Client, backup: Backup) -> Result<(), ExitCode> {
-    for (instance, entries) in backup.instances {
-        let one = Backup {
-            instances: BTreeMap::from([(instance.clone(), entries)]),
+fn by_the_gateway(settings: &Settings, mut client: Client, all: &[Chosen]) -> Result<(), ExitCode> {
+    for chosen in all {
+        let file = chosen.prepare(settings)?;
+        let request = Request::RestoreState {
+            instance: chosen.instance.clone(),
         };
-        let document = serde_json::from_str(&one.to_json())
-            .map_err(|error| exit::fail(exit::SOFTWARE, &error))?;
-        let answer = client
-            .ask(&Request::RestoreState { document })
-            .map_err(|error| exit::fail(exit::OS, &error))?;
-        let instance = figures::harmless(&instance);
-        match answer {
-            Answer::StateRestored { restarted: true } => {
+        let answer = client.ask(&request);
+        let instance = chosen.shown();
+        let failed = match answer {
+            Ok(Answer::StateRestored { restarted: true }) => {
                 exit::print(&format!("{instance}: put back, and started anew with it"));
+                continue;
             }
-            Answer::StateRestored { restarted: false } => {
+            Ok(Answer::StateRestored { restarted: false }) => {
                 exit::print(&format!("{instance}: put back; nothing serves now"));
+                continue;
             }
-            Answer::Refused { why } | Answer::Pending { why } | Answer::Invalid { why } => {
+            // The gateway comes to it, and needs the file.
+            Ok(Answer::Pending { why }) => {
                 let why = format!("{instance}: {}", figures::harmless(&why));
                 return Err(exit::fail(exit::DATA, &why));
             }
-            Answer::Plugins { .. } | Answer::Swap(_) => {
-                return Err(exit::fail(exit::SOFTWARE, &"an odd answer"));
+            Ok(Answer::Refused { why } | Answer::Invalid { why }) => {
+                let why = format!("{instance}: {}", figures::harmless(&why));
+                exit::fail(exit::DATA, &why)
             }
-        }
+            Ok(Answer::Plugins { .. } | Answer::Swap(_)) => {
+                exit::fail(exit::SOFTWARE, &"an odd answer")
+            }
+            Err(error) => exit::fail(exit::OS, &error),
+        };
+        file.withdraw();
+        return Err(failed);
     }
     Ok(())
 }
 
-fn by_file(settings: &Settings, backup: Backup) -> Result<(), ExitCode> {
+fn by_file(settings: &Settings, all: &[Chosen]) -> Result<(), ExitCode> {
     if reload::status_of_running(settings).is_some() {
         let why = "a gateway runs and its admin socket does not answer; its log says why";
         return Err(exit::fail(exit::OS, &why));
     }
     // So that none starts meanwhile, which would read half of it.
     let _locks = lock(settings).map_err(|error| exit::fail(exit::OS, &error))?;
-    for (instance, entries) in backup.instances {
-        put(&settings.state_dir, &instance, entries)?;
+    for chosen in all {
+        let file = chosen.prepare(settings)?;
+        file.put().map_err(|trouble| chosen.fail(&trouble))?;
+        exit::print(&format!("{}: put back, for the next start", chosen.shown()));
     }
-    Ok(())
-}
-
-fn put(state_dir: &Path, instance: &str, entries: Entries) -> Result<(), ExitCode> {
-    let shown = figures::harmless(instance);
-    put_state(state_dir, instance, entries).map_err(|trouble| {
-        let why = format!("{shown}: {trouble}; what came before it is put back");
-        exit::fail(exit::OS, &why)
-    })?;
-    exit::print(&format!("{shown}: put back, for the next start"));
     Ok(())
 }
 

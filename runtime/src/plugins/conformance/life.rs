@@ -16,8 +16,9 @@ use crate::clock::Clock;
 use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
     Description, Event, Fault, HandOver, LinkState, RpcRequest, Setup,
 };
+use crate::plugins::grants::Sandbox;
 use crate::plugins::guest::Guest;
-use crate::plugins::host::{KeyValues, PendingRpcs, Reporting, Resident, log};
+use crate::plugins::host::{Confined, KeyValues, PendingRpcs, Reporting, Resident};
 use crate::plugins::instance::stream_event;
 use crate::plugins::names::Names;
 use crate::plugins::streams::{StreamEvent, Streams};
@@ -61,9 +62,10 @@ impl<'a> Life<'a> {
     /// A guest that is not started yet.
     pub(super) async fn conceived(bench: &'a Bench) -> Result<Self, End> {
         let instance: Arc<str> = "conformance/device".into();
+        let sandbox = Sandbox::closed(&bench.limits);
         let mut guest = bench
             .loaded
-            .instantiate(&instance, &bench.limits)
+            .instantiate(&sandbox)
             .await
             .map_err(End::Failed)?;
         let clock = Clock::start();
@@ -77,8 +79,12 @@ impl<'a> Life<'a> {
             claims,
             rpcs: PendingRpcs::default(),
             streams,
-            state: KeyValues::of(&bench.state_directory, "conformance"),
-            log: log::gate(clock.now()),
+            state: KeyValues::of(
+                &bench.state_directory,
+                "conformance",
+                bench.limits.state_bytes,
+            ),
+            confined: Confined::new(clock.now(), &sandbox),
             report: Reporting::new(&moorline_core::report::Rules::default(), gaps),
             names: Names::default(),
             readings: 0,

@@ -143,8 +143,7 @@ pub async fn test(
         Kind::Connector => {
             let engine = engines.of(kind);
             let pre = guest::link(engine, &component)?;
-            let loaded =
-                Loaded::describe(engine, pre, build, &"conformance".into(), &plan.limits).await?;
+            let loaded = Loaded::describe(engine, pre, build, &plan.limits).await?;
             let bench = Bench::set_up(loaded, plan).await?;
             let checks = connector::judge(&bench, checked).await;
             let description = &bench.loaded.description;

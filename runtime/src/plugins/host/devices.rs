@@ -13,7 +13,6 @@ fn device_name(device: &str) -> Result<DeviceName, EmitError> {
 
 impl Host for HostState {
     async fn connected(&mut self, device: String, profile: String) -> Result<(), EmitError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         let device = device_name(&device)?;
         if profile.len() > NAME_BYTES_MAX || profile.chars().any(char::is_control) {
@@ -30,7 +29,6 @@ impl Host for HostState {
     }
 
     async fn disconnected(&mut self, device: String) -> Result<(), EmitError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         let device = device_name(&device)?;
         resident.report.forget(&device);
@@ -45,7 +43,6 @@ impl Host for HostState {
         device: String,
         values: Vec<Attribute>,
     ) -> Result<(), EmitError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         let device = device_name(&device)?;
         let values = convert::attributes(values, &mut resident.names)

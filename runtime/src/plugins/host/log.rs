@@ -1,42 +1,47 @@
 //! The guest's log, limited in rate and length.
 
-use std::time::Duration;
+use moorline_core::confine::Limit;
+use tracing::Level as Importance;
 
-use moorline_core::time::Instant;
-
+use super::Resident;
 use super::edge::log::{Host, Level};
-use crate::log_gate::LogGate;
 use crate::plugins::store::HostState;
 
-/// Lines in a row.
-const LINES_BURST: u32 = 50;
-/// After that, one line per this long.
-const LINE_INTERVAL: Duration = Duration::from_millis(50);
 const LINE_BYTES_MAX: usize = 2048;
-
-/// A fresh limit for one instance.
-pub(crate) fn gate(now: Instant) -> LogGate {
-    LogGate::new(now, LINES_BURST, LINE_INTERVAL)
-}
 
 impl Host for HostState {
     fn write(&mut self, level: Level, message: String) {
-        let Some(resident) = &mut self.resident else {
-            return;
+        let importance = match level {
+            Level::Error => Importance::ERROR,
+            Level::Warn => Importance::WARN,
+            Level::Info => Importance::INFO,
+            Level::Debug => Importance::DEBUG,
         };
-        let Some(suppressed) = resident.log.admit(resident.clock.now()) else {
-            return;
-        };
-        let instance = &*resident.instance;
-        if suppressed > 0 {
-            tracing::warn!(target: "moorline::guest", instance, suppressed, "lines of this plugin were held back");
+        if let Some(resident) = &mut self.resident {
+            resident.log(importance, &message);
         }
-        let text = shown(&message);
-        match level {
-            Level::Error => tracing::error!(target: "moorline::guest", instance, "{text}"),
-            Level::Warn => tracing::warn!(target: "moorline::guest", instance, "{text}"),
-            Level::Info => tracing::info!(target: "moorline::guest", instance, "{text}"),
-            Level::Debug => tracing::debug!(target: "moorline::guest", instance, "{text}"),
+    }
+}
+
+impl Resident {
+    /// A line of the guest's, if it may have one.
+    pub(super) fn log(&mut self, importance: Importance, message: &str) {
+        let Some(suppressed) = self.confined.log.admit(self.clock.now()) else {
+            return self.hit(Limit::Log);
+        };
+        let instance = &*self.instance;
+        if suppressed > 0 {
+            let exceeded = self.confined.limits.exceeded(Limit::Log);
+            tracing::warn!(target: "moorline::guest", instance, suppressed, "lines of this plugin were held back: {exceeded}");
+        }
+        let text = shown(message);
+        match importance {
+            Importance::ERROR => tracing::error!(target: "moorline::guest", instance, "{text}"),
+            Importance::WARN => tracing::warn!(target: "moorline::guest", instance, "{text}"),
+            Importance::INFO => tracing::info!(target: "moorline::guest", instance, "{text}"),
+            Importance::DEBUG | Importance::TRACE => {
+                tracing::debug!(target: "moorline::guest", instance, "{text}");
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Everything here works on [`Resident`], which has one owner at a time: the Store of the generation that serves. While
 //! a component only describes itself nothing is behind its imports, and they answer accordingly.
 
+mod confined;
 mod devices;
-pub(crate) mod log;
+mod log;
 mod report;
 mod rpc;
 mod state;
@@ -15,13 +16,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_core::confine::Limit;
 use moorline_core::message::{DeviceName, Uplink};
 use moorline_core::route::DEVICES_MAX;
 use moorline_core::time::saturating_ms;
 
+pub(crate) use confined::Confined;
 pub(crate) use report::Reporting;
 pub(crate) use rpc::PendingRpcs;
-pub(crate) use state::{KeyValues, StateTrouble, instance_of, read as read_state};
+pub(crate) use state::{KeyValues, Replacement, StateTrouble, instance_of, read as read_state};
 
 use super::bindings::connector::moorline::edge;
 use super::names::Names;
@@ -29,7 +32,6 @@ use super::routes::Claims;
 use super::store::HostState;
 use super::streams::Streams;
 use crate::clock::Clock;
-use crate::log_gate::LogGate;
 use crate::spool::{AppendRefused, Appender};
 use edge::telemetry::EmitError;
 
@@ -45,7 +47,8 @@ pub(crate) struct Resident {
     pub(crate) rpcs: PendingRpcs,
     pub(crate) streams: Streams,
     pub(crate) state: KeyValues,
-    pub(crate) log: LogGate,
+    /// What it has used of its limits.
+    pub(crate) confined: Confined,
     pub(crate) report: Reporting,
     pub(crate) names: Names,
     pub(crate) readings: u64,
@@ -69,6 +72,13 @@ impl Resident {
     async fn append(&mut self, uplink: Uplink) -> Result<(), EmitError> {
         let back_pressure =
             |after: Duration| Err(EmitError::BackPressure(saturating_ms(after).max(1)));
+        // A connection, an attribute or an answer is a record of the spool, too.
+        let count = uplink.readings().max(1);
+        if let Err(wait) = self.confined.take_readings(self.clock.now(), count) {
+            self.hit(Limit::Emit);
+            self.back_pressure += 1;
+            return back_pressure(wait);
+        }
         let answer = match self.appender.append(uplink).await {
             Ok(_sequence) => Ok(()),
             Err(AppendRefused::Behind { retry_after }) => back_pressure(retry_after),
@@ -79,6 +89,7 @@ impl Resident {
         };
         if let Err(EmitError::BackPressure(_)) = answer {
             self.back_pressure += 1;
+            self.confined.give_back_readings(count);
         }
         answer
     }
@@ -103,8 +114,9 @@ impl edge::types::Host for HostState {}
 
 impl edge::clock::Host for HostState {
     fn now(&mut self) -> f64 {
-        self.resident
-            .as_ref()
+        let resident = self.resident.as_ref();
+        resident
+            .filter(|resident| resident.confined.wall_clock)
             .map_or(0.0, |resident| to_f64(resident.clock.wall().0))
     }
 

@@ -107,7 +107,6 @@ impl PendingRpcs {
 
 impl Host for HostState {
     async fn reply(&mut self, id: u32, body: String) -> Result<(), EmitError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         convert::check_json(&body).map_err(|bad| refused(format!("the answer {bad}")))?;
         let now = resident.clock.now();

@@ -3,10 +3,12 @@
 //! Changes live in memory until the call that made them has ended well; then the file is replaced as a whole. A call
 //! that traps leaves no trace.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use moorline_core::plugin_state::{Entries, KEY_BYTES_MAX, STATE_BYTES_MAX};
+use moorline_core::confine::Limit;
+use moorline_core::plugin_state::{Entries, KEY_BYTES_MAX, OutOfBounds, check};
 
 use super::edge::state::{Host, StateError};
 use crate::plugins::cache::write_private;
@@ -14,6 +16,9 @@ use crate::plugins::store::HostState;
 
 /// How the files end.
 const FILE: &str = ".state";
+const PRIVATE_FILE: u32 = 0o600;
+/// What another than the guest wants to be kept instead, beside the file.
+const REPLACEMENT: &str = "restore";
 
 /// Why the state is not there.
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +27,16 @@ pub(crate) enum StateTrouble {
     File(#[from] io::Error),
     #[error("the file is damaged")]
     Damaged,
+    #[error("{0}")]
+    OutOfBounds(#[from] OutOfBounds),
 }
 
 /// One instance's state.
 #[derive(Debug)]
 pub(crate) struct KeyValues {
     path: PathBuf,
+    /// Keys and values together.
+    bytes_max: usize,
     /// As in the file; `None` = not read yet, or unreadable.
     kept: Option<Entries>,
     /// With the changes of the call under way.
@@ -35,18 +44,14 @@ pub(crate) struct KeyValues {
 }
 
 impl KeyValues {
-    /// The state of `instance` in `directory`. Reads nothing yet.
-    pub(crate) fn of(directory: &Path, instance: &str) -> Self {
+    /// The state of `instance` in `directory`, of at most `bytes_max`. Reads nothing yet.
+    pub(crate) fn of(directory: &Path, instance: &str, bytes_max: usize) -> Self {
         Self {
             path: directory.join(file_name(instance)),
+            bytes_max,
             kept: None,
             changed: None,
         }
-    }
-
-    /// Its file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     fn entries(&mut self) -> Result<&Entries, StateError> {
@@ -75,7 +80,8 @@ impl KeyValues {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StateError> {
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > STATE_BYTES_MAX {
+        let bytes_max = self.bytes_max;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > bytes_max {
             return Err(StateError::TooLarge);
         }
         self.change(|entries| {
@@ -84,7 +90,7 @@ impl KeyValues {
                 .filter(|(other, _)| **other != key)
                 .map(|(key, value)| key.len() + value.len())
                 .sum();
-            if others + key.len() + value.len() > STATE_BYTES_MAX {
+            if others + key.len() + value.len() > bytes_max {
                 return Err(StateError::Full);
             }
             entries.insert(key, value);
@@ -113,11 +119,11 @@ impl KeyValues {
         Some(write)
     }
 
-    /// What another than the guest wants to be kept instead, to be written. [`KeyValues::forget`] comes next.
-    pub(crate) fn replacement(&self, entries: Entries) -> StateWrite {
-        StateWrite {
+    /// What another than the guest wants to be kept instead, to be put in place. [`KeyValues::forget`] comes next.
+    pub(crate) fn replacement(&self) -> Replacement {
+        Replacement {
             path: self.path.clone(),
-            entries,
+            bytes_max: self.bytes_max,
         }
     }
 
@@ -152,9 +158,56 @@ impl StateWrite {
             }
             written => written?,
         }
-        // Without this a loss of power could bring the file before back.
-        std::fs::File::open(directory)?.sync_all()?;
-        Ok(())
+        sync(directory)
+    }
+}
+
+/// Without this a loss of power could bring the file before back.
+fn sync(directory: &Path) -> Result<(), StateTrouble> {
+    Ok(std::fs::File::open(directory)?.sync_all()?)
+}
+
+/// A state that takes the place of another.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    path: PathBuf,
+    bytes_max: usize,
+}
+
+impl Replacement {
+    /// For the state of `instance` in `directory`, which may have `bytes_max`.
+    pub(crate) fn of(directory: &Path, instance: &str, bytes_max: usize) -> Self {
+        KeyValues::of(directory, instance, bytes_max).replacement()
+    }
+
+    /// Where it waits.
+    pub(crate) fn draft(&self) -> PathBuf {
+        self.path.with_extension(REPLACEMENT)
+    }
+
+    /// Puts it beside the file it is to replace. Writes the disk.
+    pub(crate) fn prepare(&self, entries: &Entries) -> Result<(), StateTrouble> {
+        let bytes = postcard::to_stdvec(entries).map_err(|_refused| StateTrouble::Damaged)?;
+        // Not by way of a draft of its own, whose name the gateway uses for the state.
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(PRIVATE_FILE)
+            .open(self.draft())?;
+        file.write_all(&bytes)?;
+        Ok(file.sync_all()?)
+    }
+
+    /// Puts it in place, if it is one that the instance may keep. Works on the disk: not for a task that has other things to
+    /// do.
+    pub(crate) fn run(&self) -> Result<(), StateTrouble> {
+        let draft = self.draft();
+        // What is not there would be read as an empty one.
+        std::fs::symlink_metadata(&draft)?;
+        check(&read(&draft)?, self.bytes_max)?;
+        std::fs::rename(draft, &self.path)?;
+        sync(self.path.parent().unwrap_or(Path::new(".")))
     }
 }
 
@@ -207,7 +260,11 @@ impl Host for HostState {
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StateError> {
         let resident = self.resident.as_mut().ok_or(StateError::Unavailable)?;
-        resident.state.set(key, value)
+        let set = resident.state.set(key, value);
+        if let Err(StateError::Full | StateError::TooLarge) = set {
+            resident.hit(Limit::State);
+        }
+        set
     }
 
     fn delete(&mut self, key: String) -> Result<(), StateError> {
@@ -220,10 +277,12 @@ impl Host for HostState {
 mod tests {
     use super::*;
 
+    const STATE_BYTES_MAX: usize = 256 * 1024;
+
     #[test]
     fn changes_are_kept_when_the_call_ends_well_and_only_then() {
         let directory = tempfile::tempdir().unwrap();
-        let mut state = KeyValues::of(directory.path(), "modbus/press 1");
+        let mut state = KeyValues::of(directory.path(), "modbus/press 1", STATE_BYTES_MAX);
         assert_eq!(state.set("n".into(), vec![1]), Ok(()));
         assert_eq!(state.entries().unwrap().get("n"), Some(&vec![1]));
         state.discard_changes();
@@ -231,7 +290,7 @@ mod tests {
         assert_eq!(state.set("n".into(), vec![2]), Ok(()));
         state.take_changes().unwrap().run().unwrap();
         assert!(state.take_changes().is_none());
-        let mut again = KeyValues::of(directory.path(), "modbus/press 1");
+        let mut again = KeyValues::of(directory.path(), "modbus/press 1", STATE_BYTES_MAX);
         assert_eq!(again.entries().unwrap().get("n"), Some(&vec![2]));
         assert!(directory.path().join("modbus%2fpress%201.state").exists());
     }
@@ -239,7 +298,7 @@ mod tests {
     #[test]
     fn the_state_is_bounded() {
         let directory = tempfile::tempdir().unwrap();
-        let mut state = KeyValues::of(directory.path(), "a");
+        let mut state = KeyValues::of(directory.path(), "a", STATE_BYTES_MAX);
         assert_eq!(state.set(String::new(), vec![]), Err(StateError::TooLarge));
         assert_eq!(
             state.set("k".into(), vec![0; STATE_BYTES_MAX + 1]),
@@ -265,22 +324,35 @@ mod tests {
     #[test]
     fn what_is_put_in_its_place_is_read_before_the_next_answer() {
         let directory = tempfile::tempdir().unwrap();
-        let mut state = KeyValues::of(directory.path(), "a");
+        let mut state = KeyValues::of(directory.path(), "a", 10);
         assert_eq!(state.set("n".into(), vec![1]), Ok(()));
         state.take_changes().unwrap().run().unwrap();
         assert_eq!(state.set("n".into(), vec![2]), Ok(()));
+        let replacement = state.replacement();
+        assert!(
+            matches!(replacement.run(), Err(StateTrouble::File(_))),
+            "nothing is there"
+        );
+        let large = Entries::from([("m".to_owned(), vec![0; 10])]);
+        replacement.prepare(&large).unwrap();
+        assert!(matches!(
+            replacement.run(),
+            Err(StateTrouble::OutOfBounds(_))
+        ));
         let other = Entries::from([("m".to_owned(), vec![3])]);
-        state.replacement(other.clone()).run().unwrap();
+        replacement.prepare(&other).unwrap();
+        replacement.run().unwrap();
         state.forget();
         assert_eq!(*state.entries().unwrap(), other);
         assert!(state.take_changes().is_none());
+        assert!(!replacement.draft().exists());
     }
 
     #[test]
     fn a_damaged_file_is_unavailable_and_stays_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a.state"), [255; 9]).unwrap();
-        let mut state = KeyValues::of(directory.path(), "a");
+        let mut state = KeyValues::of(directory.path(), "a", STATE_BYTES_MAX);
         assert_eq!(state.set("k".into(), vec![1]), Err(StateError::Unavailable));
         assert!(state.take_changes().is_none());
         assert_eq!(

@@ -2,10 +2,18 @@
 
 use std::time::Duration;
 
+use moorline_core::confine::Limit;
+
+use super::Resident;
 use super::edge::streams::{FrameRule as WitRule, Host, StreamError};
 use crate::plugins::store::HostState;
 use crate::plugins::streams::StreamFault;
 use crate::plugins::streams::frame::FrameRule;
+
+/// Characters of a name that are repeated.
+const NAME_CHARS_SHOWN: usize = 64;
+/// A write waits no longer than this for its streams to have rested.
+const WRITE_REST_MAX: Duration = Duration::from_secs(5);
 
 impl From<StreamFault> for StreamError {
     fn from(fault: StreamFault) -> Self {
@@ -39,16 +47,44 @@ impl From<WitRule> for FrameRule {
     }
 }
 
+impl Resident {
+    /// Lets the streams rest if they owe it. Says what is left of `deadline` then.
+    async fn stream_rest(&mut self, deadline: Duration) -> Result<Duration, StreamError> {
+        let rest = self.confined.stream_rest(self.clock.now());
+        if rest.is_zero() {
+            return Ok(deadline);
+        }
+        self.hit(Limit::Stream);
+        tokio::time::sleep(rest.min(deadline)).await;
+        let left = deadline.saturating_sub(rest);
+        if left.is_zero() {
+            return Err(StreamError::Timeout);
+        }
+        Ok(left)
+    }
+
+    fn count_stream_bytes(&mut self, bytes: usize) {
+        self.confined.count_stream_bytes(self.clock.now(), bytes);
+    }
+}
+
 impl Host for HostState {
     async fn open(&mut self, name: String) -> Result<u32, StreamError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or(StreamError::NotGranted)?;
-        Ok(resident.streams.open(&name).await?)
+        let opened = resident.streams.open(&name).await;
+        if opened == Err(StreamFault::NotGranted) {
+            let shown: String = name.chars().take(NAME_CHARS_SHOWN).collect();
+            resident.deny(&format!(
+                "the stream {shown:?}; streams are granted by [[connector.connection]]"
+            ));
+        }
+        Ok(opened?)
     }
 
     async fn write(&mut self, id: u32, bytes: Vec<u8>) -> Result<(), StreamError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or(StreamError::NotGranted)?;
+        resident.stream_rest(WRITE_REST_MAX).await?;
+        resident.count_stream_bytes(bytes.len());
         Ok(resident.streams.write(id, bytes).await?)
     }
 
@@ -59,17 +95,18 @@ impl Host for HostState {
         rule: WitRule,
         deadline_ms: u32,
     ) -> Result<Vec<u8>, StreamError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or(StreamError::NotGranted)?;
         let deadline = Duration::from_millis(u64::from(deadline_ms));
-        Ok(resident
-            .streams
-            .exchange(id, request, rule.into(), deadline)
-            .await?)
+        let deadline = resident.stream_rest(deadline).await?;
+        let sent = request.len();
+        let streams = &resident.streams;
+        let answer = streams.exchange(id, request, rule.into(), deadline).await;
+        let received = answer.as_ref().map_or(0, Vec::len);
+        resident.count_stream_bytes(sent.saturating_add(received));
+        Ok(answer?)
     }
 
     async fn close(&mut self, id: u32) {
-        self.cpu.waited();
         if let Some(resident) = &self.resident {
             resident.streams.close(id).await;
         }

@@ -10,7 +10,6 @@ use crate::plugins::store::HostState;
 
 impl Host for HostState {
     async fn emit(&mut self, batch: Vec<DeviceReadings>) -> Result<(), EmitError> {
-        self.cpu.waited();
         let resident = self.resident.as_mut().ok_or_else(no_resident)?;
         if batch.is_empty() {
             return Ok(());

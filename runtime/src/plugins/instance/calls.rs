@@ -107,6 +107,7 @@ impl Instance {
 
     /// Brings the figures up to date without waking anybody.
     pub(super) fn show(&mut self) {
+        self.settle_cpu();
         let Some(Body::Up(guest)) = &mut self.body else {
             return;
         };
@@ -118,7 +119,17 @@ impl Instance {
         let report = resident.report.total();
         let emitted = readings + report.suppressed;
         let before = self.before;
+        let hits = (resident.confined.hits != self.status.borrow().limits)
+            .then(|| resident.confined.hits.clone());
+        let denied = (resident.confined.denied != self.status.borrow().denied)
+            .then(|| resident.confined.denied.clone());
         self.status.send_if_modified(|status| {
+            if let Some(hits) = hits {
+                status.limits = hits;
+            }
+            if let Some(denied) = denied {
+                status.denied = denied;
+            }
             status.memory_bytes = memory_bytes;
             status.readings = readings;
             status.suppressed_readings = report.suppressed;
@@ -148,6 +159,15 @@ impl Instance {
             circuit_open = verdict.open,
             "plugin failed: it {words}"
         );
+        if verdict.open {
+            tracing::error!(
+                instance = &*self.name,
+                "plugin failed: so often that it is tried only now and then: until its file changes, it is rolled back, or \
+                 somebody says moorline plugin swap"
+            );
+        }
+        // What it has done until then counts, the limit it may have exceeded among it.
+        self.show();
         self.go_down(Some(now + verdict.wait));
         self.refuse_lost(&words).await;
         self.status.send_modify(|status| {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::plugin_state::Entries;
 use moorline_core::swap::probation::Served;
 use moorline_core::swap::{Failure, Generation};
 use moorline_core::time::Instant;
@@ -58,9 +57,15 @@ impl Instance {
                     });
                 }
             }
-            Control::RestoreState { entries, reply } => {
-                let restored = self.restore_state(entries).await;
+            Control::RestoreState { reply } => {
+                let restored = self.restore_state().await;
                 answer(reply, restored);
+            }
+            Control::Retry => {
+                if self.retry().is_some() {
+                    self.restart.reset();
+                    self.on_retry().await;
+                }
             }
             // Taken care of where the task can end.
             Control::Stop { reply } => answer(reply, ()),
@@ -109,7 +114,7 @@ impl Instance {
 
     /// Another guest of the serving generation.
     async fn instantiate(&mut self, loaded: &Loaded) -> Result<Guest, Failure> {
-        let instantiated = loaded.instantiate(&self.name, &self.limits).await;
+        let instantiated = loaded.instantiate(&self.sandbox).await;
         if let Err(failure) = &instantiated {
             self.on_failure(failure.clone()).await;
         }
@@ -187,7 +192,7 @@ impl Instance {
         };
         serving.hand_over = None;
         let loaded = serving.loaded.clone();
-        let guest = loaded.instantiate(&self.name, &self.limits).await?;
+        let guest = loaded.instantiate(&self.sandbox).await?;
         self.try_start(guest).await
     }
 
@@ -276,7 +281,7 @@ impl Instance {
             return self.go_down(None);
         };
         self.status.send_modify(|status| status.restarts += 1);
-        match serving.loaded.instantiate(&self.name, &self.limits).await {
+        match serving.loaded.instantiate(&self.sandbox).await {
             Ok(guest) => match self.start(guest).await {
                 Ok(_clean) => {
                     tracing::info!(instance = &*self.name, generation = %serving.build().generation, "plugin serves again")
@@ -290,19 +295,15 @@ impl Instance {
 
     /// Puts another state in the place of what is kept. The guest that serves has built on what was before, and so have the
     /// bytes of any hand-over; so it is started anew, without.
-    async fn restore_state(&mut self, entries: Entries) -> Result<Restored, RestoreRefused> {
-        let Some(write) = self
-            .resident()
-            .map(|resident| resident.state.replacement(entries))
-        else {
+    async fn restore_state(&mut self) -> Result<Restored, RestoreRefused> {
+        let Some(replacement) = self.resident().map(|resident| resident.state.replacement()) else {
             return Err(RestoreRefused::Stopping);
         };
-        let written = tokio::task::spawn_blocking(move || write.run()).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(RestoreRefused::Disk(error.to_string())),
-            Err(error) => return Err(RestoreRefused::Disk(error.to_string())),
-        }
+        let replaced = tokio::task::spawn_blocking(move || replacement.run()).await;
+        let disk = |error: String| RestoreRefused::NotReplaced(error);
+        replaced
+            .map_err(|error| disk(error.to_string()))?
+            .map_err(|trouble| disk(trouble.to_string()))?;
         let was_up = self.is_up();
         if was_up {
             self.away();

@@ -17,6 +17,7 @@ use crate::plugins::bindings::policy::ReconnectPolicyPre;
 use crate::plugins::cache::{Cache, digest_of};
 use crate::plugins::contract::{self, Contract};
 use crate::plugins::engine::{Compiled, Engines, Kind};
+use crate::plugins::grants::Sandbox;
 use crate::plugins::guest::{self, Loaded};
 use crate::plugins::instance::{Control, CutOverResult, Prepared, TookOver};
 use crate::plugins::policy::{self, PolicyGuest, Work};
@@ -206,8 +207,7 @@ pub(super) fn check(engine: &Engine, kind: Kind, component: &Component) -> Resul
 
 /// The guests of a connector's candidate: one for each instance.
 pub(super) struct Guests {
-    pub(super) names: Vec<Arc<str>>,
-    pub(super) limits: Limits,
+    pub(super) sandboxes: Vec<Arc<Sandbox>>,
     /// They are made beside those that serve; otherwise only the description is asked for, with nothing granted.
     pub(super) beside: bool,
 }
@@ -221,7 +221,8 @@ pub(super) async fn warm_connector(
     (gate, origin): (Gate, Origin),
 ) -> Option<Done> {
     let warmed = async {
-        let loaded = describe(build, &engine, pre, guests.limits).await?;
+        let limits = guests.sandboxes.first().map(|sandbox| sandbox.limits);
+        let loaded = describe(build, &engine, pre, limits.unwrap_or_default()).await?;
         let (name, version) = (
             loaded.description.name.clone(),
             loaded.description.version.clone(),
@@ -252,21 +253,16 @@ async fn describe(
     pre: ConnectorPre<HostState>,
     limits: Limits,
 ) -> Result<Arc<Loaded>, Failure> {
-    let sandbox: Arc<str> = "describe".into();
-    let described = Loaded::describe(engine, pre, build, &sandbox, &limits).await;
+    let described = Loaded::describe(engine, pre, build, &limits).await;
     described.map(Arc::new)
 }
 
 async fn instantiate(loaded: &Arc<Loaded>, guests: Guests) -> Result<Vec<Prepared>, Failure> {
-    let Guests {
-        names,
-        limits,
-        beside,
-    } = guests;
-    let mut prepared = Vec::with_capacity(names.len());
-    for name in names {
+    let Guests { sandboxes, beside } = guests;
+    let mut prepared = Vec::with_capacity(sandboxes.len());
+    for sandbox in sandboxes {
         let guest = if beside {
-            Some(loaded.instantiate(&name, &limits).await?)
+            Some(loaded.instantiate(&sandbox).await?)
         } else {
             None
         };
@@ -462,6 +458,11 @@ pub(super) fn abandon(
     generation: Generation,
 ) -> impl Future<Output = Option<Done>> + Send + use<> {
     tell(target, move || Control::Abandon { generation }, || None)
+}
+
+/// Has instances that are down tried again at once. A policy is never down: the built-in one stands in.
+pub(super) fn retry(target: &Target) -> impl Future<Output = Option<Done>> + Send + use<> {
+    tell(target, || Control::Retry, || None)
 }
 
 /// Tells every instance, or the policy's thread. There is nothing to answer.

@@ -1,6 +1,5 @@
 //! What operators order.
 
-use moorline_core::plugin_state::Entries;
 use moorline_core::swap::{Build, Input, State};
 
 use super::{Running, Slot, Target};
@@ -55,7 +54,7 @@ impl Running {
     }
 
     /// The instance does it, between two calls, and answers itself.
-    pub(super) fn on_restore_state(&self, instance: String, entries: Entries, reply: RestoreReply) {
+    pub(super) fn on_restore_state(&self, instance: String, reply: RestoreReply) {
         let instances = || {
             let slots = self.swapper.slots.iter();
             slots.flat_map(|slot| match &slot.target {
@@ -63,9 +62,11 @@ impl Running {
                 Target::Policy { .. } => &[],
             })
         };
-        let found = instances().find(|found| *found.name == *instance);
+        let found = instances().find(|found| *found.status.borrow().name == *instance);
         let Some(controls) = found.map(|found| found.controls.clone()) else {
-            let known = instances().map(|found| found.name.to_string()).collect();
+            let known = instances()
+                .map(|found| found.status.borrow().name.to_string())
+                .collect();
             let name = instance;
             return match reply.send(Err(RestoreRefused::Unknown { name, known })) {
                 // Whoever ordered has gone away.
@@ -74,10 +75,7 @@ impl Running {
         };
         tracing::info!(instance, "an operator puts a state in place");
         tokio::spawn(async move {
-            match controls
-                .send(Control::RestoreState { entries, reply })
-                .await
-            {
+            match controls.send(Control::RestoreState { reply }).await {
                 // The instance has ended, and the reply with it: the gateway is stopping.
                 Ok(()) | Err(_) => {}
             }

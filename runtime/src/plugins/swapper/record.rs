@@ -29,6 +29,8 @@ impl Running {
                 return found.waiting.nothing_new(&OrderEnd::Missing);
             }
             Report::Unchanged(build) => {
+                // Whoever touches the file, or orders a swap to what serves, wants it to be tried again.
+                super::spawn(&self.done, super::jobs::retry(&found.target));
                 return found.waiting.nothing_new(&OrderEnd::Unchanged(build));
             }
             Report::Shunned(digest) => {

@@ -14,15 +14,15 @@ use super::codes::Codes;
 use super::jobs::Linked;
 use super::waiting::Queue;
 use crate::plugins::engine::Kind;
+use crate::plugins::grants::Sandbox;
 use crate::plugins::instance::{Control, Prepared, TookOver};
 use crate::plugins::policy::{self, Figures, PolicyGuest};
-use crate::plugins::settings::Limits;
 use crate::plugins::status::InstanceStatus;
 use crate::trust::Place;
 
 /// One instance, as the swapper sees it.
 pub(crate) struct InstanceHandle {
-    pub(crate) name: Arc<str>,
+    pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) controls: mpsc::Sender<Control>,
     pub(crate) status: watch::Receiver<InstanceStatus>,
 }
@@ -31,7 +31,6 @@ pub(crate) struct InstanceHandle {
 pub(crate) enum Target {
     Connector {
         instances: Vec<InstanceHandle>,
-        limits: Limits,
         /// A generation is gone before the next one is made.
         exclusive: bool,
     },

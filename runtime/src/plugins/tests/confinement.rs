@@ -6,9 +6,11 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use moorline_core::confine::Limit;
+
 use super::gateway::{Gateway, Plan, assert_gapless};
 use super::guests::connector;
-use crate::plugins::{InstanceState, InstanceStatus, Limits};
+use crate::plugins::{InstanceState, InstanceStatus, Limits, OrderEnd, Until};
 
 /// A misbehaving `line` beside a good `other`.
 async fn beside_a_good_one(script: &str) -> Gateway {
@@ -53,14 +55,51 @@ async fn a_guest_that_traps_is_restarted_with_growing_waits_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn an_open_circuit_is_closed_by_an_order_or_another_build_and_others_go_on() {
+    let mut gateway = beside_a_good_one("timer:trap").await;
+    // The machine that counts is tried in the core; here it is shortened by orders, which forgive what was before.
+    let line = fails(&mut gateway, 4).await;
+    let (traps, restarts) = (line.traps, line.restarts);
+    let began = std::time::Instant::now();
+    let end = gateway
+        .plugins
+        .swaps()
+        .swap("line", false, Until::Serves)
+        .await;
+    assert!(matches!(end, Ok(OrderEnd::Unchanged(_))), "{end:?}");
+    // Without the order the next try were two seconds away, and the one after that four.
+    let line = gateway
+        .instance("line", "two more failures", |line| line.traps >= traps + 2)
+        .await;
+    assert!(line.restarts > restarts);
+    assert!(
+        began.elapsed() < Duration::from_millis(1_900),
+        "{:?}",
+        began.elapsed()
+    );
+    gateway.replace("line", &connector("mended"));
+    let line = gateway
+        .instance("line", "service", |line| {
+            line.state == InstanceState::Serving && line.readings > 0
+        })
+        .await;
+    assert_eq!(line.retry_at, None);
+    assert_gapless(&gateway.count("dev-other", 20).await, 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_guest_that_hangs_is_stopped_when_its_cpu_time_is_used_up() {
     let mut gateway = beside_a_good_one("timer:hang").await;
     let line = fails(&mut gateway, 1).await;
     let words = line.last_error.unwrap();
     assert!(
-        words.starts_with("missed its deadline: the call used up its CPU time"),
+        words.starts_with(
+            "missed its deadline: the call used up its CPU time, call_deadline_ms = 1000 of [connector.limits]"
+        ),
         "{words}"
     );
+    assert_eq!(line.limits.count(Limit::Call), line.traps);
     gateway.stop().await;
 }
 
@@ -75,7 +114,12 @@ async fn a_guest_gets_no_more_memory_than_its_limit() {
     assert!(serving.memory_bytes <= Limits::default().memory_bytes);
     let line = fails(&mut gateway, 1).await;
     let words = line.last_error.unwrap();
-    assert!(words.starts_with("exceeded its memory limit: "), "{words}");
+    assert!(
+        words.starts_with("exceeded a limit: memory_bytes_max = 33554432 of [connector.limits]: "),
+        "{words}"
+    );
+    assert!(words.contains("eat"), "no function is named: {words}");
+    assert!(line.limits.count(Limit::Memory) > 0);
     assert_eq!(line.memory_bytes, 0);
     gateway.stop().await;
 }
@@ -102,7 +146,7 @@ async fn a_huge_string_is_not_copied_into_the_host() {
 }
 
 /// Lines of the log on their way to the test.
-struct Lines(Sender<Vec<u8>>);
+pub(super) struct Lines(Sender<Vec<u8>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -116,7 +160,7 @@ impl io::Write for Lines {
 }
 
 /// This thread's log, from now on.
-fn log() -> (tracing::subscriber::DefaultGuard, Receiver<Vec<u8>>) {
+pub(super) fn log() -> (tracing::subscriber::DefaultGuard, Receiver<Vec<u8>>) {
     let (lines, log) = channel();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)

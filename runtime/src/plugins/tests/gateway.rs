@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::plugins::{
-    ConnectionSettings, ConnectorSettings, InstanceStatus, Limits, Platform, PluginSettings,
-    Plugins, PluginsStatus, PolicySettings, Succession, SwapRecord, start,
+    ConnectionSettings, ConnectorSettings, Grants, InstanceStatus, Limits, Platform,
+    PluginSettings, Plugins, PluginsStatus, PolicySettings, Succession, SwapRecord, start,
 };
 use crate::spool::{self, Appender, Outlet, Spool, SpoolSettings};
 
@@ -83,11 +83,24 @@ impl Plan {
             connections: Vec::new(),
             report: Rules::default(),
             limits: Limits::default(),
+            grants: Grants::default(),
             succession: Succession {
                 probation: terms(),
                 ..Succession::default()
             },
         });
+        self
+    }
+
+    /// What the last connector may use.
+    pub(super) fn limits(mut self, limits: Limits) -> Self {
+        self.settings.connectors.last_mut().unwrap().limits = limits;
+        self
+    }
+
+    /// What the last connector may reach.
+    pub(super) fn grants(mut self, grants: Grants) -> Self {
+        self.settings.connectors.last_mut().unwrap().grants = grants;
         self
     }
 
@@ -270,8 +283,9 @@ impl Gateway {
                 Uplink::RpcReply {
                     request_id, body, ..
                 } => self.replies.push((request_id, body)),
+                // Said by guests that make devices up.
+                Uplink::DeviceConnected { .. } => {}
                 other @ (Uplink::Attributes { .. }
-                | Uplink::DeviceConnected { .. }
                 | Uplink::DeviceDisconnected { .. }
                 | Uplink::Gateway { .. }
                 | Uplink::GatewayAttributes { .. }
@@ -321,12 +335,16 @@ impl Gateway {
 
     /// Sends a request to a device.
     pub(super) async fn ask(&self, device: &str, request_id: u64, method: &str) {
+        self.ask_with(device, request_id, method, "{}").await;
+    }
+
+    pub(super) async fn ask_with(&self, device: &str, request_id: u64, method: &str, params: &str) {
         self.plugins
             .deliver(Downlink::Rpc {
                 device: DeviceName::try_new(device).unwrap(),
                 request_id,
                 method: method.to_owned(),
-                params: "{}".to_owned(),
+                params: params.to_owned(),
             })
             .await
             .unwrap();

@@ -13,14 +13,19 @@ const MARK: &[u8] = b"SCRIPT:";
 struct Guests {
     connector: Vec<u8>,
     policy: Vec<u8>,
+    reaching: Vec<u8>,
 }
 
 fn build(toolchain: Toolchain, out: &Path) -> Vec<BuiltPlugin> {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests");
-    let crates: Vec<PathBuf> = ["scripted-connector", "scripted-policy"]
-        .iter()
-        .map(|name| guests.join(name))
-        .collect();
+    let crates: Vec<PathBuf> = [
+        "scripted-connector",
+        "scripted-policy",
+        "reaching-connector",
+    ]
+    .iter()
+    .map(|name| guests.join(name))
+    .collect();
     let options = BuildOptions {
         toolchain,
         out: Some(out.to_owned()),
@@ -37,6 +42,7 @@ fn guests() -> &'static Guests {
         Guests {
             connector: read(0),
             policy: read(1),
+            reaching: read(2),
         }
     })
 }
@@ -60,6 +66,21 @@ fn patched(component: &[u8], script: &str) -> Vec<u8> {
 /// `scripted-connector` that does what `script` says. Words it does not know only make it another build.
 pub(super) fn connector(script: &str) -> Vec<u8> {
     patched(&guests().connector, script)
+}
+
+/// The same with other bytes in place of the text `from`, of the same length.
+pub(super) fn garbled(component: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut windows = component.windows(from.len());
+    let at = windows.position(|window| window == from).unwrap();
+    let mut garbled = component.to_vec();
+    garbled[at..at + to.len()].copy_from_slice(to);
+    garbled
+}
+
+/// `reaching-connector`.
+pub(super) fn reaching() -> Vec<u8> {
+    guests().reaching.clone()
 }
 
 /// `scripted-policy` that does what `script` says.

@@ -5,6 +5,8 @@
 //! `dev-<instance>`, hands the count over, answers every RPC with it, and keeps it in its state every tenth time. With a
 //! stream it also asks the device for one byte before each number.
 
+mod hostile;
+
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -66,13 +68,6 @@ fn trap(words: &str) -> ! {
     panic!("{words}")
 }
 
-fn eat() {
-    let mut eaten = Vec::new();
-    loop {
-        eaten.push(black_box(vec![1_u8; 1024 * 1024]));
-    }
-}
-
 #[expect(unconditional_recursion, reason = "that is the point")]
 fn recurse(n: u64) -> u64 {
     black_box(recurse(black_box(n + 1)) + 1)
@@ -121,7 +116,7 @@ impl Connector for Scripted {
             hang();
         }
         if scripted("start:eat") {
-            eat();
+            hostile::eat();
         }
         if scripted("start:refuse-always") {
             return Err(Fault::HandOver("from another time".into()));
@@ -223,6 +218,10 @@ impl Scripted {
             readings: vec![reading],
         }];
         match host.emit(&batch) {
+            Ok(()) if scripted("timer:flood-emit") => {
+                self.count += 1;
+                return self.count_on(host);
+            }
             Ok(()) => self.count += 1,
             Err(refusal) => {
                 let Some(wait) = refusal.retry_after() else {
@@ -238,35 +237,26 @@ impl Scripted {
         Ok(Some(period()))
     }
 
-    fn misbehave(&self, host: &mut dyn Host) -> Result<(), Fault> {
-        if scripted("timer:trap")
-            || (self.timers == 3 && scripted("timer:trap-3"))
-            || (self.timers == 50 && scripted("timer:trap-50"))
-        {
-            trap("timer");
-        }
-        if scripted("timer:hang") {
-            hang();
-        }
-        if scripted("timer:eat") {
-            eat();
-        }
-        if scripted("timer:recurse") {
-            black_box(recurse(0));
-        }
-        if scripted("timer:flood-log") {
-            for _ in 0..10_000 {
-                host.log(Level::Info, "flood");
+    /// As fast as the host takes it.
+    fn count_on(&mut self, host: &mut dyn Host) -> Result<Wake, Fault> {
+        loop {
+            let (emitted, taken) = hostile::flood(&self.device, self.count, host);
+            self.count += taken;
+            match emitted {
+                Ok(()) => {}
+                Err(refusal) => return Ok(refusal.retry_after()),
             }
         }
+    }
+
+    fn misbehave(&self, host: &mut dyn Host) -> Result<(), Fault> {
+        hostile::die(self.timers, host);
+        hostile::annoy(self.stream, host)?;
         if scripted("timer:faulty") {
             return Err(Fault::Device("noise".into()));
         }
         if scripted("timer:fault") && self.timers == 1 {
             return Err(Fault::Device("asleep".into()));
-        }
-        if scripted("timer:huge-string") {
-            host.log(Level::Info, &"x".repeat(16 * 1024 * 1024));
         }
         Ok(())
     }

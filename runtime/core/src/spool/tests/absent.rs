@@ -235,3 +235,19 @@ fn a_spool_goes_on_where_its_directory_has_become_another_one() {
     let status = spool.status();
     assert_eq!((status.depth_records, status.damaged.records), (10, 0));
 }
+
+/// The stream of RPC replies was opened and never written to; what came back after a repair was refused as another spool's.
+#[test]
+fn a_directory_in_which_nothing_was_ever_written_is_nobody_elses() {
+    let (old, repaired) = (SimStorage::new(6, ROOMY), SimStorage::new(7, ROOMY));
+    let mut spool = open(&old, DRAW).unwrap();
+    drop(open(&repaired, 77).unwrap());
+    repaired.cut_power();
+    old.set_read_only(true);
+    append(&mut spool, telemetry(0, 1)).unwrap();
+    spool.move_to(repaired.clone(), None).unwrap();
+    spool.commit().unwrap();
+    drop(spool);
+    repaired.cut_power();
+    assert_eq!(uplinks(&mut open(&repaired, 3).unwrap()), telemetries(0..1));
+}

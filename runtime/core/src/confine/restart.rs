@@ -1,8 +1,8 @@
-//! How soon a failed instance is tried again. Pure.
+//! How soon a failed instance is tried again, and when nobody should wait for it any more.
 
 use std::time::Duration;
 
-use moorline_core::time::Instant;
+use crate::time::Instant;
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -15,27 +15,29 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) wait: Duration,
+pub struct Verdict {
+    /// When to try again.
+    pub wait: Duration,
     /// The circuit is open: nobody should wait for this instance.
-    pub(crate) open: bool,
+    pub open: bool,
 }
 
 /// Counts failures of one instance.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Restart {
+pub struct Restart {
     failures: u32,
     serving_since: Option<Instant>,
 }
 
 impl Restart {
     /// A guest was started and serves.
-    pub(crate) fn on_started(&mut self, now: Instant) {
+    pub fn on_started(&mut self, now: Instant) {
         self.serving_since = Some(now);
     }
 
     /// The guest failed, or could not be started.
-    pub(crate) fn on_failure(&mut self, now: Instant) -> Verdict {
+    #[must_use]
+    pub fn on_failure(&mut self, now: Instant) -> Verdict {
         let served = self
             .serving_since
             .take()
@@ -55,8 +57,8 @@ impl Restart {
         Verdict { wait, open }
     }
 
-    /// Another generation begins with a clean slate.
-    pub(crate) fn reset(&mut self) {
+    /// Another generation, or an operator's order: a clean slate.
+    pub fn reset(&mut self) {
         *self = Self::default();
     }
 }

@@ -1,0 +1,75 @@
+//! What a connector's instances may reach beyond their streams, and what stands behind one instance altogether.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use moorline_core::confine::{Origin, TcpGrant};
+
+use super::settings::Limits;
+
+/// What is granted. By default nothing but the time.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Grants {
+    /// Variables of the environment, by name, with their values.
+    pub environment: Vec<(String, String)>,
+    /// The wall clock. Without it a guest is told the beginning of 1970, always.
+    pub wall_clock: bool,
+    /// Where it may connect to over `wasi:sockets`.
+    pub tcp: Vec<TcpGrant>,
+    /// Where it may send requests to over `wasi:http`.
+    pub http: Vec<Origin>,
+    /// Directories it may read.
+    pub directories: Vec<DirectoryGrant>,
+}
+
+// A variable may hold a secret: only its name is shown.
+impl fmt::Debug for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.environment.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Grants")
+            .field("environment", &names)
+            .field("wall_clock", &self.wall_clock)
+            .field("tcp", &self.tcp)
+            .field("http", &self.http)
+            .field("directories", &self.directories)
+            .finish()
+    }
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            environment: Vec::new(),
+            wall_clock: true,
+            tcp: Vec::new(),
+            http: Vec::new(),
+            directories: Vec::new(),
+        }
+    }
+}
+
+/// A directory that a guest may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryGrant {
+    /// What the guest knows it by.
+    pub guest: String,
+    /// Where it is.
+    pub host: PathBuf,
+}
+
+/// What one instance is confined to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    pub(crate) limits: Limits,
+    pub(crate) grants: Grants,
+}
+
+impl Sandbox {
+    /// Under limits, with nothing granted: for a guest that only describes itself.
+    pub(crate) fn closed(limits: &Limits) -> Self {
+        Self {
+            limits: *limits,
+            grants: Grants::default(),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Pauses: of a guest that has used more of the processor than its share, and of streams that carried too much.
+
+use moorline_core::confine::Limit;
+use moorline_core::time::Instant;
+
+use super::{Body, Instance};
+use crate::plugins::streams::{Happened, StreamEvent};
+
+impl Instance {
+    /// Charges the guest's share with what its calls have used. Over it, the next call waits.
+    pub(super) fn settle_cpu(&mut self) {
+        let Some(Body::Up(guest)) = &mut self.body else {
+            return;
+        };
+        let used = guest.take_cpu();
+        let now = self.clock.now();
+        let pause = self.cpu.charge(now, used);
+        let until = (!pause.is_zero()).then(|| now + pause);
+        if until.is_some()
+            && let Some(resident) = guest.resident()
+        {
+            resident.hit(Limit::Cpu);
+        }
+        self.paused_until = until;
+        self.status.send_if_modified(|status| {
+            status.cpu += used;
+            status.paused_until = until;
+            false
+        });
+    }
+
+    /// What the device sent counts, whether the guest wants it or not.
+    pub(super) fn count_received(&mut self, event: &StreamEvent) {
+        let Happened::Data(bytes) = &event.happened else {
+            return;
+        };
+        let (count, now) = (bytes.len(), self.clock.now());
+        if let Some(resident) = self.resident() {
+            resident.confined.count_stream_bytes(now, count);
+            if !resident.confined.stream_rest(now).is_zero() {
+                resident.hit(Limit::Stream);
+            }
+        }
+    }
+
+    /// Until when nothing more is taken from its streams, if they carried too much. Their sockets fill up meanwhile, and the
+    /// device waits.
+    pub(super) fn streams_rest_until(&mut self) -> Option<Instant> {
+        let now = self.clock.now();
+        let rest = self.resident()?.confined.stream_rest(now);
+        (!rest.is_zero()).then(|| now + rest)
+    }
+
+    pub(super) fn on_rested(&mut self) {
+        let now = self.clock.now();
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+            self.status.send_if_modified(|status| {
+                status.paused_until = None;
+                false
+            });
+        }
+    }
+}
