@@ -171,7 +171,7 @@ const KINDS: [Bad; 15] = [
         "start-eat",
         "start:eat",
         ROLLED_BACK,
-        "cut-over: exceeded its memory limit",
+        "cut-over: exceeded a limit: memory_bytes_max",
     ),
     bad(
         "start-refuse",
@@ -207,7 +207,7 @@ const KINDS: [Bad; 15] = [
         "poll-eat",
         "timer:eat",
         ROLLED_BACK,
-        "probation: exceeded its memory limit",
+        "probation: exceeded a limit: memory_bytes_max",
     ),
     bad(
         "silent",
