@@ -66,7 +66,13 @@ async fn what_a_broker_forbids_waits_and_what_it_refused_can_be_sent_again() {
         (readings > 0 && readings == counted).then_some((letters, readings))
     })
     .await;
-    assert!((1..=LETTERS_MAX).contains(&letters.len()), "{letters:?}");
+    // Mosquitto 2.0.11 sometimes closes the connection instead of answering: what it closes on twice, alone, is set aside, too.
+    let refused = letters
+        .iter()
+        .filter(|letter| letter["reason"]["kind"] == "refused");
+    let refused = refused.count();
+    assert!((1..=LETTERS_MAX).contains(&refused), "{letters:?}");
+    assert!(letters.len() <= 2 * LETTERS_MAX, "{letters:?}");
     assert_eq!(letters[0]["reason"]["kind"], "refused", "{letters:?}");
     assert_eq!(letters[0]["reason"]["code"], 0x87, "{letters:?}");
     let human = dead_letter(&["ls"], &config);
