@@ -86,8 +86,8 @@ async fn twice_the_platforms_limit_is_delivered_without_a_disconnect_and_without
     assert_within(&seen);
     let opened: u64 = seen.arrivals[0].iter().map(|(_, amount)| amount).sum();
     assert_eq!(opened, u64::from(DEVICES) * 2, "each device is opened once");
-    // Four fifths of the limit, and a tenth of that for the beginning and the end.
-    let most = READINGS as f64 / (POINTS_PER_S as f64 * 0.8 * 0.9);
+    // Four fifths of the limit, and three tenths of that for the beginning, the end and a busy machine.
+    let most = READINGS as f64 / (POINTS_PER_S as f64 * 0.8 * 0.7);
     assert!(took.as_secs_f64() < most, "{took:?}");
     let (status, _history) = running.gateway.stop(GRACE).await.unwrap();
     assert!(status.success(), "{status}: {}", running.log_tail());
