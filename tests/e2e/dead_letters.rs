@@ -13,6 +13,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// More refusals in a row than this end the session instead.
 const LETTERS_MAX: usize = 8;
 
+/// More messages than the broker ever has waiting for the audit.
+const QUEUED_MAX: u32 = 1_000_000;
+
 const FORBIDDEN: &str = "topic read #\ntopic write v1/gateway/connect\ntopic write v1/devices/#\n";
 const ALLOWED: &str = "topic readwrite #\n";
 
@@ -38,7 +41,11 @@ async fn what_a_broker_forbids_waits_and_what_it_refused_can_be_sent_again() {
     let mut rig = Rig::start_with(kind, |directory| {
         let rules = directory.join("rules");
         std::fs::write(&rules, FORBIDDEN).unwrap();
-        format!("acl_file {}", rules.display())
+        // Without a bound Mosquitto 2.0.11 takes each publish it refuses for one too many, and closes on it.
+        format!(
+            "acl_file {}\nmax_queued_messages {QUEUED_MAX}",
+            rules.display()
+        )
     })
     .await;
     let rules = rig.path("rules");
@@ -66,13 +73,7 @@ async fn what_a_broker_forbids_waits_and_what_it_refused_can_be_sent_again() {
         (readings > 0 && readings == counted).then_some((letters, readings))
     })
     .await;
-    // Mosquitto 2.0.11 sometimes closes the connection instead of answering: what it closes on twice, alone, is set aside, too.
-    let refused = letters
-        .iter()
-        .filter(|letter| letter["reason"]["kind"] == "refused");
-    let refused = refused.count();
-    assert!((1..=LETTERS_MAX).contains(&refused), "{letters:?}");
-    assert!(letters.len() <= 2 * LETTERS_MAX, "{letters:?}");
+    assert!((1..=LETTERS_MAX).contains(&letters.len()), "{letters:?}");
     assert_eq!(letters[0]["reason"]["kind"], "refused", "{letters:?}");
     assert_eq!(letters[0]["reason"]["code"], 0x87, "{letters:?}");
     let human = dead_letter(&["ls"], &config);
