@@ -52,6 +52,9 @@ pub struct Ledger {
     is_blind: bool,
     /// Records of this life, which began without its medium.
     blind: BTreeSet<u64>,
+    /// First and last record that survived the end of a process and would not survive that of the power. Once a life sees
+    /// the medium, that one's own account tells.
+    unsynced: Option<(u64, u64)>,
     /// Numbers ever given out, those among them that ended with a process.
     used: BTreeSet<u64>,
     /// Records through one of these may be overtaken by those after it.
@@ -153,6 +156,7 @@ impl Ledger {
     /// The records of this life, given out without a medium, have come behind others, and their numbers are `shift` higher.
     pub fn see_medium(&mut self, shift: u64) {
         self.is_blind = false;
+        self.unsynced = None;
         let memory: Vec<_> = std::mem::take(&mut self.blind)
             .into_iter()
             .filter_map(|sequence| Some((sequence, self.accepted.remove(&sequence)?)))
@@ -274,13 +278,39 @@ impl Ledger {
         self.is_blind = true;
     }
 
+    /// The process ends, and the power does not: records after `synced` lie where only the power keeps them.
+    pub fn leave_unsynced(&mut self, synced: u64, kept: u64) {
+        if !self.is_blind {
+            self.unsynced = (synced < kept).then_some((synced + 1, kept));
+        }
+    }
+
+    /// The power ends. A life that never saw the medium cannot have synced what an earlier one left.
+    pub fn lose_unsynced(&mut self) {
+        let Some((first, last)) = self.unsynced.take().filter(|_| self.is_blind) else {
+            return;
+        };
+        self.release(first, last);
+        let lost: Vec<_> = self
+            .accepted
+            .extract_if(first..=last, |_, _| true)
+            .collect();
+        self.forget(lost.iter().map(|(_, lost)| lost));
+    }
+
     /// The process ended, with or without the power: what came after `kept` was never promised to survive that, and is not
     /// known to whoever comes next.
     pub fn lose_after(&mut self, kept: u64) {
         self.release(kept + 1, u64::MAX);
         let lost = self.accepted.split_off(&(kept + 1));
-        self.forgotten.0 += lost.len() as u64;
-        self.forgotten.1 += lost.values().map(|lost| lost.readings).sum::<u64>();
+        self.forget(lost.values());
+    }
+
+    fn forget<'a>(&mut self, lost: impl Iterator<Item = &'a Accepted>) {
+        for lost in lost {
+            self.forgotten.0 += 1;
+            self.forgotten.1 += lost.readings;
+        }
     }
 
     fn release(&mut self, first: u64, last: u64) -> (u64, u64) {
@@ -388,6 +418,20 @@ mod tests {
         assert!(ledger.settle_in_flight(1) && !ledger.settle_in_flight(1));
         assert_eq!(ledger.give_up_in_flight(), (1, 1));
         assert_eq!((ledger.evicted(), ledger.owed()), ((1, 1), vec![(0, 3)]));
+    }
+
+    #[test]
+    fn what_only_the_power_kept_is_owed_until_a_life_without_the_medium_loses_it() {
+        let mut ledger = ledger();
+        ledger.leave_unsynced(1, 3);
+        ledger.begin_life();
+        ledger.lose_unsynced();
+        assert_eq!(ledger.owed().len(), 3, "this life saw the medium");
+        ledger.leave_unsynced(1, 3);
+        ledger.begin_life();
+        ledger.begin_blind();
+        ledger.lose_unsynced();
+        assert_eq!((ledger.owed(), ledger.accepted()), (vec![(0, 1)], (3, 3)));
     }
 
     #[test]

@@ -13,6 +13,11 @@ use std::path::Path;
 /// The seeds of every run. Between them they meet everything [`MUST_BE_MET`] names.
 const SEEDS: u64 = 240;
 
+/// What extended runs found, which no seed of every run meets: a tail that a second power cut made whole again (6409);
+/// records that only the power kept, lost while the medium was away (5232); a packet too large whose number was shifted
+/// under it (5128); a CONNECT read when a stalled broker woke (8439). All but the first were wrong in the oracles.
+const ONCE_FAILED: [u64; 4] = [5128, 5232, 6409, 8439];
+
 /// How many run side by side.
 const THREADS: u64 = 2;
 
@@ -103,6 +108,13 @@ fn seeds_converge() {
         seeds < SEEDS || missed.is_empty(),
         "no seed met: {missed:?}"
     );
+}
+
+#[test]
+fn seeds_that_once_failed_converge() {
+    for seed in ONCE_FAILED {
+        moorline_sim::run(seed);
+    }
 }
 
 #[test]

@@ -20,8 +20,8 @@ use super::journal::{self, Journal};
 use super::lane::Reader;
 use super::pending::Pending;
 use super::range::{Range, Ranges};
+use super::recover::holds_segments;
 use super::retention::Pool;
-use super::segment::number_in;
 use super::storage::{Storage, StorageError};
 use super::tail::Tail;
 use super::{Keep, Limits, Position, Spool};
@@ -188,13 +188,10 @@ impl<S: Storage> Spool<S> {
     pub fn move_to(&mut self, mut storage: S, journal: Option<S>) -> Result<(), StorageError> {
         let mut listed = storage.list()?;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
-        let (found, how, _) = CursorFile::load(&mut storage)?;
+        let (found, how, _) = CursorFile::load(&mut storage, false)?;
         let ours = found.state.identity == self.cursor.state.identity;
         // A spool that nothing was ever written to has left files and no identity.
-        let nobodys = found.state.identity == 0
-            && !listed
-                .iter()
-                .any(|file| number_in(&file.name, "segment").is_some());
+        let nobodys = found.state.identity == 0 && !holds_segments(&listed);
         if how != CursorFound::Fresh && !ours && !nobodys {
             return Err(StorageError::Foreign);
         }

@@ -347,11 +347,23 @@ impl<S: Storage> Spool<S> {
                     Ok(()) => {}
                 }
             }
-            let start = Position {
-                sequence: self.written.sequence,
-                totals: next.before().totals,
-            };
+            let start = self.start_before(&next);
             self.roll(start, Some((next, through)))?;
+        }
+    }
+
+    /// Where a segment begins whose first record is `next`. What lies before it and after what is written was settled in
+    /// memory: it counts as before the segment. Unless something there still waits, which can only be what was lost: then
+    /// it comes after this place, and so does its count, for whoever divides what waits here.
+    fn start_before(&self, next: &Entry) -> Position {
+        let before = next.before();
+        let unsettled = &self.cursor.state.unsettled;
+        if unsettled.meets(self.written.sequence, before.sequence) {
+            return self.written;
+        }
+        Position {
+            sequence: self.written.sequence,
+            totals: before.totals,
         }
     }
 

@@ -192,16 +192,20 @@ pub(crate) struct CursorFile<F> {
 
 impl<F> CursorFile<F> {
     /// The cursor in `storage`, and how it was found; a new one where there is none. One that cannot be written for now is
-    /// written anew later. The last is why it could not be read, if it could not.
+    /// written anew later; beside records (`holds_records`) that goes for one that is missing, too. The last is why it
+    /// could not be read, if it could not.
     pub(crate) fn load<S: Storage<File = F>>(
         storage: &mut S,
+        holds_records: bool,
     ) -> Result<(Self, CursorFound, Option<StorageError>), StorageError> {
         let (mut file, writable) = match storage.open(CURSOR_NAME) {
             Ok(file) => (file, true),
             Err(StorageError::Missing) => {
                 let mut fresh = Self::unwritten(None);
-                fresh.replace(storage)?;
-                return Ok((fresh, CursorFound::Fresh, None));
+                return match fresh.replace(storage) {
+                    Err(error) if !holds_records => Err(error),
+                    Ok(()) | Err(_) => Ok((fresh, CursorFound::Fresh, None)),
+                };
             }
             Err(_unwritable) => (storage.open_read(CURSOR_NAME)?, false),
         };

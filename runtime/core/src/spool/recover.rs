@@ -23,6 +23,9 @@ use crate::time::TimestampMs;
 /// Skipped when no reservation is known: more than any spool used since its newest readable record.
 const SEQUENCES_SKIPPED_BLIND: u64 = 1 << 32;
 
+/// At a time, when a segment is written again.
+const REWRITTEN_BYTES_MAX: usize = 64 * 1024;
+
 /// What a start found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
@@ -52,6 +55,8 @@ struct Survey {
     highest_epoch: u64,
     quarantined: u64,
     torn: bool,
+    /// Behind the newest record may be parts of others.
+    remains: bool,
     /// The newest segment can be continued.
     writable: bool,
     /// The newest cursor in the newest segment.
@@ -83,7 +88,8 @@ impl<S: Storage> Spool<S> {
     ) -> Result<(Self, Recovery), StorageError> {
         let mut listed = storage.list()?;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
-        let (mut cursor, mut found, unreadable) = CursorFile::load(&mut storage)?;
+        let (mut cursor, mut found, unreadable) =
+            CursorFile::load(&mut storage, holds_segments(&listed))?;
         let mut pool = Pool::recover(&mut storage, &listed, limits);
         let above = highest(found, &cursor.state);
         let survey = survey(&mut storage, &mut pool, &listed, above, unreadable)?;
@@ -95,7 +101,8 @@ impl<S: Storage> Spool<S> {
         if let Some((generation, state)) = survey.cursor.clone() {
             known |= cursor.adopt(generation, state);
         }
-        let (in_journal, ours) = belongs(in_journal, &mut cursor, known);
+        let (in_journal, ours) = belongs(in_journal, &mut cursor, found);
+        known |= ours;
         if cursor.state.identity == 0 {
             cursor.state.identity = draw;
         }
@@ -139,15 +146,20 @@ impl<S: Storage> Spool<S> {
             fault: None,
             kept_full: false,
         };
-        spool.resume(survey.writable, on_disk)?;
+        spool.resume(survey.writable, survey.remains, on_disk)?;
         let mut recovery = spool.recovery(found, survey.torn, survey.quarantined);
         recovery.journal_records = journal_records;
         Ok((spool, recovery))
     }
 
-    fn resume(&mut self, writable: bool, on_disk: Position) -> Result<(), StorageError> {
+    fn resume(
+        &mut self,
+        writable: bool,
+        remains: bool,
+        on_disk: Position,
+    ) -> Result<(), StorageError> {
         if writable {
-            self.continue_newest(on_disk)?;
+            self.continue_newest(remains, on_disk)?;
         }
         self.turn_journal();
         Ok(())
@@ -177,10 +189,15 @@ impl<S: Storage> Spool<S> {
         }
     }
 
-    /// Goes on writing the newest segment. What was found there may be in the page cache only, so it is synced once; if
-    /// that fails, or failed before the process ended, its records are taken into memory, and the next commit writes them
-    /// to a new segment.
-    fn continue_newest(&mut self, on_disk: Position) -> Result<(), StorageError> {
+    /// Goes on writing the newest segment. What was found there may be in the page cache only, and a sync of it may have
+    /// failed with nobody left to write that down: it is written once more as it is, and synced. If that fails, or is known
+    /// to have failed before the process ended, its records are taken into memory, and the next commit writes them to a new
+    /// segment.
+    ///
+    /// Where a power cut may have left parts of records that are lost, nothing more is written: with what would be written
+    /// over them, and be lost in parts by another power cut, they could become whole, and a record that is not counted any
+    /// more would be back.
+    fn continue_newest(&mut self, remains: bool, on_disk: Position) -> Result<(), StorageError> {
         let Some(newest) = self.segments.back_mut() else {
             return Ok(());
         };
@@ -191,14 +208,17 @@ impl<S: Storage> Spool<S> {
             Err(error) => return Err(error),
         };
         let known_poisoned = newest.header.epoch == self.cursor.state.poisoned_epoch;
+        let end_offset = newest.end_offset.min(newest.header.capacity);
         let synced = !known_poisoned
-            && self
-                .storage
-                .sync(&mut file)
+            && rewrite(&mut self.storage, &mut file, end_offset)
+                .and_then(|()| self.storage.sync(&mut file))
                 .and_then(|()| self.storage.sync_names())
                 .is_ok();
         newest.end = newest.end.latest(on_disk);
         let start = newest.header.start;
+        if synced && remains {
+            return Ok(());
+        }
         self.writer = Some(append::Writer::recovered(file, newest, synced));
         if synced {
             return Ok(());
@@ -255,6 +275,25 @@ impl<S: Storage> Spool<S> {
     }
 }
 
+/// Writes the bytes before `end` again as they are.
+fn rewrite<S: Storage>(storage: &mut S, file: &mut S::File, end: u64) -> Result<(), StorageError> {
+    let mut bytes = vec![0; REWRITTEN_BYTES_MAX];
+    let mut offset = 0;
+    while offset < end {
+        let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        let part = bytes
+            .get_mut(..left.min(REWRITTEN_BYTES_MAX))
+            .unwrap_or_default();
+        let read = read_patiently(storage, file, offset, part)?;
+        if read == 0 {
+            break;
+        }
+        storage.write_at(file, offset, part.get(..read).unwrap_or_default())?;
+        offset += read as u64;
+    }
+    Ok(())
+}
+
 fn readings_of(payload: &[u8]) -> u64 {
     postcard::from_bytes::<crate::message::Uplink>(payload).map_or(0, |uplink| uplink.readings())
 }
@@ -270,20 +309,21 @@ fn recover_journal<S: Storage>(
     (Some(journal), found)
 }
 
-/// Whether a journal is this spool's own; its cursor is taken over if it is newer.
+/// Whether a journal is this spool's own; its cursor is taken over if it is newer. A spool that is not new and cannot tell
+/// who it is takes the one that lies where its own would: a new spool has replaced what lay there by its own.
 fn belongs<F>(
-    mut found: journal::Found,
+    mut in_journal: journal::Found,
     cursor: &mut CursorFile<F>,
-    known: bool,
+    found: CursorFound,
 ) -> (journal::Found, bool) {
-    let Some((generation, state)) = found.cursor.take() else {
-        return (found, false);
+    let Some((generation, state)) = in_journal.cursor.take() else {
+        return (in_journal, false);
     };
-    let ours = known && state.identity == cursor.state.identity;
+    let ours = [state.identity, 0].contains(&cursor.state.identity) && found != CursorFound::Fresh;
     if ours {
         cursor.adopt(generation, state);
     }
-    (found, ours)
+    (in_journal, ours)
 }
 
 /// What of a journal is not settled, and `last` moved behind it.
@@ -301,6 +341,11 @@ fn still_waiting(
         }
     }
     pending
+}
+
+pub(super) fn holds_segments(listed: &[Listed]) -> bool {
+    let mut names = listed.iter().map(|file| &file.name);
+    names.any(|name| number_in(name, "segment").is_some())
 }
 
 /// Where each lane goes on reading.
@@ -380,6 +425,7 @@ fn survey<S: Storage>(
         highest_epoch: 0,
         quarantined: 0,
         torn: false,
+        remains: false,
         writable: false,
         cursor: None,
     };
@@ -480,6 +526,7 @@ fn find_ends<S: Storage>(storage: &mut S, survey: &mut Survey, highest: Sequence
                 }
                 if next.is_none() {
                     survey.torn = scanned.torn;
+                    survey.remains = scanned.torn || scanned.remains;
                     survey.writable = !scanned.unreadable;
                     survey.cursor = scanned.cursor;
                 }
@@ -492,6 +539,7 @@ struct Scanned {
     end: Position,
     end_offset: u64,
     torn: bool,
+    remains: bool,
     damaged: bool,
     unreadable: bool,
     cursor: Option<(u64, Cursor)>,
@@ -504,6 +552,7 @@ fn scan<S: Storage>(storage: &mut S, segment: &Segment, limit: Sequence) -> Scan
         end: header.start,
         end_offset: DATA_START,
         torn: false,
+        remains: false,
         damaged: false,
         unreadable: false,
         cursor: None,
@@ -546,7 +595,13 @@ fn scan<S: Storage>(storage: &mut S, segment: &Segment, limit: Sequence) -> Scan
         };
         match frames.resync(storage, scanned.end.sequence, limit) {
             Ok(true) => scanned.damaged = true,
-            Ok(false) => return Scanned { torn, ..scanned },
+            Ok(false) => {
+                return Scanned {
+                    torn,
+                    remains: frames.remains,
+                    ..scanned
+                };
+            }
             Err(_unreadable) => {
                 return Scanned {
                     unreadable: true,

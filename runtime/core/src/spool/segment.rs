@@ -176,6 +176,8 @@ pub(crate) struct Frames<F> {
     buffer_at: u64,
     /// Bytes read from the storage, and bytes verified in searches.
     pub(crate) work: u64,
+    /// The last search passed over what may be a part of a frame.
+    pub(crate) remains: bool,
 }
 
 impl<F> Frames<F> {
@@ -188,6 +190,7 @@ impl<F> Frames<F> {
             buffer: Vec::new(),
             buffer_at: 0,
             work: 0,
+            remains: false,
         }
     }
 
@@ -216,6 +219,7 @@ impl<F> Frames<F> {
         through: Sequence,
     ) -> Result<bool, StorageError> {
         let damage_at = self.offset;
+        self.remains = false;
         let work_max = self
             .work
             .saturating_add(self.limit.saturating_mul(RESYNC_BUDGET_SEGMENTS));
@@ -235,7 +239,9 @@ impl<F> Frames<F> {
                     return Ok(true);
                 }
             }
+            self.remains |= plausible;
         }
+        self.remains |= self.work >= work_max;
         self.offset = damage_at;
         Ok(false)
     }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod journal;
 mod lanes;
 mod limits;
+mod lost_tail;
 mod model;
 
 use super::record::{FRAME_HEADER, Frame, FrameRead};

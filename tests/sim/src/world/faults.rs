@@ -205,6 +205,7 @@ impl World {
                 return;
             };
             self.process_ends(stream);
+            self.ledgers[stream].leave_unsynced(status.synced.0, status.kept.0);
             self.forget_unproven(stream, status.synced.0);
             if status.kept < status.last {
                 // Not even a journal has it: that is said, so it is not promised.
@@ -237,6 +238,7 @@ impl World {
             };
             self.process_ends(stream);
             self.ledgers[stream].lose_after(status.synced.0);
+            self.ledgers[stream].lose_unsynced();
         }
         self.host = None;
         self.unclean = true;
@@ -348,6 +350,7 @@ impl World {
         self.excuses.end(now);
         self.broker.ways.clear();
         self.takeovers_due = 0;
+        self.read_what_has_come();
         self.restore_versions();
         self.network.heal(now);
         self.disk_heals();
@@ -356,5 +359,18 @@ impl World {
         }
         self.stop_producing();
         self.after(Duration::from_secs(40), Event::Unpark);
+    }
+
+    /// A broker that stalled reads at once what lies in its sockets.
+    fn read_what_has_come(&mut self) {
+        let now = self.now;
+        let waits = |event: &Event| matches!(event, Event::ToBroker(_));
+        let due: Vec<_> = self
+            .events
+            .extract_if(.., |_, event| waits(event))
+            .collect();
+        for (_, event) in due {
+            self.at(now, event);
+        }
     }
 }

@@ -495,6 +495,16 @@ fn host_shifted(host: &mut Option<Host>, stream: usize, shift: u64) {
             handed.sequence.0 += shift;
         }
     }
+    for (_, left_out, sequence) in host
+        .feeder
+        .ready
+        .iter_mut()
+        .flat_map(|batch| &mut batch.left_out)
+    {
+        if *left_out == id(stream) {
+            sequence.0 += shift;
+        }
+    }
 }
 
 pub(super) fn id(stream: usize) -> StreamId {
