@@ -363,10 +363,11 @@ impl<F> CursorFile<F> {
         let Some(file) = self.file.as_mut() else {
             return Ok(());
         };
-        let bytes = self.state.encode(self.generation + 1);
+        // A write that failed may be there as a whole: no other state may have its generation.
+        self.generation += 1;
+        let bytes = self.state.encode(self.generation);
         self.written = None;
         storage.write_at(file, (self.slot * SLOT_STRIDE) as u64, &bytes)?;
-        self.generation += 1;
         self.written = Some(self.state.clone());
         Ok(())
     }
@@ -406,12 +407,12 @@ impl<F> CursorFile<F> {
     /// Puts a new file with the state in place of the old one.
     fn replace<S: Storage<File = F>>(&mut self, storage: &mut S) -> Result<(), StorageError> {
         const TEMPORARY_NAME: &str = "cursor.new";
+        self.generation += 1;
         let mut file = storage.create(TEMPORARY_NAME)?;
         storage.write_at(&mut file, 0, &vec![0; 2 * SLOT_STRIDE])?;
-        storage.write_at(&mut file, 0, &self.state.encode(self.generation + 1))?;
+        storage.write_at(&mut file, 0, &self.state.encode(self.generation))?;
         storage.sync(&mut file)?;
         storage.rename(TEMPORARY_NAME, CURSOR_NAME)?;
-        self.generation += 1;
         self.names_synced = false;
         self.file = Some(file);
         self.slot = 1;

@@ -8,6 +8,7 @@ mod lanes;
 mod limits;
 mod lost_tail;
 mod model;
+mod starts;
 
 use super::record::{FRAME_HEADER, Frame, FrameRead};
 use super::sim_storage::{Operation, SimStorage};

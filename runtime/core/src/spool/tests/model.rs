@@ -69,6 +69,8 @@ struct Model {
     refused: BTreeSet<u64>,
     /// Accepted, not synced, and gone with a power cut while later ones stayed. The counts know them.
     lost: BTreeSet<Sequence>,
+    /// Those among them that went with evicted ones before them: how many a gap holds is known, and not where they lay.
+    counted_early: BTreeSet<Sequence>,
     /// Refusals happened, so a hole may hold records nobody was promised.
     holes: bool,
     highest: Sequence,
@@ -138,6 +140,7 @@ impl Model {
             accepted: BTreeMap::new(),
             refused: BTreeSet::new(),
             lost: BTreeSet::new(),
+            counted_early: BTreeSet::new(),
             holes: false,
             highest: Sequence(0),
             handed: BTreeMap::new(),
@@ -267,10 +270,28 @@ impl Model {
         let evicted = after.evicted.since(before.evicted);
         let gone = self.accepted.iter().filter(|(sequence, _)| {
             !self.handed.contains_key(sequence)
+                && !self.counted_early.contains(sequence)
                 && waited.index_of(**sequence).is_some()
                 && self.spool.lane_of(**sequence).is_none()
         });
-        let expected = gone.fold(dropped, |sum, (_, id)| sum.plus(one(*id)));
+        let (mut expected, mut newest) = (dropped, None);
+        for (sequence, id) in gone {
+            expected = expected.plus(one(*id));
+            newest = Some(sequence.next());
+        }
+        let behind = newest
+            .into_iter()
+            .flat_map(|next| self.accepted.range(next..));
+        let gap: Vec<_> = behind
+            .take_while(|(sequence, _)| self.lost.contains(sequence))
+            .map(|(sequence, id)| (*sequence, one(*id)))
+            .collect();
+        let with_gap = gap.iter().fold(expected, |sum, (_, one)| sum.plus(*one));
+        if evicted == with_gap {
+            expected = with_gap;
+            self.counted_early
+                .extend(gap.iter().map(|(sequence, _)| *sequence));
+        }
         if self.weather != Weather::Rot && !self.holes {
             assert_eq!(
                 evicted, expected,
@@ -430,6 +451,9 @@ impl Model {
         if self.weather == Weather::Faults {
             // Numbers that could not be reserved are forgotten with the process that gave them out.
             self.highest = self.spool.status().last;
+        }
+        if self.spool.status().evicted.records < before.evicted.records {
+            self.counted_early.clear();
         }
         self.forgot |= found == CursorFound::Lost;
         storage.heal();
