@@ -4,6 +4,7 @@ use moorline_core::link::cause::{CauseClass, Fault as LinkFault};
 use moorline_core::link::policy::{Decision, Network, Question};
 use moorline_core::message::{self, DeviceName, Downlink, Key, NameError};
 use moorline_core::time::{TimestampMs, saturating_ms};
+use std::borrow::Cow;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -76,84 +77,131 @@ impl Weight {
     }
 }
 
-/// A batch of readings. Entries without a timestamp get `now`; entries without readings are dropped.
-pub(crate) fn batch(
-    batch: Vec<wit::DeviceReadings>,
+/// A value as the guest's memory shows it.
+#[derive(Clone, Debug)]
+pub(crate) enum Shown<'a> {
+    Boolean(bool),
+    Integer(i64),
+    Double(f64),
+    Text(Cow<'a, str>),
+    Json(Cow<'a, str>),
+}
+
+impl Shown<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Json(text) => text.len(),
+            Self::Boolean(_) | Self::Integer(_) | Self::Double(_) => SCALAR_BYTES,
+        }
+    }
+
+    fn checked(self) -> Result<message::Value, BadValue> {
+        Ok(match self {
+            Self::Boolean(truth) => message::Value::Boolean(truth),
+            Self::Integer(number) => message::Value::Integer(number),
+            Self::Double(number) if number.is_finite() => message::Value::Double(number),
+            Self::Double(_) => return Err(BadValue::NotFinite),
+            Self::Text(text) => message::Value::Text(text.into_owned()),
+            Self::Json(text) => {
+                check_json(&text)?;
+                message::Value::Json(text.into_owned())
+            }
+        })
+    }
+}
+
+/// A batch of readings, taken over entry by entry. Readings without a timestamp get `now`; entries without readings are
+/// dropped.
+pub(crate) struct Batch<'n> {
     now: TimestampMs,
-    names: &mut Names,
-) -> Result<Vec<message::DeviceReadings>, BadBatch> {
-    let mut weight = Weight::default();
-    let mut converted = Vec::with_capacity(batch.len());
-    for (index, entry) in batch.into_iter().enumerate() {
-        let device = names
-            .device(&entry.device)
-            .map_err(|error| BadBatch::Device(index, error))?;
-        weight.add(entry.device.len())?;
-        weight.add_readings(entry.readings.len())?;
-        if entry.readings.is_empty() {
-            continue;
+    names: &'n mut Names,
+    weight: Weight,
+    /// The entry and the reading that come next.
+    entry: usize,
+    at: usize,
+    taken: Vec<message::DeviceReadings>,
+}
+
+impl<'n> Batch<'n> {
+    pub(crate) fn new(entries: usize, now: TimestampMs, names: &'n mut Names) -> Self {
+        names.begin();
+        Self {
+            now,
+            names,
+            weight: Weight::default(),
+            entry: 0,
+            at: 0,
+            taken: Vec::with_capacity(entries.min(READINGS_MAX)),
         }
-        let mut readings = Vec::with_capacity(entry.readings.len());
-        for (at, entry) in entry.readings.into_iter().enumerate() {
-            readings.push(reading(
-                entry,
-                (now, &mut *names),
-                &mut weight,
-                (index, at),
-            )?);
-        }
-        converted.push(message::DeviceReadings { device, readings });
     }
-    Ok(converted)
+
+    /// The next entry: `count` readings of this device follow.
+    pub(crate) fn device(&mut self, name: &str, count: usize) -> Result<(), BadBatch> {
+        let entry = self.entry;
+        self.entry += 1;
+        self.at = 0;
+        let named = self.names.device(name);
+        let device = named.map_err(|error| BadBatch::Device(entry, error))?;
+        self.weight.add(name.len())?;
+        self.weight.add_readings(count)?;
+        if count > 0 {
+            let readings = Vec::with_capacity(count);
+            self.taken
+                .push(message::DeviceReadings { device, readings });
+        }
+        Ok(())
+    }
+
+    /// The next reading of that device.
+    pub(crate) fn reading(
+        &mut self,
+        key: &str,
+        value: Shown<'_>,
+        quality: wit::Quality,
+        timestamp_ms: Option<f64>,
+    ) -> Result<(), BadBatch> {
+        let (entry, at) = (self.entry.saturating_sub(1), self.at);
+        self.at += 1;
+        self.weight.add(key.len() + value.bytes())?;
+        let named = self.names.key(key);
+        let key = named.map_err(|error| BadBatch::Key(entry, at, error))?;
+        let checked = value.checked();
+        let value = checked.map_err(|error| BadBatch::Value(entry, at, error))?;
+        let timestamp = match timestamp_ms {
+            Some(ms) => timestamp(ms).ok_or(BadBatch::Timestamp(entry, at))?,
+            None => self.now,
+        };
+        let quality = match quality {
+            wit::Quality::Good => message::Quality::Good,
+            wit::Quality::Uncertain => message::Quality::Uncertain,
+            wit::Quality::Bad => message::Quality::Bad,
+        };
+        if let Some(of_device) = self.taken.last_mut() {
+            of_device.readings.push(message::Reading {
+                key,
+                value,
+                quality,
+                timestamp,
+            });
+        }
+        Ok(())
+    }
+
+    /// What was taken over.
+    pub(crate) fn finish(self) -> Vec<message::DeviceReadings> {
+        self.taken
+    }
 }
 
-fn reading(
-    reading: wit::Reading,
-    (now, names): (TimestampMs, &mut Names),
-    weight: &mut Weight,
-    (index, at): (usize, usize),
-) -> Result<message::Reading, BadBatch> {
-    weight.add(reading.key.len() + value_bytes(&reading.value))?;
-    let key = names
-        .key(&reading.key)
-        .map_err(|error| BadBatch::Key(index, at, error))?;
-    let value = value(reading.value).map_err(|error| BadBatch::Value(index, at, error))?;
-    let timestamp = match reading.timestamp {
-        Some(ms) => timestamp(ms).ok_or(BadBatch::Timestamp(index, at))?,
-        None => now,
-    };
-    let quality = match reading.quality {
-        wit::Quality::Good => message::Quality::Good,
-        wit::Quality::Uncertain => message::Quality::Uncertain,
-        wit::Quality::Bad => message::Quality::Bad,
-    };
-    Ok(message::Reading {
-        key,
-        value,
-        quality,
-        timestamp,
-    })
-}
-
-fn value_bytes(value: &wit::Value) -> usize {
+/// As a generated binding has lifted it.
+fn shown(value: &wit::Value) -> Shown<'_> {
     match value {
-        wit::Value::Text(text) | wit::Value::Json(text) => text.len(),
-        wit::Value::Boolean(_) | wit::Value::Integer(_) | wit::Value::Double(_) => SCALAR_BYTES,
+        wit::Value::Boolean(truth) => Shown::Boolean(*truth),
+        wit::Value::Integer(number) => Shown::Integer(*number),
+        wit::Value::Double(number) => Shown::Double(*number),
+        wit::Value::Text(text) => Shown::Text(Cow::Borrowed(text)),
+        wit::Value::Json(text) => Shown::Json(Cow::Borrowed(text)),
     }
-}
-
-fn value(value: wit::Value) -> Result<message::Value, BadValue> {
-    Ok(match value {
-        wit::Value::Boolean(truth) => message::Value::Boolean(truth),
-        wit::Value::Integer(number) => message::Value::Integer(number),
-        wit::Value::Double(number) if number.is_finite() => message::Value::Double(number),
-        wit::Value::Double(_) => return Err(BadValue::NotFinite),
-        wit::Value::Text(text) => message::Value::Text(text),
-        wit::Value::Json(text) => {
-            check_json(&text)?;
-            message::Value::Json(text)
-        }
-    })
 }
 
 /// Whether `text` is one JSON document.
@@ -185,12 +233,13 @@ pub(crate) fn attributes(
         .into_iter()
         .enumerate()
         .map(|(index, attribute)| {
-            weight.add(attribute.key.len() + value_bytes(&attribute.value))?;
+            let value = shown(&attribute.value);
+            weight.add(attribute.key.len() + value.bytes())?;
             let key = names
                 .key(&attribute.key)
                 .map_err(|error| BadBatch::AttributeKey(index, error))?;
-            let value =
-                value(attribute.value).map_err(|error| BadBatch::AttributeValue(index, error))?;
+            let checked = value.checked();
+            let value = checked.map_err(|error| BadBatch::AttributeValue(index, error))?;
             Ok((key, value))
         })
         .collect()
@@ -338,7 +387,23 @@ mod tests {
         entries: Vec<wit::DeviceReadings>,
         now: TimestampMs,
     ) -> Result<Vec<message::DeviceReadings>, BadBatch> {
-        super::batch(entries, now, &mut Names::default())
+        take(&entries, now, &mut Names::default())
+    }
+
+    fn take(
+        entries: &[wit::DeviceReadings],
+        now: TimestampMs,
+        names: &mut Names,
+    ) -> Result<Vec<message::DeviceReadings>, BadBatch> {
+        let mut batch = Batch::new(entries.len(), now, names);
+        for entry in entries {
+            batch.device(&entry.device, entry.readings.len())?;
+            for reading in &entry.readings {
+                let value = shown(&reading.value);
+                batch.reading(&reading.key, value, reading.quality, reading.timestamp)?;
+            }
+        }
+        Ok(batch.finish())
     }
 
     fn entry(value: wit::Value, timestamp: Option<f64>) -> wit::DeviceReadings {
@@ -388,7 +453,7 @@ mod tests {
                 (0..31).map(of_device).collect()
             };
             let now = TimestampMs(5);
-            let taken = super::batch(entries(), now, &mut known).unwrap();
+            let taken = take(&entries(), now, &mut known).unwrap();
             assert_eq!(taken, batch(entries(), now).unwrap());
             let told: Vec<_> = taken.iter().map(|of| of.device.as_str()).collect();
             let offered: Vec<_> = entries().into_iter().map(|of| of.device).collect();

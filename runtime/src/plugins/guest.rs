@@ -7,7 +7,7 @@ use moorline_core::confine::Limit;
 use moorline_core::swap::{Build, Failure, Reason};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store, Trap, WasmBacktrace};
 
 use super::bindings::connector::exports::moorline::edge::connector_guest::{
@@ -15,7 +15,7 @@ use super::bindings::connector::exports::moorline::edge::connector_guest::{
 };
 use super::bindings::connector::{Connector, ConnectorPre};
 use super::grants::Sandbox;
-use super::host::Resident;
+use super::host::{self, Resident};
 use super::meter::Meter;
 use super::settings::Limits;
 use super::store::HostState;
@@ -60,7 +60,7 @@ pub(crate) fn link(
     let wrong = |error: wasmtime::Error| Failure::new(Reason::WrongWorld, format!("{error:#}"));
     let mut linker: Linker<HostState> = Linker::new(engine);
     wasi::add_to_linker(&mut linker).map_err(wrong)?;
-    Connector::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(wrong)?;
+    host::add_to_linker(&mut linker).map_err(wrong)?;
     let pre = linker.instantiate_pre(component).map_err(wrong)?;
     ConnectorPre::new(pre).map_err(wrong)
 }

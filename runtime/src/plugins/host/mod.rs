@@ -20,6 +20,7 @@ use moorline_core::confine::Limit;
 use moorline_core::message::{DeviceName, Uplink};
 use moorline_core::route::DEVICES_MAX;
 use moorline_core::time::saturating_ms;
+use wasmtime::component::{HasSelf, Linker};
 
 pub(crate) use confined::Confined;
 pub(crate) use report::Reporting;
@@ -108,6 +109,22 @@ impl Resident {
         self.claims.claim(device.clone()).await;
         Ok(())
     }
+}
+
+/// Offers every interface of the contract to components.
+///
+/// # Errors
+/// When one is offered already.
+pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    type It = HasSelf<HostState>;
+    edge::types::add_to_linker::<_, It>(linker, |state| state)?;
+    telemetry::add_to_linker(linker)?;
+    edge::devices::add_to_linker::<_, It>(linker, |state| state)?;
+    edge::rpc::add_to_linker::<_, It>(linker, |state| state)?;
+    edge::streams::add_to_linker::<_, It>(linker, |state| state)?;
+    edge::log::add_to_linker::<_, It>(linker, |state| state)?;
+    edge::clock::add_to_linker::<_, It>(linker, |state| state)?;
+    edge::state::add_to_linker::<_, It>(linker, |state| state)
 }
 
 impl edge::types::Host for HostState {}

@@ -1,8 +1,8 @@
 //! A connector for benches. Its device has the instance's name.
 //!
 //! An RPC `burst [BATCH,CALLS]` emits that many batches of that many readings as fast as the host takes them, and answers
-//! how long it took by the guest's own clock: `[TAKEN, REFUSED, MICROSECONDS]`. `flood [BATCH,BATCHES]` makes each batch
-//! anew, goes on in turns of the timer, and bears back-pressure until all are taken. `burst-c`, `burst-javascript` and
+//! how long it took by the guest's own clock: `[TAKEN, REFUSED, MICROSECONDS]`. `flood [BATCH,BATCHES]` puts new values into
+//! its batch each time, goes on in turns of the timer, and bears back-pressure until all are taken. `burst-c`, `burst-javascript` and
 //! `burst-python` do the same.
 
 use std::time::Duration;
@@ -17,8 +17,8 @@ const CALLS_A_TURN: u64 = 100;
 
 struct Burst {
     device: String,
-    /// What a flood has still to emit.
-    size: u64,
+    /// What a flood emits, and how often yet.
+    batch: [DeviceReadings; 1],
     left: u64,
 }
 
@@ -38,15 +38,23 @@ impl Connector for Burst {
         match host.device_connected(&device, "") {
             Ok(()) | Err(_) => {}
         }
-        let (size, left) = (0, 0);
-        Ok((Self { device, size, left }, None))
+        let batch = batch(&device, 0);
+        Ok((
+            Self {
+                device,
+                batch,
+                left: 0,
+            },
+            None,
+        ))
     }
 
     fn handle(&mut self, event: Event, host: &mut dyn Host) -> Result<Wake, Fault> {
         match event {
             Event::Timer => self.flood(host),
             Event::Rpc(request) if request.method == "flood" => {
-                [self.size, self.left] = numbers(&request)?;
+                let [size, left] = numbers(&request)?;
+                (self.batch, self.left) = (batch(&self.device, size), left);
                 Ok(Some(Duration::ZERO))
             }
             Event::Rpc(request) => self.burst(&request, host),
@@ -78,25 +86,25 @@ fn numbers(request: &RpcRequest) -> Result<[u64; 2], Fault> {
         .map_err(|_other| Fault::Configuration("params are two numbers".into()))
 }
 
-impl Burst {
-    fn batch(&self, size: u64) -> [DeviceReadings; 1] {
-        let readings = (0..size)
-            .map(|number| Reading {
-                key: format!("key-{number}"),
-                value: Value::Double(number as f64),
-                quality: Quality::Good,
-                timestamp: None,
-            })
-            .collect();
-        [DeviceReadings {
-            device: self.device.clone(),
-            readings,
-        }]
-    }
+fn batch(device: &str, size: u64) -> [DeviceReadings; 1] {
+    let readings = (0..size)
+        .map(|number| Reading {
+            key: format!("key-{number}"),
+            value: Value::Double(number as f64),
+            quality: Quality::Good,
+            timestamp: None,
+        })
+        .collect();
+    [DeviceReadings {
+        device: device.to_owned(),
+        readings,
+    }]
+}
 
+impl Burst {
     fn burst(&self, request: &RpcRequest, host: &mut dyn Host) -> Result<Wake, Fault> {
         let [size, calls] = numbers(request)?;
-        let batch = self.batch(size);
+        let batch = batch(&self.device, size);
         let (mut taken, mut refused) = (0_u64, 0_u64);
         let start = host.monotonic_ms();
         for _ in 0..calls {
@@ -114,7 +122,11 @@ impl Burst {
 
     fn flood(&mut self, host: &mut dyn Host) -> Result<Wake, Fault> {
         for _ in 0..self.left.min(CALLS_A_TURN) {
-            match host.emit(&self.batch(self.size)) {
+            let [of_device] = &mut self.batch;
+            for (number, reading) in of_device.readings.iter_mut().enumerate() {
+                reading.value = Value::Double((self.left + number as u64) as f64);
+            }
+            match host.emit(&self.batch) {
                 Ok(()) => self.left -= 1,
                 Err(EmitError::BackPressure(ms)) => {
                     return Ok(Some(Duration::from_millis(u64::from(ms))));
