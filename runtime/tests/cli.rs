@@ -126,6 +126,85 @@ fn a_state_directory_that_cannot_be_made_ends_with_ex_oserr() {
     );
 }
 
+/// Asks for a secret that nobody has set, and for a private key that nobody has.
+const SECRETIVE: &str = "[gateway]\nname = \"a\"\nstate_dir = \"state\"\n[link]\nurl = \"mqtt://127.0.0.1:1\"\n\
+     username = \"env:MOORLINE_TEST_UNSET\"\npassword = \"file:nowhere\"\n";
+
+#[test]
+fn only_who_goes_to_the_broker_needs_its_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", SECRETIVE);
+    for command in [
+        &["run"][..],
+        &["check"],
+        &["doctor"],
+        &["audit"],
+        &["stress", "--yes"],
+    ] {
+        let output = moorline(&[command, &["--config", &config]].concat());
+        assert_eq!(output.status.code(), Some(78), "{command:?}");
+        let told = [&*output.stdout, &*output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("MOORLINE_TEST_UNSET"), "{command:?}: {told}");
+    }
+    let backup = file(directory.path(), "backup.json", "{}");
+    for (command, code) in [
+        (&["plugin", "ls"][..], 0),
+        (&["plugin", "history"], 0),
+        (&["plugin", "swap", "line"], 65),
+        (&["plugin", "rollback", "line"], 65),
+        (&["plugin", "state", "ls"], 0),
+        (&["plugin", "state", "export"], 0),
+        (&["plugin", "state", "import", &backup], 65),
+        (&["plugin", "allow-downgrade", "line"], 64),
+        (&["explain", "link"], 65),
+        (&["reload"], 65),
+        (&["spool", "stat"], 0),
+        (&["spool", "verify"], 0),
+        (&["spool", "dump"], 0),
+        (&["spool", "export"], 0),
+        (&["spool", "purge", "--yes"], 0),
+        (&["spool", "dead-letter", "ls"], 0),
+    ] {
+        let output = moorline(&[command, &["--config", &config]].concat());
+        let why = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {why}");
+        assert!(!why.contains("MOORLINE_TEST_UNSET"), "{command:?}: {why}");
+    }
+}
+
+#[test]
+fn without_a_configuration_the_way_to_name_one_is_told() {
+    let usual = Path::new("/etc/moorline/gateway.toml");
+    if usual.exists() {
+        return;
+    }
+    for command in [
+        &["run"][..],
+        &["check"],
+        &["doctor"],
+        &["reload"],
+        &["explain", "link"],
+        &["plugin", "ls"],
+        &["spool", "stat"],
+    ] {
+        let output = moorline(command);
+        assert_eq!(output.status.code(), Some(78), "{command:?}");
+        let told = [&*output.stdout, &*output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(
+            told.contains("/etc/moorline/gateway.toml") && told.contains("--config FILE"),
+            "{command:?}: {told}"
+        );
+    }
+    let named = moorline(&["check", "--config", "nowhere.toml"]);
+    let told = String::from_utf8(named.stdout).unwrap();
+    assert!(
+        told.contains("nowhere.toml") && !told.contains("--config FILE"),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_check_names_the_plugin_that_is_none() {
     let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use moorline_core::trust::Origin;
 use serde::Serialize;
 
 use super::run::with_runtime;
-use super::{OutputFormat, exit};
+use super::{ConfigFile, OutputFormat, exit};
 use crate::bounded_file;
 use crate::config::{self, Diagnostic, Place as ConfigPlace, Settings};
 use crate::plugins::{self, Inspection, Kind, Rehearsal};
@@ -48,9 +48,10 @@ struct Checked {
     connections: usize,
 }
 
-pub(super) fn check(file: &Path, format: OutputFormat) -> ExitCode {
+pub(super) fn check(config: &ConfigFile, format: OutputFormat) -> ExitCode {
+    let file = &config.config;
     with_runtime(async {
-        let report = match config::load(file) {
+        let report = match config.load() {
             Ok(settings) => plugins(file, &settings).await,
             Err(refused) => Report {
                 ok: false,

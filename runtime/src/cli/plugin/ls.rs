@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::admin::protocol::{Answer, PluginEntry, Request};
 use crate::admin::{Client, ClientError};
 use crate::cli::{ConfigFile, OutputFormat, exit, figures};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::journal::SwapHistory;
 
 #[derive(Debug, Args)]
@@ -21,9 +21,9 @@ pub(in crate::cli) struct ListOptions {
 }
 
 pub(super) fn list(options: &ListOptions) -> ExitCode {
-    let settings = match config::load(&options.config.config) {
+    let settings = match options.config.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let asked =
         Client::connect(&settings.state_dir).and_then(|mut client| client.ask(&Request::List));

@@ -17,7 +17,7 @@ use crate::admin::protocol::{Answer, Request};
 use crate::admin::{Client, ClientError};
 use crate::bounded_file;
 use crate::cli::{ConfigFile, OutputFormat, exit, figures, glob, reload};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::plugins::{StateFile, StateTrouble, state_files};
 use crate::spool::disk::{DirectoryError, Disk};
 
@@ -93,10 +93,6 @@ pub(super) fn state(command: StateCommand) -> ExitCode {
     }
 }
 
-fn load(config: &ConfigFile) -> Result<Settings, ExitCode> {
-    config::load(&config.config).map_err(|refused| exit::fail(exit::CONFIG, &refused))
-}
-
 /// What there is, and what cannot be read.
 type Found = (BTreeMap<String, Entries>, BTreeMap<String, StateTrouble>);
 
@@ -120,7 +116,7 @@ fn is_meant(pattern: Option<&String>, instance: &str) -> bool {
 }
 
 fn list(options: &ListOptions) -> Result<(), ExitCode> {
-    let settings = load(&options.config)?;
+    let settings = options.config.settings()?;
     let (kept, bad) = read(&settings)?;
     let configured = instances(&settings);
     match options.format {
@@ -192,7 +188,7 @@ fn instances(settings: &Settings) -> BTreeMap<String, usize> {
 }
 
 fn export(options: &ExportOptions) -> Result<(), ExitCode> {
-    let settings = load(&options.config)?;
+    let settings = options.config.settings()?;
     let (mut kept, bad) = read(&settings)?;
     let pattern = options.instance.as_ref();
     // A backup that lacks something and does not say so is worse than none.
@@ -223,7 +219,7 @@ fn export(options: &ExportOptions) -> Result<(), ExitCode> {
 }
 
 fn import(options: &ImportOptions) -> Result<(), ExitCode> {
-    let settings = load(&options.config)?;
+    let settings = options.config.settings()?;
     let chosen = chosen(options, &settings)?;
     match Client::connect(&settings.state_dir) {
         Ok(client) => by_the_gateway(&settings, client, &chosen),
