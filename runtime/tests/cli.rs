@@ -206,6 +206,60 @@ fn without_a_configuration_the_way_to_name_one_is_told() {
 }
 
 #[test]
+fn a_check_finds_a_state_directory_that_a_run_would_refuse() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let state = directory.path().join("state");
+    let refused = |what: &str| {
+        let output = moorline(&["check", "--config", &config]);
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{what}: {told}");
+        assert!(
+            told.contains("gateway.toml:3: gateway.state_dir: ") && told.contains(what),
+            "{what}: {told}"
+        );
+        let output = moorline(&["run", "--config", &config]);
+        assert_eq!(output.status.code(), Some(71), "{what}: {}", said(&output));
+    };
+    std::fs::write(&state, "in the way").unwrap();
+    refused("state cannot be used");
+    std::fs::remove_file(&state).unwrap();
+    std::fs::create_dir_all(&state).unwrap();
+    file(&state, "plugins", "in the way");
+    refused("state/plugins cannot be used");
+    std::fs::remove_file(state.join("plugins")).unwrap();
+    file(&state, "spool", "in the way");
+    refused("cannot be used");
+}
+
+#[test]
+fn a_document_is_not_written_over_unless_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let there = file(directory.path(), "state.json", "mine");
+    let export = [
+        "plugin", "state", "export", "--to", &there, "--config", &config,
+    ];
+    let output = moorline(&export);
+    assert_eq!(output.status.code(), Some(71));
+    let why = said(&output);
+    for words in [&*there, "is there already", "another name", "--force"] {
+        assert!(why.contains(words), "{why}");
+    }
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "mine");
+    let output = moorline(&[&export[..], &["--force"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_ne!(std::fs::read_to_string(&there).unwrap(), "mine");
+}
+
+#[test]
+fn inspect_says_that_it_shows_grants() {
+    let help = moorline(&["plugin", "inspect", "--help"]).stdout;
+    let help = String::from_utf8(help).unwrap();
+    assert!(help.contains("[connector.grants]"), "{help}");
+}
+
+#[test]
 fn a_check_names_the_plugin_that_is_none() {
     let directory = tempfile::tempdir().unwrap();
     file(directory.path(), "page.wasm", "<html>404</html>");
