@@ -227,7 +227,9 @@ fn a_check_finds_a_state_directory_that_a_run_would_refuse() {
     std::fs::create_dir_all(&state).unwrap();
     file(&state, "plugins", "in the way");
     refused("state/plugins cannot be used");
-    std::fs::remove_file(state.join("plugins")).unwrap();
+    // The run that was refused had made its spool.
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::create_dir_all(&state).unwrap();
     file(&state, "spool", "in the way");
     refused("cannot be used");
 }

@@ -232,7 +232,7 @@ pub(super) fn is_build(shown: Option<&String>) -> impl Fn(Digest) -> bool + use<
     move |digest| shown.is_some_and(|shown| *shown == digest.to_string())
 }
 
-pub(super) fn refuse(error: &ShelfError) -> ExitCode {
+fn refuse(error: &ShelfError) -> ExitCode {
     let code = match error {
         ShelfError::Link(_) | ShelfError::Read(..) => exit::DATA,
         ShelfError::Write(..) => exit::OS,

@@ -375,6 +375,7 @@ fn no_life(version: MqttVersion) -> Vec<Case> {
     let session = |row, fault, act| Case::session(version, row, fault, vec![act]);
     vec![
         Case::subscribed(version, Cause::PingrespTimeout, peer, Act::Silence)
+            .inferred()
             .ends(TransportEnd::Local)
             .then(Then::Once),
         session(Cause::WriteStalled, peer, Act::Deaf)
