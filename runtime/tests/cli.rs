@@ -126,6 +126,141 @@ fn a_state_directory_that_cannot_be_made_ends_with_ex_oserr() {
     );
 }
 
+/// Asks for a secret that nobody has set, and for a private key that nobody has.
+const SECRETIVE: &str = "[gateway]\nname = \"a\"\nstate_dir = \"state\"\n[link]\nurl = \"mqtt://127.0.0.1:1\"\n\
+     username = \"env:MOORLINE_TEST_UNSET\"\npassword = \"file:nowhere\"\n";
+
+#[test]
+fn only_who_goes_to_the_broker_needs_its_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", SECRETIVE);
+    for command in [
+        &["run"][..],
+        &["check"],
+        &["doctor"],
+        &["audit"],
+        &["stress", "--yes"],
+    ] {
+        let output = moorline(&[command, &["--config", &config]].concat());
+        assert_eq!(output.status.code(), Some(78), "{command:?}");
+        let told = [&*output.stdout, &*output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("MOORLINE_TEST_UNSET"), "{command:?}: {told}");
+    }
+    let backup = file(directory.path(), "backup.json", "{}");
+    for (command, code) in [
+        (&["plugin", "ls"][..], 0),
+        (&["plugin", "history"], 0),
+        (&["plugin", "swap", "line"], 65),
+        (&["plugin", "rollback", "line"], 65),
+        (&["plugin", "state", "ls"], 0),
+        (&["plugin", "state", "export"], 0),
+        (&["plugin", "state", "import", &backup], 65),
+        (&["plugin", "allow-downgrade", "line"], 64),
+        (&["explain", "link"], 65),
+        (&["reload"], 65),
+        (&["spool", "stat"], 0),
+        (&["spool", "verify"], 0),
+        (&["spool", "dump"], 0),
+        (&["spool", "export"], 0),
+        (&["spool", "purge", "--yes"], 0),
+        (&["spool", "dead-letter", "ls"], 0),
+    ] {
+        let output = moorline(&[command, &["--config", &config]].concat());
+        let why = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {why}");
+        assert!(!why.contains("MOORLINE_TEST_UNSET"), "{command:?}: {why}");
+    }
+}
+
+#[test]
+fn without_a_configuration_the_way_to_name_one_is_told() {
+    let usual = Path::new("/etc/moorline/gateway.toml");
+    if usual.exists() {
+        return;
+    }
+    for command in [
+        &["run"][..],
+        &["check"],
+        &["doctor"],
+        &["reload"],
+        &["explain", "link"],
+        &["plugin", "ls"],
+        &["spool", "stat"],
+    ] {
+        let output = moorline(command);
+        assert_eq!(output.status.code(), Some(78), "{command:?}");
+        let told = [&*output.stdout, &*output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(
+            told.contains("/etc/moorline/gateway.toml") && told.contains("--config FILE"),
+            "{command:?}: {told}"
+        );
+    }
+    let named = moorline(&["check", "--config", "nowhere.toml"]);
+    let told = String::from_utf8(named.stdout).unwrap();
+    assert!(
+        told.contains("nowhere.toml") && !told.contains("--config FILE"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_check_finds_a_state_directory_that_a_run_would_refuse() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let state = directory.path().join("state");
+    let refused = |what: &str| {
+        let output = moorline(&["check", "--config", &config]);
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{what}: {told}");
+        assert!(
+            told.contains("gateway.toml:3: gateway.state_dir: ") && told.contains(what),
+            "{what}: {told}"
+        );
+        let output = moorline(&["run", "--config", &config]);
+        assert_eq!(output.status.code(), Some(71), "{what}: {}", said(&output));
+    };
+    std::fs::write(&state, "in the way").unwrap();
+    refused("state cannot be used");
+    std::fs::remove_file(&state).unwrap();
+    std::fs::create_dir_all(&state).unwrap();
+    file(&state, "plugins", "in the way");
+    refused("state/plugins cannot be used");
+    // The run that was refused had made its spool.
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::create_dir_all(&state).unwrap();
+    file(&state, "spool", "in the way");
+    refused("cannot be used");
+}
+
+#[test]
+fn a_document_is_not_written_over_unless_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "gateway.toml", LINK);
+    let there = file(directory.path(), "state.json", "mine");
+    let export = [
+        "plugin", "state", "export", "--to", &there, "--config", &config,
+    ];
+    let output = moorline(&export);
+    assert_eq!(output.status.code(), Some(71));
+    let why = said(&output);
+    for words in [&*there, "is there already", "another name", "--force"] {
+        assert!(why.contains(words), "{why}");
+    }
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "mine");
+    let output = moorline(&[&export[..], &["--force"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_ne!(std::fs::read_to_string(&there).unwrap(), "mine");
+}
+
+#[test]
+fn inspect_says_that_it_shows_grants() {
+    let help = moorline(&["plugin", "inspect", "--help"]).stdout;
+    let help = String::from_utf8(help).unwrap();
+    assert!(help.contains("[connector.grants]"), "{help}");
+}
+
 #[test]
 fn a_check_names_the_plugin_that_is_none() {
     let directory = tempfile::tempdir().unwrap();

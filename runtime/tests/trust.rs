@@ -307,3 +307,12 @@ fn minisign_and_moorline_read_each_others_files() {
     desk.json(&["plugin", "sign", "line.wasm", "--key", "theirs.key"]);
     minisign(&["-V", "-p", "theirs.pub", "-m", "line.wasm"]);
 }
+
+#[test]
+fn builds_that_nobody_would_load_are_not_begun() {
+    let desk = Desk::new();
+    desk.json(&["plugin", "keygen", "plant", "--no-password"]);
+    desk.configuration("[plugins.trusted_keys]\nplant = \"file:plant.pub\"\n");
+    let dev = ["plugin", "dev", ".", "--config", "gateway.toml", "--once"];
+    desk.fails(&dev, 64, "--key FILE");
+}

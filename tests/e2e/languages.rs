@@ -53,7 +53,7 @@ async fn plays(story: Story) {
     let mut running = rig.gateway(&configuration);
     running
         .wait("the policy paces the link", DEADLINE, |now| {
-            now.now.policy.answered >= 2 && now.now.policy.state == "running"
+            now.now.policy.answered >= 2 && now.now.policy.state == "serving"
         })
         .await;
     rig.proxy.set(Mode::Pass).await.unwrap();

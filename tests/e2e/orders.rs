@@ -99,7 +99,7 @@ async fn an_operator_swaps_goes_back_and_looks_at_the_history() {
             .output()
             .unwrap();
         let page: Value = serde_json::from_slice(&output.stdout).unwrap();
-        (page["history"].as_array().unwrap().len() == 7).then_some(())
+        (page["history"].as_array().unwrap().len() == 9).then_some(())
     })
     .await;
     let (status, _) = again.gateway.stop(GRACE).await.unwrap();
@@ -136,6 +136,14 @@ async fn there_and_back(desk: &Desk<'_>, place: &Place, elsewhere: &Path) -> Val
         "{said}"
     );
     assert_eq!(std::fs::read(place.path()).unwrap(), second);
+    // Nobody waits for the probation: the gateway itself puts the file back.
+    std::fs::write(elsewhere, build(Guest::CONNECTOR_TRAP, 1_005)).unwrap();
+    let (said, code) = desk.human(&["swap", "sim", "--file", file]).await;
+    assert_eq!(code, Some(0), "{said}");
+    eventually("the good build is back in its place", DEADLINE, || {
+        (std::fs::read(place.path()).unwrap() == second).then_some(())
+    })
+    .await;
     // After a failure on probation only the next swap leaves something to go back to.
     let (said, code) = desk.human(&["rollback", "sim"]).await;
     assert_eq!(code, Some(DATA), "{said}");
@@ -198,6 +206,8 @@ async fn of_a_stopped_gateway(desk: &Desk<'_>, serving: &Value) {
         [
             "loaded",
             "swapped",
+            "swapped",
+            "rolled-back",
             "swapped",
             "rolled-back",
             "swapped",

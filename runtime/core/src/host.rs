@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Monotonic time stands still while a machine is suspended and boot time does not (clock_gettime(2)): no deadline of ours
-//! passes meanwhile, but those of the peer do.
+//! passes meanwhile, but those of the peer do. A pause of a whole virtual machine moves both clocks alike or neither, and
+//! counts as no stolen time (proc_stat(5): only of a processor that wanted to run): nothing tells it from starvation.
 
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ pub struct Clocks {
 /// Why we did not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StallKind {
-    /// The machine was awake and gave us no time: overload, a stopped process, a debugger.
+    /// The machine was awake and gave us no time: overload, a stopped process, a debugger. A virtual machine that was paused and
+    /// whose clocks all jump afterwards looks the same.
     Starved,
     /// The machine slept.
     Suspended,
@@ -145,6 +147,17 @@ mod tests {
                 .checked_add_signed(set_ms)
                 .unwrap()),
         }
+    }
+
+    /// As documented: what nobody can tell apart must not be told apart.
+    #[test]
+    fn a_machine_whose_clocks_all_jumped_was_starved_for_all_we_know() {
+        let mut watch = looking();
+        watch.expect(at(500));
+        assert!(watch.look(at(300_000), clocks(300_000, 0, 0)));
+        let stall = watch.stall(at(300_000)).unwrap();
+        assert_eq!(stall.kind, StallKind::Starved);
+        assert_eq!(watch.clock_step(at(300_000)), None);
     }
 
     fn looking() -> HostWatch {

@@ -174,6 +174,8 @@ pub struct PluginEntry {
     pub generation: Option<u64>,
     /// The beginning of its SHA-256.
     pub digest: Option<String>,
+    /// The digest of the build that has proved itself last.
+    pub proved: Option<String>,
     /// The digest a roll-back would bring back.
     pub before: Option<String>,
     /// Instances that serve.
@@ -258,6 +260,7 @@ fn entry(name: &str, component: &ComponentStatus) -> PluginEntry {
         version: component.version.to_string(),
         generation: component.active.map(|active| active.generation.0),
         digest: component.active.map(digest),
+        proved: component.proved.map(|digest| digest.to_string()),
         before: component.before.map(digest),
         refused: component.refused.as_deref().map(|(digest, failure)| {
             let (digest, reason) = (digest.to_string(), failure.to_string());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::exit;
+use super::{ConfigFile, exit};
 use crate::config::{self, Refused, Settings};
 use crate::link::EndpointSettings;
 
@@ -14,14 +14,8 @@ pub(super) struct BrokerChoice {
     /// The broker, mqtt://host[:port], or with mqtts://, ws:// or wss://, without a configuration file.
     #[arg(value_name = "URL", conflicts_with = "config")]
     pub(super) url: Option<String>,
-    /// The gateway's configuration file.
-    #[arg(
-        long,
-        short,
-        value_name = "FILE",
-        default_value = "/etc/moorline/gateway.toml"
-    )]
-    pub(super) config: PathBuf,
+    #[command(flatten)]
+    pub(super) config: ConfigFile,
     /// Where [[link.endpoint]] names several brokers: which of them, counted from 1 as they are written.
     #[arg(long, value_name = "N", conflicts_with = "url", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) endpoint: Option<u32>,
@@ -43,7 +37,7 @@ impl BrokerChoice {
     /// From the file, or from one written from the options, so that both are checked alike.
     pub(super) fn settings(&self) -> Result<Settings, Refused> {
         let Some(url) = &self.url else {
-            return config::load(&self.config);
+            return self.config.load();
         };
         let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut file = format!(

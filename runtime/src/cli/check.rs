@@ -9,9 +9,10 @@ use moorline_core::trust::Origin;
 use serde::Serialize;
 
 use super::run::with_runtime;
-use super::{OutputFormat, exit};
+use super::{ConfigFile, OutputFormat, exit};
 use crate::bounded_file;
 use crate::config::{self, Diagnostic, Place as ConfigPlace, Settings};
+use crate::gateway::{self, Unfit};
 use crate::plugins::{self, Inspection, Kind, Rehearsal};
 use crate::trust::{Ledger, Place};
 
@@ -48,10 +49,11 @@ struct Checked {
     connections: usize,
 }
 
-pub(super) fn check(file: &Path, format: OutputFormat) -> ExitCode {
+pub(super) fn check(config: &ConfigFile, format: OutputFormat) -> ExitCode {
+    let file = &config.config;
     with_runtime(async {
-        let report = match config::load(file) {
-            Ok(settings) => plugins(file, &settings).await,
+        let report = match config.load() {
+            Ok(settings) => examined(file, &settings).await,
             Err(refused) => Report {
                 ok: false,
                 findings: refused.0.into_iter().map(Finding::from).collect(),
@@ -68,7 +70,7 @@ pub(super) fn check(file: &Path, format: OutputFormat) -> ExitCode {
     })
 }
 
-async fn plugins(file: &Path, settings: &Settings) -> Report {
+async fn examined(file: &Path, settings: &Settings) -> Report {
     let text = bounded_file::read_text(file, FILE_BYTES_MAX).unwrap_or_default();
     let ledger = Ledger::peek(&settings.state_dir);
     let mut findings = Vec::new();
@@ -92,19 +94,21 @@ async fn plugins(file: &Path, settings: &Settings) -> Report {
         table: "policy".to_owned(),
         field: "policy".to_owned(),
     });
+    for unfit in gateway::unfit(settings) {
+        let (borne, found) = (unfit.is_borne(), of_state_dir(file, &text, &unfit));
+        if borne {
+            warnings.push(found);
+        } else {
+            findings.push(found);
+        }
+    }
     for part in connectors.chain(policy) {
-        let finding = |why: &dyn std::fmt::Display| {
-            let line = match config::locate(&text, &part.table, "component") {
-                ConfigPlace::Line(line) | ConfigPlace::Table(line) => Some(line),
-                ConfigPlace::Nowhere => None,
-            };
-            Finding {
-                file: file.to_owned(),
-                line,
-                column: None,
-                field: part.field.clone(),
-                message: format!("{} {why}", part.component.display()),
-            }
+        let finding = |why: &dyn std::fmt::Display| Finding {
+            file: file.to_owned(),
+            line: line_of(&text, &part.table, "component"),
+            column: None,
+            field: part.field.clone(),
+            message: format!("{} {why}", part.component.display()),
         };
         match inspected(&part, settings, &ledger).await {
             Ok((inspection, origin)) => {
@@ -129,6 +133,32 @@ async fn plugins(file: &Path, settings: &Settings) -> Report {
         findings,
         warnings,
         plugins: checked,
+    }
+}
+
+fn line_of(text: &str, table: &str, key: &str) -> Option<usize> {
+    match config::locate(text, table, key) {
+        ConfigPlace::Line(line) | ConfigPlace::Table(line) => Some(line),
+        ConfigPlace::Nowhere => None,
+    }
+}
+
+fn of_state_dir(file: &Path, text: &str, unfit: &Unfit) -> Finding {
+    let (place, error) = (unfit.place.display(), &unfit.error);
+    let message = if unfit.is_borne() {
+        format!("{place} cannot be used now: {error}; the gateway works in memory until it can be")
+    } else {
+        format!(
+            "{place} cannot be used by the user that calls this: {error}; create it and give it to the user the gateway runs as, \
+             or change gateway.state_dir"
+        )
+    };
+    Finding {
+        file: file.to_owned(),
+        line: line_of(text, "gateway", "state_dir"),
+        column: None,
+        field: "gateway.state_dir".to_owned(),
+        message,
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{ConfigFile, OutputFormat, exit, figures, reload};
 use crate::bounded_file;
-use crate::config::{self, Settings};
+use crate::config::Settings;
 
 /// Characters of a payload that a list shows.
 const EXCERPT_CHARS: usize = 60;
@@ -63,9 +63,9 @@ pub(super) fn dead_letter(command: &DeadLetterCommand) -> ExitCode {
         | DeadLetterCommand::Replay(choice)
         | DeadLetterCommand::Drop(choice) => &choice.config,
     };
-    let settings = match config::load(&file.config) {
+    let settings = match file.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let directory = &settings.spool.letters_directory();
     let done = match command {

@@ -63,7 +63,12 @@ pub(super) fn doctor(options: DoctorOptions) -> ExitCode {
     };
     let settings = settings.link;
     let count = settings.endpoints.len();
-    let mut places = Places::new(broker.url.is_none().then_some(broker.config.as_path()));
+    let mut places = Places::new(
+        broker
+            .url
+            .is_none()
+            .then_some(broker.config.config.as_path()),
+    );
     places.endpoint = Some(number);
     if broker.endpoint.is_none() && count > 1 {
         exit::progress(&format!(

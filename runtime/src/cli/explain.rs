@@ -10,9 +10,8 @@ use jiff::tz::TimeZone;
 use moorline_core::time::TimestampMs;
 use serde_json::json;
 
-use super::{OutputFormat, exit};
+use super::{ConfigFile, OutputFormat, exit};
 use crate::clock::Clock;
-use crate::config;
 use crate::journal::{Journal, Transition, UpEntry};
 use crate::link::CertificateEnd;
 use crate::status::{
@@ -27,14 +26,8 @@ const RESET: &str = "\x1b[0m";
 /// What `moorline explain link` takes.
 #[derive(Debug, Args)]
 pub(super) struct LinkOptions {
-    /// The gateway's configuration file: names the state directory.
-    #[arg(
-        long,
-        short,
-        value_name = "FILE",
-        default_value = "/etc/moorline/gateway.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The state directory itself, without a configuration.
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     state_dir: Option<PathBuf>,
@@ -52,9 +45,9 @@ pub(super) fn link(options: &LinkOptions) -> ExitCode {
             state_dir.clone(),
             state_dir.join(crate::status::STATUS_FILE),
         ),
-        None => match config::load(&options.config) {
+        None => match options.config.settings() {
             Ok(settings) => (settings.state_dir, settings.status_file),
-            Err(refused) => return exit::fail(exit::CONFIG, &refused),
+            Err(code) => return code,
         },
     };
     let journal = match Journal::read(&state_dir, options.last) {

@@ -1,10 +1,11 @@
 //! The command line: arguments in, exit code out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::{self, Diagnostic, Refused, Settings};
 use crate::demo::part::{DemoOptions, Part};
 
 mod audit;
@@ -23,6 +24,9 @@ mod reload;
 mod run;
 mod spool;
 mod stress;
+
+/// Where a gateway's configuration is usually.
+const DEFAULT_CONFIG: &str = "/etc/moorline/gateway.toml";
 
 /// An edge gateway: one MQTT link that no plugin, reload or swap drops; device connectors are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -70,9 +74,37 @@ struct ConfigFile {
         long,
         short,
         value_name = "FILE",
-        default_value = "/etc/moorline/gateway.toml"
+        default_value = DEFAULT_CONFIG
     )]
     config: PathBuf,
+}
+
+impl ConfigFile {
+    /// With its secrets: for who connects to the broker, or says whether one could.
+    fn load(&self) -> Result<Settings, Refused> {
+        config::load(&self.config).map_err(|refused| self.or_none_at_all(refused))
+    }
+
+    /// For who connects to no broker: whoever asks need not have the broker's secrets. What is wrong has been said.
+    fn settings(&self) -> Result<Settings, ExitCode> {
+        config::load_without_secrets(&self.config)
+            .map_err(|refused| exit::fail(exit::CONFIG, &self.or_none_at_all(refused)))
+    }
+
+    /// Where nobody named a file and none lies in the usual place, that is what is wrong.
+    fn or_none_at_all(&self, refused: Refused) -> Refused {
+        let usual = self.config == Path::new(DEFAULT_CONFIG);
+        if !usual || self.config.exists() {
+            return refused;
+        }
+        Refused(vec![Diagnostic {
+            file: self.config.clone(),
+            position: None,
+            field: String::new(),
+            message: "there is no configuration in the usual place; name yours by --config FILE"
+                .to_owned(),
+        }])
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -184,12 +216,12 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Err(refusal) => return exit::fail(exit::USAGE, &refusal),
     };
     match arguments.command {
-        Command::Run(file) => run::run(&file.config),
+        Command::Run(file) => run::run(&file),
         Command::Demo(options) => run::demo(options),
-        Command::Check { config, format } => check::check(&config.config, format),
+        Command::Check { config, format } => check::check(&config, format),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Audit(options) => audit::audit(options),
-        Command::Reload(file) => reload::reload(&file.config),
+        Command::Reload(file) => reload::reload(&file),
         Command::Explain(Explain::Link(options)) => explain::link(&options),
         Command::Plugin(command) => plugin::plugin(command),
         Command::Spool(command) => spool::spool(command),

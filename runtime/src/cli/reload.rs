@@ -1,13 +1,12 @@
 //! `moorline reload`: SIGHUP to the right process, after a look at the file.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::exit;
+use super::{ConfigFile, exit};
 use crate::clock::Clock;
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::status::Status;
 
 /// What the gateway that runs with these settings says of itself.
@@ -29,10 +28,10 @@ pub(super) fn tell_running(settings: &Settings) -> Option<Result<(), rustix::io:
     running(settings).map(|process| kill_process(process, Signal::HUP))
 }
 
-pub(super) fn reload(file: &Path) -> ExitCode {
-    let settings = match config::load(file) {
+pub(super) fn reload(file: &ConfigFile) -> ExitCode {
+    let settings = match file.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let status_file = &settings.status_file;
     let Some(process) = running(&settings) else {
@@ -49,7 +48,7 @@ pub(super) fn reload(file: &Path) -> ExitCode {
             exit::print(&format!(
                 "process {} reads {} again",
                 process.as_raw_nonzero(),
-                file.display()
+                file.config.display()
             ));
             ExitCode::SUCCESS
         }

@@ -1,15 +1,14 @@
 //! `moorline run`, `moorline demo` and the demo's parts.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use super::exit;
+use super::{ConfigFile, exit};
+use crate::demo;
 use crate::demo::part::{self, DemoOptions, Part};
 use crate::gateway::{self, GatewayError};
-use crate::{config, demo};
 
-pub(super) fn run(file: &Path) -> ExitCode {
-    let settings = match config::load(file) {
+pub(super) fn run(file: &ConfigFile) -> ExitCode {
+    let settings = match file.load() {
         Ok(settings) => settings,
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
@@ -17,7 +16,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        match gateway::run(file, settings).await {
+        match gateway::run(&file.config, settings).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = match &error {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::exit;
 use super::run::with_runtime;
-use crate::config::{self, Settings};
+use super::{ConfigFile, exit};
+use crate::config::Settings;
 use crate::screen::Screen;
 use crate::stress::campaign::Fault;
 use crate::stress::report::Report;
@@ -20,14 +20,8 @@ const SECONDS_PER_MINUTE: u64 = 60;
 /// What `moorline stress` takes.
 #[derive(Debug, Args)]
 pub(super) struct StressOptions {
-    /// The configuration file.
-    #[arg(
-        long,
-        short,
-        value_name = "FILE",
-        default_value = "/etc/moorline/gateway.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// About how long it may take; one round of all faults needs four minutes.
     #[arg(long, value_name = "M", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_440))]
     minutes: u64,
@@ -55,7 +49,7 @@ pub(super) struct StressOptions {
 }
 
 pub(super) fn stress(options: &StressOptions) -> ExitCode {
-    let settings = match config::load(&options.config) {
+    let settings = match options.config.load() {
         Ok(settings) => settings,
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };

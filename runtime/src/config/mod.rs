@@ -28,11 +28,31 @@ use diagnostic::Source;
 /// The largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Reads and resolves a configuration file, secrets included.
+/// Whether the values behind `env:` and `file:` are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Secrets {
+    Resolved,
+    /// Every secret is empty; a file that holds a private key is not opened.
+    LeftAlone,
+}
+
+/// Reads and resolves a configuration file, secrets included: for who connects, or says whether one could.
 ///
 /// # Errors
 /// With everything that is wrong, not only the first finding; a file that does not parse has exactly one.
 pub fn load(file: &Path) -> Result<Settings, Refused> {
+    read(file, Secrets::Resolved)
+}
+
+/// As [`load`], but every secret is empty: for who connects to no broker, and need not have what it asks for.
+///
+/// # Errors
+/// As [`load`], secrets aside.
+pub fn load_without_secrets(file: &Path) -> Result<Settings, Refused> {
+    read(file, Secrets::LeftAlone)
+}
+
+fn read(file: &Path, secrets: Secrets) -> Result<Settings, Refused> {
     let text = bounded_file::read_text(file, FILE_BYTES_MAX).map_err(|error| {
         Refused(vec![Diagnostic {
             file: file.to_owned(),
@@ -41,7 +61,7 @@ pub fn load(file: &Path) -> Result<Settings, Refused> {
             message: format!("cannot be read: {error}"),
         }])
     })?;
-    parse(file, &text)
+    resolve(file, &text, secrets)
 }
 
 /// As [`load`], for a text that was put together and lies in no file: findings have no line.
@@ -58,8 +78,12 @@ pub(crate) fn from_text(text: &str) -> Result<Settings, Refused> {
 }
 
 fn parse(file: &Path, text: &str) -> Result<Settings, Refused> {
+    resolve(file, text, Secrets::Resolved)
+}
+
+fn resolve(file: &Path, text: &str, secrets: Secrets) -> Result<Settings, Refused> {
     let source = Source { file, text };
     let raw: raw::File =
         toml::from_str(text).map_err(|error| Refused(vec![source.parse_error(&error)]))?;
-    settings::resolve(raw, &source)
+    settings::resolve(raw, &source, secrets)
 }

@@ -14,6 +14,7 @@ use moorline_core::swap::probation::Terms;
 use moorline_core::wear::Budget;
 use toml::Spanned;
 
+use super::Secrets;
 use super::diagnostic::{Diagnostic, Refused, Source};
 use super::limits::Beside;
 use super::plugins::PluginsSection;
@@ -97,15 +98,21 @@ pub struct Settings {
 pub(super) struct Resolver<'a> {
     source: &'a Source<'a>,
     pub(super) base: &'a Path,
+    secrets: Secrets,
     findings: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }
 
-pub(super) fn resolve(raw: raw::File, source: &Source<'_>) -> Result<Settings, Refused> {
+pub(super) fn resolve(
+    raw: raw::File,
+    source: &Source<'_>,
+    secrets: Secrets,
+) -> Result<Settings, Refused> {
     let base = source.file.parent().unwrap_or(Path::new("."));
     let mut resolver = Resolver {
         source,
         base,
+        secrets,
         findings: Vec::new(),
         warnings: Vec::new(),
     };
@@ -281,6 +288,14 @@ impl Resolver<'_> {
         })
     }
 
+    fn private_key(&mut self, path: &Spanned<PathBuf>) -> Secret {
+        let pem = match self.secrets {
+            Secrets::Resolved => self.content(path),
+            Secrets::LeftAlone => Vec::new(),
+        };
+        Secret::new(String::from_utf8_lossy(&pem).into_owned())
+    }
+
     /// Our own certificate ends soon, or has ended.
     fn warn_of_end(&mut self, path: &Spanned<PathBuf>, pem: &[u8]) {
         let now = Clock::start().wall();
@@ -291,6 +306,9 @@ impl Resolver<'_> {
     }
 
     fn secret(&mut self, source: &Spanned<raw::SecretSource>) -> Secret {
+        if self.secrets == Secrets::LeftAlone {
+            return Secret::new(String::new());
+        }
         let text = match source.get_ref() {
             raw::SecretSource::Literal(text) => text.clone(),
             raw::SecretSource::Env(name) => std::env::var(name).unwrap_or_else(|error| {
@@ -379,7 +397,9 @@ impl Resolver<'_> {
                 "retry_floor_ms is above retry_ceiling_s: nothing lies between them",
             );
         }
+        // Without the private key there is nothing to set up.
         if self.findings.is_empty()
+            && self.secrets == Secrets::Resolved
             && let Err(error) = link::check(&link)
         {
             self.find(span, format!("TLS cannot be set up: {error}"));
@@ -621,7 +641,7 @@ impl Resolver<'_> {
                 self.warn_of_end(&certificates, &certificates_pem);
                 Some(ClientIdentity {
                     certificates_pem,
-                    key_pem: Secret::new(String::from_utf8_lossy(&self.content(&key)).into_owned()),
+                    key_pem: self.private_key(&key),
                 })
             }
             (Some(half), None) => {

@@ -16,6 +16,8 @@ mod reload;
 mod report;
 mod state_dir;
 
+pub(crate) use state_dir::{Unfit, unfit};
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

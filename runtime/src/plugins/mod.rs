@@ -34,6 +34,7 @@ mod policy;
 mod rehearsal;
 mod routes;
 mod settings;
+mod shelf;
 mod state_files;
 mod status;
 mod store;
@@ -71,6 +72,7 @@ pub use settings::{
     ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
     StreamTargetError, Succession,
 };
+pub(crate) use shelf::{Shelf, ShelfError, Stocked, TakenBack};
 pub(crate) use state_files::{StateFile, state_directory, state_files};
 pub use status::{
     ComponentStatus, ConnectorStatus, Denied, InstanceState, InstanceStatus, PluginsStatus,

@@ -39,6 +39,8 @@ pub struct ComponentStatus {
     pub plugin: Arc<str>,
     /// The version it gives itself.
     pub version: Arc<str>,
+    /// The build that has proved itself last.
+    pub proved: Option<Digest>,
     /// What an operator may go back to.
     pub before: Option<Build>,
     /// Where what serves comes from.

@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use crate::medium;
 
-const LOCK_NAME: &str = "lock";
+/// Locked beside the directory itself, where it can be opened.
+pub(crate) const LOCK_NAME: &str = "lock";
 
 /// Why a directory cannot be a spool's.
 #[derive(Debug, Error)]

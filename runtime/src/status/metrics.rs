@@ -268,10 +268,10 @@ impl Page {
         type Figure = fn(&super::ConnectorEntry) -> u64;
         let figures: [(&str, &str, &str, Figure); 8] = [
             (
-                "connector_running",
+                "connector_serving",
                 "Whether every instance serves.",
                 "gauge",
-                |connector| u64::from(connector.state == "running"),
+                |connector| u64::from(connector.state == "serving"),
             ),
             (
                 "connector_readings_total",

@@ -277,7 +277,7 @@ pub struct ConnectorEntry {
     /// Where it comes from: `not checked`, `signed by NAME (KEY)`, or what is doubtful.
     #[serde(default)]
     pub signature: String,
-    /// `running`, `starting` (no component yet), `restarting` or `failed` (tried only now and then); of its instances
+    /// `serving`, `starting` (no component yet), `restarting` or `failed` (tried only now and then); of its instances
     /// the one that is worst off.
     pub state: String,
     /// Readings accepted from it since the process started.
@@ -360,7 +360,7 @@ pub struct PolicySection {
     /// Where it comes from, as for a connector.
     #[serde(default)]
     pub signature: String,
-    /// `running` or `built-in`.
+    /// `serving` or `built-in`.
     pub state: String,
     /// Questions answered.
     pub answered: u64,

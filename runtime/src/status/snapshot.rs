@@ -424,7 +424,7 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
             InstanceState::CircuitOpen => 3,
         });
     let state = match worst {
-        Some(InstanceState::Serving) => "running",
+        Some(InstanceState::Serving) => "serving",
         Some(InstanceState::Waiting) | None => "starting",
         Some(InstanceState::Restarting) => "restarting",
         Some(InstanceState::CircuitOpen) => "failed",
@@ -469,7 +469,7 @@ fn policy(policy: Option<&PolicyStatus>) -> PolicySection {
         };
     };
     let state = if policy.component.active.is_some() {
-        "running"
+        "serving"
     } else {
         "built-in"
     };

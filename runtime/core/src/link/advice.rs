@@ -99,7 +99,10 @@ impl Cause {
             Self::PeerGarbage => {
                 "check that link.url names an MQTT port, with TLS or without as the broker wants"
             }
-            Self::PingrespTimeout | Self::BlackHole => {
+            Self::PingrespTimeout => {
+                "look whether the broker hangs or gets no processor; a proxy or firewall on the way that acknowledges in its place looks the same"
+            }
+            Self::BlackHole => {
                 "look at the network between here and the broker: what is sent gets no answer"
             }
             Self::WriteStalled | Self::AckTimeout => {
@@ -113,7 +116,7 @@ impl Cause {
                 "find out what killed the gateway: power, the kernel's memory killer, or a person"
             }
             Self::HostStarved => {
-                "look at this machine's load and memory, and at whatever stops processes on it"
+                "look at this machine's load and memory, and at whatever stops processes on it; if it is a virtual machine, at whether its host paused it"
             }
             Self::HostSuspended => {
                 "keep this machine from sleeping, or accept that its link does not live through it"

@@ -178,7 +178,8 @@ pub enum Cause {
     ServerReason(u8),
     /// The peer sent bytes that are not MQTT.
     PeerGarbage,
-    /// PINGREQ was sent; no PINGRESP came in time.
+    /// PINGREQ was sent; no PINGRESP came in time, although nothing says that the way is broken: what the peer's kernel does not
+    /// acknowledge either is [`Self::BlackHole`].
     PingrespTimeout,
     /// The peer stopped reading: nothing could be written for too long.
     WriteStalled,

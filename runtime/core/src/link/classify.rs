@@ -76,7 +76,7 @@ pub enum Observed {
     Garbage,
     /// A packet of ours is larger than the server takes: it was not sent.
     Unsendable,
-    /// Our deadline for PINGRESP passed.
+    /// Our deadline for PINGRESP passed, and no kernel says that the question did not arrive.
     PingrespMissing,
     /// Our deadline for the oldest PUBACK passed.
     AckOverdue,
@@ -289,7 +289,8 @@ impl Classifier {
             {
                 Cause::Unreachable
             }
-            Observed::PingrespMissing => Cause::PingrespTimeout,
+            // The way works, by all that is known: whoever is at its end does not answer. Who that is nobody says.
+            Observed::PingrespMissing => return (Cause::PingrespTimeout, Certainty::Inferred),
             Observed::AckOverdue => Cause::AckTimeout,
             Observed::CanaryLost => Cause::CanaryLost,
             Observed::WriteStalled => Cause::WriteStalled,

@@ -233,7 +233,6 @@ impl Cause {
             | Self::Unreachable
             | Self::ConnectTimeout
             | Self::Reset
-            | Self::PingrespTimeout
             | Self::BlackHole => Fault::Network,
             // The broker, or whoever answers in its place, is not able or not willing.
             Self::ConnectRefused
@@ -249,6 +248,7 @@ impl Cause {
             | Self::ServerReason(_)
             | Self::PeerGarbage
             | Self::WebSocketRefused(NO_ANSWER | 429 | 500..=599)
+            | Self::PingrespTimeout
             | Self::WriteStalled
             | Self::AckTimeout
             | Self::CanaryLost => Fault::Peer,
@@ -492,7 +492,9 @@ impl Cause {
             }
             Self::Local(Intent::Shutdown) => "the gateway is stopping",
             Self::Local(Intent::FailBack) => "a preferred broker gets another try",
-            Self::HostStarved => "this machine did not let the gateway run for too long",
+            Self::HostStarved => {
+                "this machine did not let the gateway run for too long, or was itself paused"
+            }
             Self::HostSuspended => "this machine slept for too long",
             Self::HostRestarted => "the gateway itself was killed and started again",
             Self::LocalResource => "this machine refused a socket, memory or a permission",

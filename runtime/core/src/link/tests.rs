@@ -704,11 +704,11 @@ fn a_host_that_did_not_run_us_is_blamed_for_what_followed() {
     );
     assert_eq!(told, (Cause::HostStarved, Certainty::Certain));
     let silence = |evidence| ended(Observed::PingrespMissing, evidence);
-    let network = (Cause::PingrespTimeout, Certainty::Certain);
+    let hangs = (Cause::PingrespTimeout, Certainty::Inferred);
     assert_eq!(silence(after(StallKind::Suspended, 5, 5_000)), slept);
     assert_eq!(silence(after(StallKind::Starved, 5, 500)), starved);
-    assert_eq!(silence(after(StallKind::Starved, 5, 5_000)), network);
-    assert_eq!(silence(Evidence::default()), network);
+    assert_eq!(silence(after(StallKind::Starved, 5, 5_000)), hangs);
+    assert_eq!(silence(Evidence::default()), hangs);
 }
 
 #[test]
@@ -966,6 +966,10 @@ fn errno_means_what_it_means_in_its_phase() {
     };
     assert_eq!(of(Observed::WriteStalled), "write-stalled");
     assert_eq!(of(Observed::Unacknowledged), "black-hole");
+    assert_eq!(of(Observed::PingrespMissing), "pingresp-timeout");
+    // What the other end's kernel acknowledges has arrived: the way is not to blame.
+    assert_eq!(Cause::PingrespTimeout.fault(), Fault::Peer);
+    assert_eq!(Cause::BlackHole.fault(), Fault::Network);
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! `moorline plugin allow-downgrade`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::exit;
-use crate::config;
+use crate::cli::{ConfigFile, exit};
 use crate::plugins::Kind;
 use crate::trust::Place;
 
@@ -18,20 +16,14 @@ pub(in crate::cli) struct AllowDowngradeOptions {
     /// The reconnect policy instead.
     #[arg(long, conflicts_with = "connector")]
     policy: bool,
-    /// The configuration file.
-    #[arg(
-        long,
-        short,
-        value_name = "FILE",
-        default_value = "/etc/moorline/gateway.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 pub(super) fn allow_downgrade(options: &AllowDowngradeOptions) -> ExitCode {
-    let settings = match config::load(&options.config) {
+    let settings = match options.config.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let place = match &options.connector {
         Some(name) if settings.connectors.iter().any(|known| known.name == *name) => {
@@ -45,14 +37,14 @@ pub(super) fn allow_downgrade(options: &AllowDowngradeOptions) -> ExitCode {
                 .collect();
             let why = format!(
                 "{} has no connector {name:?}; it has {}",
-                options.config.display(),
+                options.config.config.display(),
                 known.join(", ")
             );
             return exit::fail(exit::USAGE, &why);
         }
         None if settings.policy.is_some() => Place::of(Kind::Policy, ""),
         None => {
-            let why = format!("{} has no [policy]", options.config.display());
+            let why = format!("{} has no [policy]", options.config.config.display());
             return exit::fail(exit::USAGE, &why);
         }
     };

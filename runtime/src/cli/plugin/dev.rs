@@ -12,16 +12,21 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use moorline_core::swap::Digest;
+use moorline_core::trust::Policy;
 
 use super::keys::{PasswordSource, secret_key};
 use super::sign::sign_one;
+use super::swap::is_build;
+use crate::admin::Client;
+use crate::admin::protocol::{Answer, Request};
 use crate::cli::reload::status_of_running;
 use crate::cli::{ConfigFile, exit};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::plugin_build::{self, BuiltPlugin};
-use crate::plugins::digest_of;
+use crate::plugins::{Shelf, Stocked};
 use crate::status::Status;
-use crate::trust::{SecretKey, signature_path};
+use crate::trust::SecretKey;
 
 /// How often the source is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -33,8 +38,9 @@ const FILES_MAX: usize = 10_000;
 const NOT_SOURCE: [&str; 5] = ["build", "target", "node_modules", "__pycache__", "dist"];
 /// Files that are made here, too.
 const MADE: [&str; 4] = [".wasm", ".wasm.new", ".minisig", ".minisig.new"];
-/// Where a component waits for its signature: a gateway that watches the plugin's directory must not find it without.
-const UNSIGNED: &str = "build/unsigned";
+/// Where a component waits for its signature, and until what it replaces is kept: the plugin's directory may be where the
+/// gateway looks.
+const DRAFT: &str = "build/draft";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DevOptions {
@@ -64,9 +70,9 @@ struct Place {
 }
 
 pub(super) fn dev(options: &DevOptions) -> ExitCode {
-    let settings = match config::load(&options.config.config) {
+    let settings = match options.config.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let key = options
         .key
@@ -76,6 +82,14 @@ pub(super) fn dev(options: &DevOptions) -> ExitCode {
         Ok(key) => key,
         Err(why) => return exit::fail(exit::DATA, &why),
     };
+    if key.is_none() && settings.plugins.trust.policy == Policy::Require {
+        let why = format!(
+            "{} requires signatures, and no build that is made here would be loaded: sign them by --key FILE, with a secret key \
+             whose public line is in [plugins.trusted_keys] (`moorline plugin keygen` makes one)",
+            options.config.config.display()
+        );
+        return exit::fail(exit::USAGE, &why);
+    }
     let mut seen = None;
     loop {
         let now = sources(&options.directory, &settings.state_dir);
@@ -111,7 +125,7 @@ fn turn(
     let before = status_of_running(settings);
     let directories = [options.directory.clone()];
     let build = plugin_build::BuildOptions {
-        out: key.map(|_| options.directory.join(UNSIGNED)),
+        out: Some(options.directory.join(DRAFT)),
         ..plugin_build::BuildOptions::default()
     };
     let built =
@@ -120,23 +134,28 @@ fn turn(
     let built = built.first().ok_or("nothing was built")?;
     let took = began.elapsed().as_secs_f64();
     let place = place(settings, built, options.connector.as_deref())?;
-    let component =
-        std::fs::read(&built.path).map_err(|error| format!("{}: {error}", built.path.display()))?;
-    let digest = digest_of(&component).to_string();
     let kib = built.bytes / 1024;
     let mut ready = format!("{} built in {took:.1} s ({kib} KiB)", built.name);
     if let Some(key) = key {
         sign(&built.path, key)?;
-        // First, so that the gateway does not find the component without it.
-        let (from, to) = (
-            signature_path(&built.path),
-            signature_path(&place.component),
-        );
-        put(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
         ready.push_str(", signed");
     }
-    put(&built.path, &place.component)
-        .map_err(|error| format!("{}: {error}", place.component.display()))?;
+    if let Some(directory) = place.component.parent() {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    let new = Stocked::read(&built.path).map_err(|error| error.to_string())?;
+    let digest = new.digest().to_string();
+    let shelf = Shelf::new(&place.component);
+    let proved = proved(settings, &place.connector);
+    let keep = |lies: Digest| match &proved {
+        Some(proved) => is_build(proved.as_ref())(lies),
+        // Nobody knows whether it has proved itself; it may not push out what has.
+        None => !shelf.before().exists(),
+    };
+    let lay = shelf
+        .install(&new, keep)
+        .map_err(|error| error.to_string())?;
     let Some(before) = before else {
         let component = place.component.display();
         return Ok(format!(
@@ -146,8 +165,25 @@ fn turn(
     if serving(&before, &place.connector) == Some(&digest) {
         return Ok(format!("{ready}; it is what serves already"));
     }
-    let outcome = outcome(settings, &place.connector, &digest, &before)?;
-    Ok(format!("{ready}; {outcome}"))
+    match outcome(settings, &place.connector, &digest, &before) {
+        Fate::Serves(words) => Ok(format!("{ready}; {words}")),
+        // The gateway itself brings back what was kept.
+        Fate::RolledBack(words) | Fate::Unknown(words) => Err(words),
+        Fate::Refused(words) => {
+            if let Some(lay) = lay {
+                shelf.put_back(&lay).map_err(|error| error.to_string())?;
+            }
+            Err(words)
+        }
+    }
+}
+
+/// What became of a build, in words.
+enum Fate {
+    Serves(String),
+    Refused(String),
+    RolledBack(String),
+    Unknown(String),
 }
 
 fn sign(component: &Path, key: &SecretKey) -> Result<(), String> {
@@ -173,12 +209,7 @@ fn serving<'a>(status: &'a Status, connector: &str) -> Option<&'a String> {
 }
 
 /// Waits for the gateway's word about the candidate.
-fn outcome(
-    settings: &Settings,
-    connector: &str,
-    digest: &str,
-    before: &Status,
-) -> Result<String, String> {
+fn outcome(settings: &Settings, connector: &str, digest: &str, before: &Status) -> Fate {
     let known = before.swaps.last().map_or(0, |swap| swap.id);
     let deadline = Instant::now() + SWAP_LIMIT;
     while Instant::now() < deadline {
@@ -192,7 +223,7 @@ fn outcome(
         match swap {
             Some(swap) if swap.outcome == "swapped" => {
                 let gap_ms = swap.gap_ms;
-                return Ok(format!(
+                return Fate::Serves(format!(
                     "{connector} swapped, no call was taken for {gap_ms} ms"
                 ));
             }
@@ -201,19 +232,22 @@ fn outcome(
                     &swap.outcome,
                     swap.reason.as_deref().unwrap_or("no reason given"),
                 );
-                return Err(format!(
-                    "{connector}: {outcome}, the generation before serves: {reason}"
-                ));
+                let words =
+                    format!("{connector}: {outcome}, the generation before serves: {reason}");
+                return match outcome.as_str() {
+                    "refused" => Fate::Refused(words),
+                    _rolled_back => Fate::RolledBack(words),
+                };
             }
             // The first one is no swap.
             None if serving(&status, connector).is_some_and(|serving| serving == digest) => {
-                return Ok(format!("{connector} serves"));
+                return Fate::Serves(format!("{connector} serves"));
             }
             None => {}
         }
     }
     let seconds = SWAP_LIMIT.as_secs();
-    Err(format!(
+    Fate::Unknown(format!(
         "the gateway has said nothing about {connector} for {seconds} s; its log knows more"
     ))
 }
@@ -255,19 +289,20 @@ fn place(settings: &Settings, built: &BuiltPlugin, named: Option<&str>) -> Resul
     }
 }
 
-/// In one step, so that a gateway that watches meets no half of it.
-fn put(from: &Path, to: &Path) -> std::io::Result<()> {
-    if from.canonicalize().ok() == to.canonicalize().ok() && from.exists() {
-        return Ok(());
+/// The build of this plugin that has proved itself last, if there is one, by a gateway that runs; none if none does.
+fn proved(settings: &Settings, name: &str) -> Option<Option<String>> {
+    let mut client = Client::connect(&settings.state_dir).ok()?;
+    match client.ask(&Request::List).ok()? {
+        Answer::Plugins { plugins } => {
+            let plugin = plugins.into_iter().find(|plugin| plugin.name == name);
+            Some(plugin.and_then(|plugin| plugin.proved))
+        }
+        Answer::Swap(_)
+        | Answer::StateRestored { .. }
+        | Answer::Refused { .. }
+        | Answer::Pending { .. }
+        | Answer::Invalid { .. } => None,
     }
-    if let Some(directory) = to.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    let mut draft = to.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    std::fs::copy(from, &draft)?;
-    std::fs::rename(draft, to)
 }
 
 type Sources = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;

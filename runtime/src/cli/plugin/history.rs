@@ -6,7 +6,6 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::{ConfigFile, OutputFormat, exit, figures};
-use crate::config;
 use crate::journal::{HistoryEntry, SwapHistory};
 
 #[derive(Debug, Args)]
@@ -24,9 +23,9 @@ pub(in crate::cli) struct HistoryOptions {
 }
 
 pub(super) fn history(options: &HistoryOptions) -> ExitCode {
-    let settings = match config::load(&options.config.config) {
+    let settings = match options.config.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let SwapHistory {
         mut entries,

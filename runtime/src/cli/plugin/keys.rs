@@ -97,8 +97,8 @@ impl TrustOptions {
     pub(super) fn settings(&self) -> Result<Settings, ExitCode> {
         let mut settings = match &self.config {
             Some(file) => {
-                let settings =
-                    config::load(file).map_err(|refused| exit::fail(exit::CONFIG, &refused))?;
+                let settings = config::load_without_secrets(file)
+                    .map_err(|refused| exit::fail(exit::CONFIG, &refused))?;
                 settings.plugins.trust
             }
             None => Settings {

@@ -2,28 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
 use serde_json::json;
 
+use super::ListOptions;
 use crate::admin::protocol::{Answer, PluginEntry, Request};
 use crate::admin::{Client, ClientError};
-use crate::cli::{ConfigFile, OutputFormat, exit, figures};
-use crate::config::{self, Settings};
+use crate::cli::{OutputFormat, exit, figures};
+use crate::config::Settings;
 use crate::journal::SwapHistory;
 
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ListOptions {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
-    format: OutputFormat,
-}
-
 pub(super) fn list(options: &ListOptions) -> ExitCode {
-    let settings = match config::load(&options.config.config) {
+    let settings = match options.config.settings() {
         Ok(settings) => settings,
-        Err(refused) => return exit::fail(exit::CONFIG, &refused),
+        Err(code) => return code,
     };
     let asked =
         Client::connect(&settings.state_dir).and_then(|mut client| client.ask(&Request::List));

@@ -3,10 +3,10 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{OutputFormat, exit};
+use super::{ConfigFile, OutputFormat, exit};
 
 mod allow_downgrade;
 mod build;
@@ -57,7 +57,11 @@ pub(super) enum PluginCommand {
         after_help = "Examples:\n  moorline plugin dev . --config gateway.toml\n  moorline plugin dev . --config gateway.toml --key bench.key"
     )]
     Dev(dev::DevOptions),
-    /// Show what a component is: world, versions, imports, signature, size, tools, configuration schema.
+    /// Show what a component is: world, versions, imports and the grants they ask for, signature, size, tools, configuration
+    /// schema.
+    ///
+    /// What its imports ask for is granted to a connector by [connector.grants]; beside each grant is said what becomes of it
+    /// without.
     #[command(
         after_help = "Examples:\n  moorline plugin inspect modbus_tcp.wasm\n  moorline plugin inspect modbus_tcp.wasm --config gateway.toml --format json"
     )]
@@ -87,7 +91,7 @@ pub(super) enum PluginCommand {
     ///
     /// Asks the running gateway; of a stopped one it says what served last.
     #[command(after_help = "Example:\n  moorline plugin ls --config gateway.toml --format json")]
-    Ls(ls::ListOptions),
+    Ls(ListOptions),
     /// Show how each build fared: generation, version, outcome, reason and gap.
     ///
     /// Reads the journal in the state directory, which outlives the process and holds at least the last five hundred; the gateway
@@ -146,6 +150,16 @@ pub(super) fn plugin(command: PluginCommand) -> ExitCode {
         PluginCommand::State(command) => state::state(command),
         PluginCommand::AllowDowngrade(options) => allow_downgrade::allow_downgrade(&options),
     }
+}
+
+/// What the commands take that list something of a gateway.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListOptions {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
+    format: OutputFormat,
 }
 
 /// Prints a result as asked for; if it was not, for people on a terminal and as JSON elsewhere.

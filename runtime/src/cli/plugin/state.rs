@@ -5,19 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use moorline_core::plugin_state::{Backup, Entries, bytes_of, check};
 use serde_json::json;
 
+use super::ListOptions;
 use crate::admin::protocol::{Answer, Request};
 use crate::admin::{Client, ClientError};
 use crate::bounded_file;
 use crate::cli::{ConfigFile, OutputFormat, exit, figures, glob, reload};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::plugins::{StateFile, StateTrouble, state_files};
 use crate::spool::disk::{DirectoryError, Disk};
 
@@ -49,15 +50,6 @@ pub(in crate::cli) enum StateCommand {
 }
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct ListOptions {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Human)]
-    format: OutputFormat,
-}
-
-#[derive(Debug, Args)]
 pub(in crate::cli) struct ExportOptions {
     #[command(flatten)]
     config: ConfigFile,
@@ -67,6 +59,9 @@ pub(in crate::cli) struct ExportOptions {
     /// Write it to this file, which must not be there yet; to standard output otherwise.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
+    /// Also if the file is there: it is replaced in one step.
+    #[arg(long, requires = "to")]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -93,10 +88,6 @@ pub(super) fn state(command: StateCommand) -> ExitCode {
     }
 }
 
-fn load(config: &ConfigFile) -> Result<Settings, ExitCode> {
-    config::load(&config.config).map_err(|refused| exit::fail(exit::CONFIG, &refused))
-}
-
 /// What there is, and what cannot be read.
 type Found = (BTreeMap<String, Entries>, BTreeMap<String, StateTrouble>);
 
@@ -120,7 +111,7 @@ fn is_meant(pattern: Option<&String>, instance: &str) -> bool {
 }
 
 fn list(options: &ListOptions) -> Result<(), ExitCode> {
-    let settings = load(&options.config)?;
+    let settings = options.config.settings()?;
     let (kept, bad) = read(&settings)?;
     let configured = instances(&settings);
     match options.format {
@@ -192,7 +183,7 @@ fn instances(settings: &Settings) -> BTreeMap<String, usize> {
 }
 
 fn export(options: &ExportOptions) -> Result<(), ExitCode> {
-    let settings = load(&options.config)?;
+    let settings = options.config.settings()?;
     let (mut kept, bad) = read(&settings)?;
     let pattern = options.instance.as_ref();
     // A backup that lacks something and does not say so is worse than none.
@@ -206,14 +197,21 @@ fn export(options: &ExportOptions) -> Result<(), ExitCode> {
         exit::print(&backup.to_json().trim_end());
         return Ok(());
     };
-    let made = File::options().write(true).create_new(true).open(path);
-    let written = made.and_then(|mut file| {
-        file.write_all(backup.to_json().as_bytes())?;
-        file.sync_all()
-    });
+    let json = backup.to_json();
+    let written = match options.force {
+        true => replace(path, json.as_bytes()),
+        false => write_new(path, json.as_bytes()),
+    };
     written.map_err(|error| {
         let path = path.display();
-        exit::fail(exit::OS, &format!("{path} cannot be written: {error}"))
+        let why = if error.kind() == io::ErrorKind::AlreadyExists {
+            format!(
+                "{path} is there already and is not written over: give --to another name, or --force to replace it"
+            )
+        } else {
+            format!("{path} cannot be written: {error}")
+        };
+        exit::fail(exit::OS, &why)
     })?;
     exit::progress(&format!(
         "the state of {count} instances to {}",
@@ -222,8 +220,27 @@ fn export(options: &ExportOptions) -> Result<(), ExitCode> {
     Ok(())
 }
 
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// The old document is there until the new one is whole.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    write_new(&draft, bytes)?;
+    std::fs::rename(draft, path)
+}
+
 fn import(options: &ImportOptions) -> Result<(), ExitCode> {
-    let settings = load(&options.config)?;
+    let settings = options.config.settings()?;
     let chosen = chosen(options, &settings)?;
     match Client::connect(&settings.state_dir) {
         Ok(client) => by_the_gateway(&settings, client, &chosen),

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::dead_letter::{self, DeadLetterCommand};
 use super::{ConfigFile, exit};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use source::{Stream, Trouble};
 
 mod dump;
@@ -82,8 +82,7 @@ struct Found {
 
 impl Which {
     fn find(&self) -> Result<Found, ExitCode> {
-        let settings = config::load(&self.file.config)
-            .map_err(|refused| exit::fail(exit::CONFIG, &refused))?;
+        let settings = self.file.settings()?;
         let all = source::streams(&settings.spool.directory).map_err(|trouble| fail(&trouble))?;
         if let Some(unknown) = self
             .stream

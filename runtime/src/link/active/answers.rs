@@ -82,12 +82,13 @@ impl Active {
             SessionEvent::Ended(gave_up) => {
                 let mut observation = self.observation(Observed::Fin, window);
                 if self.closing.is_none() {
-                    observation.observed = observe::wire_end(
+                    let observed = observe::wire_end(
                         &self.wire,
                         self.version,
                         gave_up,
                         &mut observation.evidence,
                     );
+                    observation.observed = self.look_closer(observed);
                 }
                 progress.over = Some(observation);
             }

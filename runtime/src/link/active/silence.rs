@@ -157,8 +157,9 @@ impl Active {
         }
     }
 
-    /// Silence and a full socket are the peer's fault or the network's: the kernel knows.
-    fn look_closer(&self, observed: Observed) -> Observed {
+    /// Silence and a full socket are the peer's fault or the network's: the kernel knows. What its peer has acknowledged has
+    /// arrived, and the peer owes the answer.
+    pub(super) fn look_closer(&self, observed: Observed) -> Observed {
         if observed != Observed::WriteStalled && observed != Observed::PingrespMissing {
             return observed;
         }

@@ -377,7 +377,7 @@ async fn a_black_hole_is_found_with_and_without_traffic_and_nothing_is_lost() {
         let took = cut.elapsed();
         assert_eq!(
             (seen.cause, seen.certainty),
-            (Cause::PingrespTimeout, Certainty::Certain),
+            (Cause::PingrespTimeout, Certainty::Inferred),
             "{seen}"
         );
         // Keep-alive 1 s, or a probe after 0.5 s; then 0.8 s for the answer.

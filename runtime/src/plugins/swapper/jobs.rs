@@ -22,6 +22,7 @@ use crate::plugins::guest::{self, Loaded};
 use crate::plugins::instance::{Control, CutOverResult, Prepared, TookOver};
 use crate::plugins::policy::{self, PolicyGuest, Work};
 use crate::plugins::settings::Limits;
+use crate::plugins::shelf::{Shelf, TakenBack};
 use crate::plugins::store::{HostState, Memory};
 use crate::plugins::world::{self, COMPONENT_BYTES_MAX, Interfaces};
 use crate::trust::{Gate, examine};
@@ -102,6 +103,42 @@ pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Do
         input: Input::Probed { probe, digest },
         product: Product::Nothing,
     })
+}
+
+/// The next start must not load the build that failed. What is kept beside its file comes back if it is one of `good`.
+pub(super) async fn take_back(
+    path: Arc<Path>,
+    failed: Digest,
+    good: [Option<Digest>; 2],
+) -> Option<Done> {
+    let shelf = Shelf::new(&path);
+    let done = blocking(move || match shelf.digest() {
+        Some(lies) if lies == failed => {
+            shelf.take_back(|kept| good.contains(&Some(kept)), |_| false)
+        }
+        // Somebody has put another there.
+        Some(_) | None => Ok(TakenBack::LiesThere),
+    })
+    .await;
+    let path = path.display();
+    match done {
+        Ok(Ok(TakenBack::LiesThere)) => {}
+        Ok(Ok(TakenBack::Back(digest))) => {
+            tracing::info!(%path, %digest, "the plugin's file is again what it was before the build that failed");
+        }
+        Ok(Ok(TakenBack::NotKept)) => tracing::warn!(
+            %path,
+            %failed,
+            "the plugin's file still holds the build that failed, and no good one is kept beside it: the next start loads it; put another there"
+        ),
+        Ok(Err(error)) => tracing::warn!(
+            %path,
+            %failed,
+            "the plugin's file still holds the build that failed, and what is kept beside it cannot be brought back: {error}; the next start loads it; put another there"
+        ),
+        Err(failure) => tracing::warn!(%path, %failure, "the plugin's file was not looked at"),
+    }
+    None
 }
 
 /// What a component is made with, and by whom it must be signed.

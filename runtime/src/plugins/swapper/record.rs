@@ -41,9 +41,13 @@ impl Running {
             }
             Report::Proved(build) => {
                 tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
+                found.proved = Some(build.digest);
                 return found.waiting.proved(build);
             }
-            Report::Loaded(to) => (None, to, SwapOutcome::Loaded),
+            Report::Loaded(to) => {
+                found.proved = Some(to.digest);
+                (None, to, SwapOutcome::Loaded)
+            }
             Report::Swapped { from, to } => (Some(from), to, SwapOutcome::Swapped),
             Report::Refused {
                 candidate,
@@ -59,7 +63,12 @@ impl Running {
                 to,
                 step,
                 failure,
-            } => (Some(to), from, SwapOutcome::RolledBack(step, failure)),
+            } => {
+                let path = found.path.clone();
+                let good = [Some(to.digest), found.proved];
+                super::spawn(&self.done, super::jobs::take_back(path, from.digest, good));
+                (Some(to), from, SwapOutcome::RolledBack(step, failure))
+            }
         };
         let record = Arc::new(found.conclude(now, from, to, outcome));
         found.waiting.concluded(&record);
@@ -119,6 +128,7 @@ impl Slot {
             path: self.path.clone(),
             state: self.machine.state(),
             active: self.machine.active(),
+            proved: self.proved,
             before: self.machine.previous(),
             plugin: self.card.0.clone(),
             version: self.card.1.clone(),

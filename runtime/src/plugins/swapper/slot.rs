@@ -113,6 +113,8 @@ pub(crate) struct Slot {
     pub(super) origin: Origin,
     pub(super) origin_before: Origin,
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
+    /// What has proved itself last; what the process began with needs no proof.
+    pub(super) proved: Option<Digest>,
     pub(super) missing_said: bool,
 }
 
@@ -132,6 +134,7 @@ impl Slot {
             origin: Origin::default(),
             origin_before: Origin::default(),
             refused: None,
+            proved: None,
             missing_said: false,
         }
     }

@@ -1,8 +1,9 @@
 //! Swaps that fail after the candidate took over, or while it did.
 
 use moorline_core::swap::{Reason, Step};
+use tokio::time::timeout;
 
-use super::gateway::{Gateway, Plan, assert_gapless};
+use super::gateway::{Gateway, PATIENCE, Plan, assert_gapless};
 use super::guests::connector;
 use crate::plugins::{SwapOutcome, SwapRecord};
 
@@ -95,6 +96,47 @@ async fn a_guest_that_traps_on_probation_gives_way_to_the_old_one_with_its_hand_
     let mended = gateway.concluded().await;
     assert_eq!(mended.outcome, SwapOutcome::Swapped);
     assert_eq!(mended.from, Some(loaded.to));
+    gateway.stop().await;
+}
+
+/// Waits until the component's file holds this.
+async fn file_holds(gateway: &Gateway, bytes: &[u8]) {
+    let path = gateway.component("line");
+    let holds = async {
+        while std::fs::read(&path).unwrap() != bytes {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_start_finds_what_was_kept_and_not_the_build_that_failed() {
+    let (mut gateway, loaded) = counting().await;
+    let kept = gateway.component("line").with_extension("wasm.before");
+    let good = connector("");
+    std::fs::write(&kept, &good).unwrap();
+    for (script, step) in [
+        ("timer:trap-3", Step::Probation),
+        ("start:trap", Step::CutOver),
+    ] {
+        std::fs::write(&kept, &good).unwrap();
+        gateway.replace("line", &connector(script));
+        if step == Step::Probation {
+            assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Swapped);
+        }
+        assert_rolled_back(&*gateway.concluded().await, step, Reason::Trapped);
+        file_holds(&gateway, &good).await;
+        assert!(!kept.exists());
+        let line = gateway.status.borrow().connectors[0].component.clone();
+        assert_eq!(line.proved, Some(loaded.to.digest));
+    }
+    // What is kept is no build that ever served: it is not brought back.
+    std::fs::write(&kept, connector("stranger")).unwrap();
+    gateway.replace("line", &connector("start:hang"));
+    assert_rolled_back(&*gateway.concluded().await, Step::CutOver, Reason::Stalled);
+    gateway.count("dev-line", 20).await;
+    assert!(kept.exists());
     gateway.stop().await;
 }
 

@@ -374,7 +374,8 @@ fn no_life(version: MqttVersion) -> Vec<Case> {
     let (peer, network) = (Fault::Peer, Fault::Network);
     let session = |row, fault, act| Case::session(version, row, fault, vec![act]);
     vec![
-        Case::subscribed(version, Cause::PingrespTimeout, network, Act::Silence)
+        Case::subscribed(version, Cause::PingrespTimeout, peer, Act::Silence)
+            .inferred()
             .ends(TransportEnd::Local)
             .then(Then::Once),
         session(Cause::WriteStalled, peer, Act::Deaf)

@@ -1,0 +1,395 @@
+//! The file that the configuration names for a component, and the build that is kept beside it.
+//!
+//! ```text
+//!  line.wasm           what the next start loads
+//!  line.wasm.before    the last build that proved itself, as long as another lies in the place
+//! ```
+//!
+//! Each with its signature beside it, under an added `.minisig` and `.minisig.before`. A build gets under `.before` only if it
+//! is known to have proved itself, so that no row of failures pushes the good one out. Every step is a rename: who watches the
+//! place meets no half of a file.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use moorline_core::swap::Digest;
+use thiserror::Error;
+
+use super::cache::digest_of;
+use super::world::COMPONENT_BYTES_MAX;
+use crate::bounded_file::{self, ReadError};
+use crate::trust::{SIGNATURE_FILE_BYTES_MAX, signature_path};
+
+/// Of a component that comes without a file to follow.
+const USUAL_MODE: u32 = 0o644;
+const MODE_BITS: u32 = 0o777;
+
+/// Why a component cannot be put in its place. Nothing was changed, or only its signature.
+#[derive(Debug, Error)]
+pub(crate) enum ShelfError {
+    /// Somebody else decides where it leads.
+    #[error("{} is a symbolic link: whoever turns it swaps the plugin; nothing was changed", _0.display())]
+    Link(PathBuf),
+    /// What is to be put there.
+    #[error("{}: {_1}", _0.display())]
+    Read(PathBuf, ReadError),
+    /// The place, or what is beside it.
+    #[error("{} cannot be replaced: {_1}", _0.display())]
+    Write(PathBuf, #[source] io::Error),
+}
+
+/// A component as it lies in files.
+#[derive(Debug)]
+pub(crate) struct Stocked {
+    component: Vec<u8>,
+    signature: Option<Vec<u8>>,
+}
+
+impl Stocked {
+    /// From `file` and, if it is there, the signature beside it.
+    pub(crate) fn read(file: &Path) -> Result<Self, ShelfError> {
+        let component = bounded_file::read(file, COMPONENT_BYTES_MAX)
+            .map_err(|error| ShelfError::Read(file.to_owned(), error))?;
+        let signature = signature_path(file);
+        let signature = match bounded_file::read(&signature, SIGNATURE_FILE_BYTES_MAX) {
+            Ok(bytes) => Some(bytes),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(ShelfError::Read(signature, error)),
+        };
+        Ok(Self {
+            component,
+            signature,
+        })
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        digest_of(&self.component)
+    }
+}
+
+/// What came of bringing back the build that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TakenBack {
+    /// A good build lies in the place already.
+    LiesThere,
+    /// This one does now.
+    Back(Digest),
+    /// No good build is kept beside it, or the place is a symbolic link.
+    NotKept,
+}
+
+/// The place of one component.
+#[derive(Clone, Debug)]
+pub(crate) struct Shelf(PathBuf);
+
+impl Shelf {
+    pub(crate) fn new(place: &Path) -> Self {
+        Self(place.to_owned())
+    }
+
+    pub(crate) fn place(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the last build that proved itself is kept.
+    pub(crate) fn before(&self) -> PathBuf {
+        before(&self.0)
+    }
+
+    /// What lies in the place.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        digest(&self.0)
+    }
+
+    /// Puts `new` in the place. What lies there is kept beside it if `is_proved` says so of it, and given back, to be put there
+    /// again if the new one is refused.
+    pub(crate) fn install(
+        &self,
+        new: &Stocked,
+        is_proved: impl FnOnce(Digest) -> bool,
+    ) -> Result<Option<Stocked>, ShelfError> {
+        let write = |error| ShelfError::Write(self.0.clone(), error);
+        let lay = match std::fs::symlink_metadata(&self.0) {
+            Ok(metadata) if metadata.is_symlink() => {
+                return Err(ShelfError::Link(self.0.clone()));
+            }
+            Ok(_file) => Some(Stocked::read(&self.0)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(write(error)),
+        };
+        if lay.as_ref().is_some_and(|lay| is_proved(lay.digest())) {
+            self.keep().map_err(write)?;
+        }
+        self.put(new)?;
+        Ok(lay)
+    }
+
+    /// Puts `old` in the place again. What is kept beside it stays.
+    pub(crate) fn put_back(&self, old: &Stocked) -> Result<(), ShelfError> {
+        self.put(old)?;
+        let lies = signature_path(&self.0);
+        match &old.signature {
+            Some(_put) => Ok(()),
+            None => remove(&lies).map_err(|error| ShelfError::Write(lies, error)),
+        }
+    }
+
+    /// Brings back the build that is kept beside, if `is_good` says so of it and not of what lies in the place. What lies there
+    /// is kept in its stead if `is_proved` says so of it.
+    pub(crate) fn take_back(
+        &self,
+        is_good: impl Fn(Digest) -> bool,
+        is_proved: impl FnOnce(Digest) -> bool,
+    ) -> io::Result<TakenBack> {
+        if std::fs::symlink_metadata(&self.0).is_ok_and(|metadata| metadata.is_symlink()) {
+            return Ok(TakenBack::NotKept);
+        }
+        let lies = self.digest();
+        if lies.is_some_and(&is_good) {
+            return Ok(TakenBack::LiesThere);
+        }
+        let Some(kept) = digest(&self.before()).filter(|kept| is_good(*kept)) else {
+            return Ok(TakenBack::NotKept);
+        };
+        let signature = signature_path(&self.0);
+        let aside = lies.is_some_and(is_proved);
+        if aside {
+            link(&self.0, &beside(&self.0, ".aside"))?;
+            link(&signature, &beside(&signature, ".aside"))?;
+        }
+        match std::fs::rename(self.before(), &self.0) {
+            Ok(()) => {}
+            // Somebody else brings it back at the same time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(TakenBack::LiesThere);
+            }
+            Err(error) => return Err(error),
+        }
+        if !moved(&before(&signature), &signature)? {
+            // What is kept had none.
+            remove(&signature)?;
+        }
+        if aside {
+            moved(&beside(&self.0, ".aside"), &self.before())?;
+            moved(&beside(&signature, ".aside"), &before(&signature))?;
+        }
+        Ok(TakenBack::Back(kept))
+    }
+
+    /// Keeps what lies in the place, with its signature.
+    fn keep(&self) -> io::Result<()> {
+        let signature = signature_path(&self.0);
+        remove(&before(&signature))?;
+        link(&self.0, &self.before())?;
+        link(&signature, &before(&signature))
+    }
+
+    /// The signature goes first, so that the gateway does not find the component without it. Where `new` has none, what lies
+    /// there stays: somebody may have put it there for the new build.
+    fn put(&self, new: &Stocked) -> Result<(), ShelfError> {
+        if let Some(signature) = &new.signature {
+            let lies = signature_path(&self.0);
+            replace(&lies, signature, USUAL_MODE)
+                .map_err(|error| ShelfError::Write(lies, error))?;
+        }
+        let mode =
+            std::fs::metadata(&self.0).map_or(USUAL_MODE, |metadata| metadata.mode() & MODE_BITS);
+        replace(&self.0, &new.component, mode)
+            .map_err(|error| ShelfError::Write(self.0.clone(), error))
+    }
+}
+
+fn digest(file: &Path) -> Option<Digest> {
+    let bytes = bounded_file::read(file, COMPONENT_BYTES_MAX).ok()?;
+    Some(digest_of(&bytes))
+}
+
+fn beside(file: &Path, ending: &str) -> PathBuf {
+    let mut name = file.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(ending);
+    file.with_file_name(name)
+}
+
+fn before(file: &Path) -> PathBuf {
+    beside(file, ".before")
+}
+
+fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let new = beside(file, ".new");
+    remove(&new)?;
+    let mut draft = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)?;
+    draft.write_all(bytes)?;
+    draft.sync_all()?;
+    std::fs::rename(new, file)
+}
+
+/// A second name for `file`, if it is there, in the place of what had that name.
+fn link(file: &Path, name: &Path) -> io::Result<()> {
+    remove(name)?;
+    match std::fs::hard_link(file, name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether it was there.
+fn moved(from: &Path, to: &Path) -> io::Result<bool> {
+    match std::fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Desk {
+        directory: tempfile::TempDir,
+        shelf: Shelf,
+    }
+
+    impl Desk {
+        /// With `component` and its signature in the place.
+        fn new(component: &str, signature: Option<&str>) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let shelf = Shelf::new(&directory.path().join("line.wasm"));
+            let desk = Self { directory, shelf };
+            desk.put("line.wasm", component, signature);
+            desk
+        }
+
+        fn put(&self, name: &str, component: &str, signature: Option<&str>) {
+            let file = self.directory.path().join(name);
+            std::fs::write(&file, component).unwrap();
+            if let Some(signature) = signature {
+                std::fs::write(signature_path(&file), signature).unwrap();
+            }
+        }
+
+        /// Installs a build where `proved` has proved itself.
+        fn install(&self, new: &str, signature: Option<&str>, proved: &str) -> Stocked {
+            self.put("new.wasm", new, signature);
+            let new = Stocked::read(&self.directory.path().join("new.wasm")).unwrap();
+            let lay = self.shelf.install(&new, is(proved)).unwrap();
+            lay.unwrap()
+        }
+
+        fn holds(&self) -> (String, Option<String>) {
+            self.pair(&self.shelf.0)
+        }
+
+        fn keeps(&self) -> Option<(String, Option<String>)> {
+            let kept = self.shelf.before();
+            let signature = before(&signature_path(&self.shelf.0));
+            let component = std::fs::read_to_string(kept).ok()?;
+            Some((component, std::fs::read_to_string(signature).ok()))
+        }
+
+        fn pair(&self, file: &Path) -> (String, Option<String>) {
+            let signature = std::fs::read_to_string(signature_path(file)).ok();
+            (std::fs::read_to_string(file).unwrap(), signature)
+        }
+    }
+
+    fn is(content: &str) -> impl Fn(Digest) -> bool + use<> {
+        let wanted = digest_of(content.as_bytes());
+        move |digest| digest == wanted
+    }
+
+    fn pair(component: &str, signature: Option<&str>) -> (String, Option<String>) {
+        (component.to_owned(), signature.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_signature_comes_and_goes_with_its_component() {
+        for of_old in [Some("of the old"), None] {
+            let desk = Desk::new("old", of_old);
+            let lay = desk.install("new", Some("of the new"), "old");
+            assert_eq!(desk.holds(), pair("new", Some("of the new")));
+            assert_eq!(desk.keeps(), Some(pair("old", of_old)));
+            desk.shelf.put_back(&lay).unwrap();
+            assert_eq!(desk.holds(), pair("old", of_old));
+
+            let desk = Desk::new("old", of_old);
+            desk.install("new", Some("of the new"), "old");
+            let back = desk.shelf.take_back(is("old"), is("old")).unwrap();
+            assert!(matches!(back, TakenBack::Back(_)), "{back:?}");
+            assert_eq!(desk.holds(), pair("old", of_old));
+            assert_eq!(desk.keeps(), None);
+        }
+    }
+
+    #[test]
+    fn a_component_without_a_signature_leaves_the_one_that_lies_there() {
+        let desk = Desk::new("old", Some("of somebody"));
+        let lay = desk.install("new", None, "old");
+        assert_eq!(desk.holds(), pair("new", Some("of somebody")));
+        desk.shelf.put_back(&lay).unwrap();
+        assert_eq!(desk.holds(), pair("old", Some("of somebody")));
+    }
+
+    #[test]
+    fn what_has_not_proved_itself_pushes_nothing_out() {
+        let desk = Desk::new("good", Some("of the good"));
+        desk.install("bad", None, "good");
+        for more in ["worse", "worst"] {
+            desk.install(more, Some("of another"), "good");
+            assert_eq!(desk.keeps(), Some(pair("good", Some("of the good"))));
+        }
+        desk.shelf.take_back(is("good"), is("good")).unwrap();
+        assert_eq!(desk.holds(), pair("good", Some("of the good")));
+    }
+
+    #[test]
+    fn there_and_back_loses_neither() {
+        let desk = Desk::new("first", Some("of the first"));
+        desk.install("second", None, "first");
+        // The second one has proved itself, and an operator goes back.
+        desk.shelf.take_back(is("first"), is("second")).unwrap();
+        assert_eq!(desk.holds(), pair("first", Some("of the first")));
+        assert_eq!(desk.keeps(), Some(pair("second", Some("of the first"))));
+        desk.shelf.take_back(is("second"), is("first")).unwrap();
+        assert_eq!(desk.holds().0, "second");
+    }
+
+    #[test]
+    fn only_a_good_build_is_brought_back_and_only_over_another() {
+        let desk = Desk::new("good", None);
+        let nobody = |_| false;
+        let back = |good: &str| desk.shelf.take_back(is(good), nobody).unwrap();
+        assert_eq!(back("good"), TakenBack::LiesThere);
+        desk.install("bad", None, "good");
+        assert_eq!(back("another"), TakenBack::NotKept);
+        assert_eq!(desk.holds().0, "bad");
+        assert!(matches!(back("good"), TakenBack::Back(_)));
+        assert_eq!(back("bad"), TakenBack::NotKept);
+    }
+
+    #[test]
+    fn a_link_belongs_to_who_turns_it() {
+        let desk = Desk::new("old", None);
+        let turned = desk.directory.path().join("turned.wasm");
+        std::os::unix::fs::symlink(&desk.shelf.0, &turned).unwrap();
+        let shelf = Shelf::new(&turned);
+        let new = Stocked::read(&desk.shelf.0).unwrap();
+        let refused = shelf.install(&new, |_| true);
+        assert!(matches!(refused, Err(ShelfError::Link(_))));
+        let back = shelf.take_back(is("other"), |_| false).unwrap();
+        assert_eq!(back, TakenBack::NotKept);
+    }
+}
