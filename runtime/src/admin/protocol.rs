@@ -136,9 +136,10 @@ impl SwapAnswer {
                     ..Self::default()
                 };
             }
-            OrderEnd::Missing => {
+            OrderEnd::Missing(why) => {
                 return Self {
                     outcome: "missing".to_owned(),
+                    reason: Some(why.to_string()),
                     ..Self::default()
                 };
             }

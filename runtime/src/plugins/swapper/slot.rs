@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use moorline_core::swap::probation::Served;
-use moorline_core::swap::{Build, Digest, Failure, Generation, Swap};
+use moorline_core::swap::{Build, Digest, Failure, Generation, NoFile, Swap};
 use moorline_core::time::Instant;
 use moorline_core::trust::Origin;
 use tokio::sync::{mpsc, watch};
@@ -113,7 +113,8 @@ pub(crate) struct Slot {
     pub(super) origin: Origin,
     pub(super) origin_before: Origin,
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
-    pub(super) missing_said: bool,
+    /// Why there was no file when that was said last.
+    pub(super) missing_said: Option<NoFile>,
 }
 
 impl Slot {
@@ -132,7 +133,7 @@ impl Slot {
             origin: Origin::default(),
             origin_before: Origin::default(),
             refused: None,
-            missing_said: false,
+            missing_said: None,
         }
     }
 }

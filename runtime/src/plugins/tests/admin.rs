@@ -154,11 +154,16 @@ async fn an_order_is_answered_by_how_it_ended() {
         "swapped"
     );
 
-    std::fs::remove_file(desk.gateway.component("policy")).unwrap();
-    assert_eq!(
-        desk.order(swap("policy", false, false)).await.outcome,
-        "missing"
-    );
+    let place = desk.gateway.component("policy");
+    std::fs::remove_file(&place).unwrap();
+    let missing = desk.order(swap("policy", false, false)).await;
+    assert_eq!(missing.outcome, "missing");
+    assert_eq!(missing.reason.as_deref(), Some("is not there"));
+    std::fs::create_dir(&place).unwrap();
+    let unreadable = desk.order(swap("policy", false, false)).await;
+    assert_eq!(unreadable.outcome, "missing");
+    let why = "cannot be read: it is a directory, not a file";
+    assert_eq!(unreadable.reason.as_deref(), Some(why));
 
     let plugins = desk.plugins().await;
     let names: Vec<_> = plugins
