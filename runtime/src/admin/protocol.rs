@@ -189,6 +189,8 @@ pub struct PluginEntry {
     pub limits: Vec<LimitEntry>,
     /// What it wanted last and was not granted.
     pub denied: Option<String>,
+    /// Why what one of its instances keeps is not on the disk.
+    pub state_error: Option<String>,
     /// Of the instances that do not serve, why the first does not.
     pub error: Option<String>,
 }
@@ -236,6 +238,7 @@ fn connector(connector: &ConnectorStatus) -> PluginEntry {
         .count() as u64;
     entry.limits = LimitEntry::of(connector);
     entry.denied = connector.last_denied();
+    entry.state_error = connector.state_unwritten();
     entry.error = instances
         .iter()
         .filter(|instance| !serving(instance.state))
