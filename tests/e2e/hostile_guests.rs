@@ -146,6 +146,8 @@ async fn a_good_neighbour_is_not_disturbed() {
 
 /// Descriptors the whole gateway may have, here.
 const DESCRIPTORS: usize = 256;
+/// What it begins with, and raises by itself.
+const DESCRIPTORS_AT_FIRST: usize = 64;
 /// What two hoarders may have of them, and what a gateway of this size needs for itself.
 const DESCRIPTORS_OPEN_MAX: usize = 64 + 100;
 
@@ -153,7 +155,7 @@ const DESCRIPTORS_OPEN_MAX: usize = 64 + 100;
 fn frugal(directory: &Path) -> PathBuf {
     let program = directory.join("moorline-frugal");
     let text = format!(
-        "#!/bin/sh\nulimit -n {DESCRIPTORS}\nexec {:?} \"$@\"\n",
+        "#!/bin/sh\nulimit -S -n {DESCRIPTORS_AT_FIRST}\nulimit -H -n {DESCRIPTORS}\nexec {:?} \"$@\"\n",
         binary()
     );
     std::fs::write(&program, text).unwrap();
@@ -221,6 +223,12 @@ async fn guests_that_hoard_descriptors_leave_the_gateway_its_own() {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .count();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = files.unwrap().split_whitespace().skip(3).take(2).collect();
+    assert_eq!(words, ["256", "256"]);
     println!("{open} descriptors of {DESCRIPTORS} are open");
     assert!(open < DESCRIPTORS_OPEN_MAX, "{open} are open");
 
