@@ -3,7 +3,7 @@
 //! What is named may be a pipe nobody writes to, a device that never ends, or larger than memory. None of them may hold
 //! the gateway up or eat it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -39,6 +39,14 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ReadError> {
         .read(true)
         .custom_flags(nonblocking)
         .open(path)?;
+    read_open(file, bytes_max)
+}
+
+/// As [`read`], of a file that was opened so that nothing in it waits.
+///
+/// # Errors
+/// When it cannot be read, is no regular file, or is larger.
+pub(crate) fn read_open(file: File, bytes_max: u64) -> Result<Vec<u8>, ReadError> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() {
@@ -48,8 +56,10 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ReadError> {
         };
         return Err(ReadError::NotAFile(kind));
     }
-    let expected = metadata.len().min(bytes_max);
-    let mut contents = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+    if metadata.len() > bytes_max {
+        return Err(ReadError::TooLarge { bytes_max });
+    }
+    let mut contents = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
     // Files of /proc say they are empty: only reading tells.
     file.take(bytes_max.saturating_add(1))
         .read_to_end(&mut contents)?;

@@ -1,9 +1,16 @@
 //! Guests that want too much, all at once, beside one that minds its own business: its readings go on, how
 //! late is printed, the link never notices, every limit that was exceeded is named, and memory stays where the limits put it.
+//! What a guest opens does not take from the gateway what it needs for itself.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use moorline::demo::mark;
+use moorline::fault_proxy::Strike;
+use moorline_tests::binary;
 use moorline_tests::errors::Provoked;
 use moorline_tests::mosquitto;
 use moorline_tests::netns::now_ms;
@@ -135,4 +142,121 @@ async fn a_good_neighbour_is_not_disturbed() {
     let entry = entry.unwrap();
     assert_eq!((entry.traps, entry.limits.len()), (0, 0), "{entry:?}");
     assert_eq!(history.sessions(), 1, "the link never noticed");
+}
+
+/// Descriptors the whole gateway may have, here.
+const DESCRIPTORS: usize = 256;
+/// What it begins with, and raises by itself.
+const DESCRIPTORS_AT_FIRST: usize = 64;
+/// What two hoarders may have of them, and what a gateway of this size needs for itself.
+const DESCRIPTORS_OPEN_MAX: usize = 64 + 100;
+
+/// The binary with so few descriptors that one guest could take them all.
+fn frugal(directory: &Path) -> PathBuf {
+    let program = directory.join("moorline-frugal");
+    let text = format!(
+        "#!/bin/sh\nulimit -S -n {DESCRIPTORS_AT_FIRST}\nulimit -H -n {DESCRIPTORS}\nexec {:?} \"$@\"\n",
+        binary()
+    );
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// By the admin socket.
+fn plugins(configuration: &Path) -> serde_json::Value {
+    let output = Command::new(binary())
+        .args(["plugin", "ls", "--format", "json", "--config"])
+        .arg(configuration)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn guests_that_hoard_descriptors_leave_the_gateway_its_own() {
+    let Some(kind) = mosquitto() else { return };
+    let rig = Rig::start(kind).await;
+    let good = Place::stock(rig.path("good.wasm"), Guest::SIMULATED);
+    let hoarder = Place::stock(rig.path("hoarder.wasm"), Guest::REACHING);
+    let maps = rig.path("maps");
+    std::fs::create_dir(&maps).unwrap();
+    let mut lines = String::new();
+    for (name, grants) in [
+        ("nothing", String::new()),
+        (
+            "granted",
+            format!(
+                "[connector.grants]\ntcp = [\"127.0.0.1:9\"]\ndirectories = {{ \"/maps\" = {maps:?} }}\n"
+            ),
+        ),
+    ] {
+        write!(
+            lines,
+            "\n[[connector]]\nname = \"{name}\"\ncomponent = {:?}\n[connector.config]\nhoards = true\n{grants}",
+            hoarder.path()
+        )
+        .unwrap();
+    }
+    let configuration = rig
+        .configuration()
+        .simulated_at(NEIGHBOUR, good.path(), Some(rig.audit.witness()), 2, 200)
+        .with(&lines);
+    let program = frugal(rig.path("gateway.log").parent().unwrap());
+    let mut running = rig.gateway_by(&program, &configuration);
+    running.flows().await;
+    running
+        .wait("both are told that they may not", DEADLINE, |now| {
+            let entry = |name| now.now.connectors.iter().find(|entry| entry.name == name);
+            let denied = entry("nothing").is_some_and(|entry| entry.denied > 10);
+            let key = "descriptors_max";
+            denied
+                && entry("granted").is_some_and(|entry| {
+                    let mut limits = entry.limits.iter();
+                    limits.any(|limit| limit.key == key && limit.exceeded > 10)
+                })
+        })
+        .await;
+    let pid = running.gateway.pid().unwrap();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = files.unwrap().split_whitespace().skip(3).take(2).collect();
+    assert_eq!(words, ["256", "256"]);
+    println!("{open} descriptors of {DESCRIPTORS} are open");
+    assert!(open < DESCRIPTORS_OPEN_MAX, "{open} are open");
+
+    // A new session, a new build of the neighbour and the admin socket each need some.
+    rig.proxy.strike(Strike::Reset).await.unwrap();
+    running
+        .wait("the link comes back", DEADLINE, |now| {
+            now.disconnects().len() == 1 && now.now.link.state == "up"
+        })
+        .await;
+    let mut other = Guest::SIMULATED.bytes();
+    mark(&mut other, 2);
+    good.put_bytes(&other);
+    running
+        .wait("the neighbour is swapped", DEADLINE, |now| {
+            now.swaps().any(|swap| swap.outcome == "swapped")
+        })
+        .await;
+    let listed = plugins(&rig.path("gateway.toml"));
+    let names: Vec<_> = listed["plugins"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|plugin| plugin["name"].clone())
+        .collect();
+    assert_eq!(names, [NEIGHBOUR, "nothing", "granted"]);
+    let denied = listed["plugins"][1]["denied"].as_str().unwrap();
+    assert!(denied.contains("tcp of [connector.grants]"), "{denied}");
+    let (_history, balance) = rig.settle(running).await;
+    assert_eq!((balance.missing, balance.out_of_order), (0, 0));
 }

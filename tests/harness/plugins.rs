@@ -85,7 +85,11 @@ impl Guest {
         Self::well_behaved("tests/benches/guests/burst-python"),
     ];
 
-    const CRATES: [&str; 11] = [
+    /// A connector that tries to reach beyond the contract, by itself or when it is asked to.
+    pub const REACHING: Self = Self::well_behaved("tests/guests/reaching-connector");
+
+    const CRATES: [&str; 12] = [
+        Self::REACHING.directory,
         Self::BURST.directory,
         Self::MODBUS.directory,
         Self::SIMULATED.directory,

@@ -136,9 +136,10 @@ impl SwapAnswer {
                     ..Self::default()
                 };
             }
-            OrderEnd::Missing => {
+            OrderEnd::Missing(why) => {
                 return Self {
                     outcome: "missing".to_owned(),
+                    reason: Some(why.to_string()),
                     ..Self::default()
                 };
             }
@@ -190,6 +191,8 @@ pub struct PluginEntry {
     pub limits: Vec<LimitEntry>,
     /// What it wanted last and was not granted.
     pub denied: Option<String>,
+    /// Why what one of its instances keeps is not on the disk.
+    pub state_error: Option<String>,
     /// Of the instances that do not serve, why the first does not.
     pub error: Option<String>,
 }
@@ -237,6 +240,7 @@ fn connector(connector: &ConnectorStatus) -> PluginEntry {
         .count() as u64;
     entry.limits = LimitEntry::of(connector);
     entry.denied = connector.last_denied();
+    entry.state_error = connector.state_unwritten();
     entry.error = instances
         .iter()
         .filter(|instance| !serving(instance.state))

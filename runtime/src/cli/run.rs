@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::{ConfigFile, exit};
 use crate::demo;
 use crate::demo::part::{self, DemoOptions, Part};
@@ -12,6 +14,7 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return exit::fail(exit::CONFIG, &refused),
     };
+    raise_descriptor_limit();
     with_runtime(async {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -31,6 +34,21 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
             }
         }
     })
+}
+
+/// As many descriptors as this process may have. What it begins with is often 1024, for the sake of programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the limit on open files stays as it is: {error}");
+    }
 }
 
 pub(super) fn demo(options: DemoOptions) -> ExitCode {

@@ -24,6 +24,7 @@ pub(super) struct RawLimits {
     log_lines_per_s: Option<Within<1, 100_000>>,
     stream_bytes_per_s: Option<Within<1, 10_000_000_000>>,
     state_bytes_max: Option<Within<1, 67_108_864>>,
+    descriptors_max: Option<Within<1, 1_024>>,
 }
 
 /// Where two of them stood before there was a table for them, and may stand still.
@@ -77,6 +78,9 @@ impl Resolver<'_> {
             state_bytes: raw
                 .state_bytes_max
                 .map_or(usual.state_bytes, |bytes| size(bytes.0)),
+            descriptors: raw
+                .descriptors_max
+                .map_or(usual.descriptors, |count| size(count.0)),
         }
     }
 

@@ -11,6 +11,7 @@ use wasmtime_wasi_http::{
     WasiHttpView, default_hooks,
 };
 
+use super::descriptors::Places;
 use super::store::HostState;
 use super::wasi::Said;
 
@@ -27,6 +28,7 @@ pub(crate) struct Http {
 
 struct Gate {
     origins: Arc<[Origin]>,
+    places: Places,
     said: mpsc::Sender<Said>,
 }
 
@@ -37,13 +39,14 @@ type Sent = (
 );
 
 impl Http {
-    pub(super) fn new(origins: &[Origin], said: mpsc::Sender<Said>) -> Self {
+    pub(super) fn new(origins: &[Origin], places: Places, said: mpsc::Sender<Said>) -> Self {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(HEADER_BYTES_MAX);
         Self {
             context,
             gate: Gate {
                 origins: origins.into(),
+                places,
                 said,
             },
         }
@@ -81,7 +84,20 @@ impl WasiHttpHooks for Gate {
         ] {
             *timeout = Some(timeout.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX));
         }
-        default_hooks().send_request(request, Some(options), body)
+        let Ok(place) = self.places.take() else {
+            return Box::new(std::future::ready(Err(Error::ConnectionLimitReached)));
+        };
+        let sending = Box::into_pin(default_hooks().send_request(request, Some(options), body));
+        Box::new(async move {
+            let (response, connection) = sending.await?;
+            let connection = Box::into_pin(connection);
+            let held: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async move {
+                let ended = connection.await;
+                drop(place);
+                ended
+            });
+            Ok((response, held))
+        })
     }
 }
 

@@ -155,6 +155,8 @@ struct Instance {
     /// Since when no call can be taken: from the last call of a guest to the first start that succeeds after it.
     away_since: Option<Instant>,
     wake: Option<Instant>,
+    /// When its state, which could not be written, is tried again.
+    state_due: Option<Instant>,
     /// A guest has just started, and does not know yet whether the link is up.
     started: bool,
     /// Readings and refused batches of the generations before.
@@ -172,6 +174,8 @@ enum Woken {
     Retry,
     /// A pause is over.
     Rested,
+    /// What is kept is to be written once more.
+    StateDue,
 }
 
 /// Ends when told to stop, or when the swapper is gone.
@@ -203,6 +207,7 @@ pub(crate) async fn run(parts: Parts) {
         sandbox: parts.sandbox,
         away_since: Some(clock.now()),
         wake: None,
+        state_due: None,
         started: false,
         before: Served::default(),
         status: parts.status,
@@ -229,8 +234,8 @@ pub(crate) async fn run(parts: Parts) {
                     },
                     () = until(clock, timer) => Woken::Timer,
                     () = until(clock, retry) => Woken::Retry,
-                    () = until(clock, paused) => Woken::Rested,
-                    () = until(clock, rest) => Woken::Rested,
+                    () = until(clock, paused.into_iter().chain(rest).min()) => Woken::Rested,
+                    () = until(clock, instance.state_due) => Woken::StateDue,
                 }
             }
         };
@@ -295,6 +300,7 @@ impl Instance {
             }
             Woken::Retry => self.on_retry().await,
             Woken::Rested => self.on_rested(),
+            Woken::StateDue => self.retry_state().await,
         }
         ControlFlow::Continue(())
     }

@@ -20,6 +20,7 @@ mod cache;
 mod conformance;
 mod contract;
 mod convert;
+mod descriptors;
 mod engine;
 mod grants;
 mod guest;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moorline_core::swap::{Build, Digest, Failure};
+use moorline_core::swap::{Build, Digest, Failure, NoFile};
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::SwapRecord;
@@ -31,7 +31,7 @@ pub enum OrderEnd {
     /// The file holds a build that failed before: when it was tried, for this reason.
     Shunned(Digest, Option<Failure>),
     /// There is no readable file.
-    Missing,
+    Missing(NoFile),
 }
 
 /// Why an order is not carried out.

@@ -111,6 +111,8 @@ pub struct Limits {
     pub stream_bytes_per_s: u64,
     /// Keys and values of its state together.
     pub state_bytes: usize,
+    /// Descriptors of the host that it has open by WASI: sockets, files, look-ups and requests.
+    pub descriptors: usize,
 }
 
 impl Default for Limits {
@@ -126,6 +128,7 @@ impl Default for Limits {
             log_lines_per_s: 20,
             stream_bytes_per_s: 8 * 1024 * 1024,
             state_bytes: 256 * 1024,
+            descriptors: 64,
         }
     }
 }
@@ -145,6 +148,7 @@ impl Limits {
             Limit::Log => self.log_lines_per_s,
             Limit::Stream => self.stream_bytes_per_s,
             Limit::State => count(self.state_bytes),
+            Limit::Descriptors => count(self.descriptors),
         };
         Exceeded { limit, value }
     }

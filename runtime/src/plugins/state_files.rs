@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use moorline_core::plugin_state::Entries;
-use rustix::fs::{Gid, Uid, chown};
+use rustix::fs::{Gid, Uid, fchown, fstat};
 
-use super::host::{Replacement, StateTrouble, instance_of, read_state};
+use super::host::{Replacement, StateTrouble, instance_of, open_directory, read_state};
 
 /// The instances that have kept anything, with what they keep.
 pub(crate) type StateFiles = BTreeMap<String, Result<Entries, StateTrouble>>;
+
+/// More than any configuration lets an instance keep, `state_bytes_max`: nobody is asked which it is.
+const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where the gateway with this state directory has them.
 pub(crate) fn state_directory(state_dir: &Path) -> PathBuf {
@@ -33,7 +37,7 @@ pub(crate) fn state_files(state_dir: &Path) -> io::Result<StateFiles> {
     for entry in listed {
         let entry = entry?;
         if let Some(instance) = entry.file_name().to_str().and_then(instance_of) {
-            files.insert(instance, read_state(&entry.path()));
+            files.insert(instance, read_state(&entry.path(), BYTES_MAX));
         }
     }
     Ok(files)
@@ -55,13 +59,14 @@ impl StateFile {
         entries: &Entries,
     ) -> Result<Self, StateTrouble> {
         let directory = state_directory(state_dir);
-        if !directory.is_dir() {
-            std::fs::create_dir_all(&directory)?;
-            give_to_owner_of(state_dir, &directory)?;
+        std::fs::create_dir_all(state_dir)?;
+        match std::fs::create_dir(&directory) {
+            Ok(()) => give_to_owner_of(state_dir, open_directory(&directory)?)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
         }
         let replacement = Replacement::of(&directory, instance, bytes_max);
-        replacement.prepare(entries)?;
-        give_to_owner_of(state_dir, &replacement.draft())?;
+        give_to_owner_of(state_dir, replacement.prepare(entries)?)?;
         Ok(Self(replacement))
     }
 
@@ -75,25 +80,28 @@ impl StateFile {
 
     /// Takes it back.
     pub(crate) fn withdraw(self) {
-        match std::fs::remove_file(self.0.draft()) {
+        match self.0.withdraw() {
             // Taken up, or left behind for the next one to overwrite.
             Ok(()) | Err(_) => {}
         }
     }
 }
 
-/// Root restores for the user the gateway runs as, who must be able to read it.
-fn give_to_owner_of(state_dir: &Path, path: &Path) -> io::Result<()> {
-    let (wanted, is) = (std::fs::metadata(state_dir)?, std::fs::metadata(path)?);
-    if (wanted.uid(), wanted.gid()) == (is.uid(), is.gid()) {
+/// Root restores for the user the gateway runs as, who must be able to read it. By what was opened and not by its name, which that
+/// user can turn elsewhere meanwhile.
+fn give_to_owner_of(state_dir: &Path, made: impl AsFd) -> io::Result<()> {
+    let (wanted, is) = (std::fs::metadata(state_dir)?, fstat(&made)?);
+    if (wanted.uid(), wanted.gid()) == (is.st_uid, is.st_gid) {
         return Ok(());
     }
     let (user, group) = (Uid::from_raw(wanted.uid()), Gid::from_raw(wanted.gid()));
-    Ok(chown(path, Some(user), Some(group))?)
+    Ok(fchown(made, Some(user), Some(group))?)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::chown;
+
     use super::*;
 
     fn put(state_dir: &Path, instance: &str, entries: &Entries) {
@@ -128,5 +136,27 @@ mod tests {
             let owner = std::fs::metadata(directory.path().join(made)).unwrap();
             assert_eq!((owner.uid(), owner.gid()), (65_534, 65_534), "{made}");
         }
+    }
+
+    #[test]
+    fn what_root_puts_goes_nowhere_else_by_a_link_that_the_gateways_user_planted() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let owner = std::fs::metadata(&victim).unwrap().uid();
+        let state_dir = directory.path().join("state");
+        std::fs::create_dir_all(state_dir.join("plugins")).unwrap();
+        let (user, group) = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+        if chown(&state_dir, Some(user), Some(group)).is_err() {
+            eprintln!("only root can give a directory away: whose the files are is not tried");
+        }
+        std::os::unix::fs::symlink(&victim, state_dir.join("plugins/press.restore")).unwrap();
+        std::os::unix::fs::symlink(&victim, state_dir.join("plugins/press.state")).unwrap();
+        let entries = Entries::from([("run".to_owned(), vec![3, 0])]);
+        put(&state_dir, "press", &entries);
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(std::fs::metadata(&victim).unwrap().uid(), owner);
+        let found = state_files(&state_dir).unwrap();
+        assert_eq!(*found["press"].as_ref().unwrap(), entries);
     }
 }

@@ -70,6 +70,16 @@ impl ConnectorStatus {
             Some(format!("{}: {what}", instance.name))
         })
     }
+
+    /// Why what one of its instances keeps is not on the disk.
+    #[must_use]
+    pub fn state_unwritten(&self) -> Option<String> {
+        let mut instances = self.instances.iter();
+        instances.find_map(|instance| {
+            let why = instance.state_unwritten.as_deref()?;
+            Some(format!("{}: {why}", instance.name))
+        })
+    }
 }
 
 /// What an instance does.
@@ -119,6 +129,10 @@ pub struct InstanceStatus {
     pub limits: Hits,
     /// What it wanted and was not granted.
     pub denied: Denied,
+    /// Why what it keeps is not on the disk; none when it is.
+    pub state_unwritten: Option<Arc<str>>,
+    /// Files of its state that held none and were put aside, since the start of the gateway.
+    pub state_damaged: u64,
     /// Faults it reported itself; it goes on after them.
     pub faults: u64,
     /// When it is tried again, if it is down.

@@ -9,6 +9,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::descriptors::{AllTaken, Descriptors, Place};
 use super::grants::Sandbox;
 use super::host::Resident;
 use super::http::Http;
@@ -30,6 +31,8 @@ pub(crate) struct HostState {
     pub(crate) said: mpsc::Receiver<Said>,
     /// What the guest may connect to by itself.
     pub(crate) net: Net,
+    /// The descriptors of the host it holds.
+    pub(crate) descriptors: Descriptors,
     http: Http,
     wasi: WasiCtx,
     table: ResourceTable,
@@ -46,7 +49,8 @@ impl HostState {
             said,
             net,
             http,
-        } = wasi::context(&sandbox.grants);
+            descriptors,
+        } = wasi::context(sandbox);
         Self {
             resident: None,
             cpu: Cpu {
@@ -56,14 +60,21 @@ impl HostState {
             memory: Memory::new(limits),
             said,
             net,
+            descriptors,
             http,
             wasi: context,
             table,
         }
     }
 
+    /// A place for a descriptor that is about to be opened.
+    pub(crate) fn take_descriptor(&mut self) -> Result<Place, AllTaken> {
+        self.descriptors.take(&self.table)
+    }
+
     /// What `wasi:http` works with.
     pub(crate) fn http_parts(&mut self) -> (&mut Http, &mut ResourceTable) {
+        self.descriptors.reclaim(&self.table);
         (&mut self.http, &mut self.table)
     }
 

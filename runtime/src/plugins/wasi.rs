@@ -10,20 +10,27 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use moorline_core::confine::TcpGrant;
+use moorline_core::confine::{Limit, TcpGrant};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
-use wasmtime::component::{HasData, Linker, Resource};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime::error::ensure;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{self, ResolveAddressStream};
-use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, Network};
-use wasmtime_wasi::p2::{
-    DynPollable, OutputStream, Pollable, SocketError, StreamError, StreamResult,
+use wasmtime_wasi::filesystem::WasiFilesystemView as _;
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    self as files, Descriptor, DescriptorFlags, DescriptorType, Host as _, HostDescriptor as _,
+    OpenFlags, PathFlags,
 };
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView, WasiSocketsView as _};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host as _, ResolveAddressStream};
+use wasmtime_wasi::p2::bindings::sockets::network::{self, Host as _, IpAddressFamily, Network};
+use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::{Host as _, TcpSocket};
+use wasmtime_wasi::p2::{DynInputStream, OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
 use wasmtime_wasi::{FsPerms, HostWallClock, WasiCtx};
 
-use super::grants::Grants;
+use super::descriptors::{Descriptors, Places};
+use super::grants::Sandbox;
 use super::http::Http;
 use super::store::HostState;
 
@@ -45,6 +52,8 @@ pub(crate) enum Said {
     Err(String),
     /// It wanted what is not granted; with the key that would.
     Denied(String),
+    /// It wanted more than it may have.
+    Exceeded(Limit),
 }
 
 /// What stands behind the imports of one Store.
@@ -54,6 +63,7 @@ pub(crate) struct Wasi {
     pub(crate) said: mpsc::Receiver<Said>,
     pub(crate) net: Net,
     pub(crate) http: Http,
+    pub(crate) descriptors: Descriptors,
 }
 
 /// Where a guest may connect to, and where is told what it may not.
@@ -73,92 +83,170 @@ impl Net {
     }
 }
 
-/// All of WASI 0.2 and the client's half of `wasi:http`, with names resolved only where they are granted: a lookup is a message to somebody, too.
+/// The interfaces of which some functions are ours. Exactly those that wasmtime defines: beside another version a component would
+/// get wasmtime's own functions.
+const CREATE_SOCKET: &str = "wasi:sockets/tcp-create-socket@0.2.12";
+const LOOK_UP: &str = "wasi:sockets/ip-name-lookup@0.2.12";
+const FILES: &str = "wasi:filesystem/types@0.2.12";
+
+/// All of WASI 0.2 and the client's half of `wasi:http`, but for what opens descriptors: that is checked and counted first, and
+/// names are resolved only where they are granted, since a lookup is a message to somebody, too.
 pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    for (interface, function) in [
+        (CREATE_SOCKET, "create-tcp-socket"),
+        (LOOK_UP, "resolve-addresses"),
+        (FILES, "[method]descriptor.open-at"),
+        (FILES, "[method]descriptor.read-via-stream"),
+    ] {
+        // Only what is not there yet can be defined.
+        let stand_in = |_: StoreContextMut<'_, HostState>, (): ()| Ok(());
+        let defined = linker.instance(interface)?.func_wrap(function, stand_in);
+        ensure!(
+            defined.is_err(),
+            "wasmtime has no {function} of {interface}"
+        );
+    }
     linker.allow_shadowing(true);
-    ip_name_lookup::add_to_linker::<_, Lookups>(linker, |state| Lookup {
-        net: state.net.clone(),
-        sockets: state.sockets(),
+    linker
+        .instance(CREATE_SOCKET)?
+        .func_wrap("create-tcp-socket", |mut store, (family,)| {
+            Ok((create_socket(store.data_mut(), family)?,))
+        })?;
+    linker
+        .instance(LOOK_UP)?
+        .func_wrap("resolve-addresses", |mut store, (network, name)| {
+            Ok((resolve(store.data_mut(), network, name)?,))
+        })?;
+    let mut files = linker.instance(FILES)?;
+    files.func_wrap_async("[method]descriptor.open-at", |mut store, opening| {
+        Box::new(async move { Ok((open(store.data_mut(), opening).await?,)) })
     })?;
+    files.func_wrap(
+        "[method]descriptor.read-via-stream",
+        |mut store, (file, offset)| Ok((read(store.data_mut(), file, offset)?,)),
+    )?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }
 
-struct Lookups;
-
-impl HasData for Lookups {
-    type Data<'a> = Lookup<'a>;
-}
-
-struct Lookup<'a> {
-    net: Net,
-    sockets: WasiSocketsCtxView<'a>,
-}
-
-impl ip_name_lookup::Host for Lookup<'_> {
-    fn resolve_addresses(
-        &mut self,
-        network: Resource<Network>,
-        name: String,
-    ) -> Result<Resource<ResolveAddressStream>, SocketError> {
-        let granted = name.parse::<IpAddr>().is_ok()
-            || self.net.tcp.iter().any(|grant| grant.is_called(&name));
-        if granted {
-            return self.sockets.resolve_addresses(network, name);
+/// Without a grant there is nothing to do with a socket, and none is made.
+fn create_socket(
+    state: &mut HostState,
+    family: IpAddressFamily,
+) -> wasmtime::Result<Result<Resource<TcpSocket>, network::ErrorCode>> {
+    if state.net.tcp.is_empty() {
+        state.net.deny("a TCP socket");
+        return Ok(Err(network::ErrorCode::AccessDenied));
+    }
+    let Ok(place) = state.take_descriptor() else {
+        return Ok(Err(network::ErrorCode::NewSocketLimit));
+    };
+    match state.sockets().create_tcp_socket(family) {
+        Ok(socket) => {
+            state.descriptors.hold(&socket, place);
+            Ok(Ok(socket))
         }
+        Err(error) => Ok(Err(state.sockets().convert_error_code(error)?)),
+    }
+}
+
+fn resolve(
+    state: &mut HostState,
+    network: Resource<Network>,
+    name: String,
+) -> wasmtime::Result<Result<Resource<ResolveAddressStream>, network::ErrorCode>> {
+    let granted =
+        name.parse::<IpAddr>().is_ok() || state.net.tcp.iter().any(|grant| grant.is_called(&name));
+    if !granted {
         let shown: String = name.chars().take(NAME_CHARS_SHOWN).collect();
-        self.net.deny(&format!("resolving {shown:?}"));
-        Err(ErrorCode::AccessDenied.into())
+        state.net.deny(&format!("resolving {shown:?}"));
+        return Ok(Err(network::ErrorCode::AccessDenied));
+    }
+    let Ok(place) = state.take_descriptor() else {
+        return Ok(Err(network::ErrorCode::TemporaryResolverFailure));
+    };
+    match state.sockets().resolve_addresses(network, name) {
+        Ok(addresses) => {
+            state.descriptors.hold(&addresses, place);
+            Ok(Ok(addresses))
+        }
+        Err(error) => Ok(Err(state.sockets().convert_error_code(error)?)),
     }
 }
 
-impl network::Host for Lookup<'_> {
-    fn convert_error_code(&mut self, error: SocketError) -> wasmtime::Result<ErrorCode> {
-        self.sockets.convert_error_code(error)
-    }
+/// The directory, how links are followed, the path in it, and how it is opened.
+type Opening = (
+    Resource<Descriptor>,
+    PathFlags,
+    String,
+    OpenFlags,
+    DescriptorFlags,
+);
 
-    fn network_error_code(
-        &mut self,
-        error: Resource<wasmtime::Error>,
-    ) -> wasmtime::Result<Option<ErrorCode>> {
-        self.sockets.network_error_code(error)
+/// Files and directories only. To open a pipe could wait for a writer for ever, on a thread of the host's; to open a device could
+/// do anything. Who can put one in the place of a file between the look and the opening can write in the granted directory, and
+/// that no guest can.
+async fn open(
+    state: &mut HostState,
+    (directory, follow, path, how, flags): Opening,
+) -> wasmtime::Result<Result<Resource<Descriptor>, files::ErrorCode>> {
+    let Ok(place) = state.take_descriptor() else {
+        return Ok(Err(files::ErrorCode::Quota));
+    };
+    let mut view = state.filesystem();
+    let there = Resource::new_borrow(directory.rep());
+    let found = view.stat_at(there, follow, path.clone()).await;
+    let opened = match found.map(|found| found.type_) {
+        Ok(
+            DescriptorType::Unknown
+            | DescriptorType::BlockDevice
+            | DescriptorType::CharacterDevice
+            | DescriptorType::Fifo
+            | DescriptorType::Socket,
+        ) => return Ok(Err(files::ErrorCode::Unsupported)),
+        // What is wrong with it, opening it says.
+        Ok(
+            DescriptorType::Directory | DescriptorType::RegularFile | DescriptorType::SymbolicLink,
+        )
+        | Err(_) => view.open_at(directory, follow, path, how, flags).await,
+    };
+    match opened {
+        Ok(file) => {
+            state.descriptors.hold(&file, place);
+            Ok(Ok(file))
+        }
+        Err(error) => Ok(Err(state.filesystem().convert_error_code(error)?)),
     }
 }
 
-impl network::HostNetwork for Lookup<'_> {
-    fn drop(&mut self, network: Resource<Network>) -> wasmtime::Result<()> {
-        network::HostNetwork::drop(&mut self.sockets, network)
-    }
-}
-
-impl ip_name_lookup::HostResolveAddressStream for Lookup<'_> {
-    fn resolve_next_address(
-        &mut self,
-        stream: Resource<ResolveAddressStream>,
-    ) -> Result<Option<IpAddress>, SocketError> {
-        self.sockets.resolve_next_address(stream)
-    }
-
-    fn subscribe(
-        &mut self,
-        stream: Resource<ResolveAddressStream>,
-    ) -> wasmtime::Result<Resource<DynPollable>> {
-        ip_name_lookup::HostResolveAddressStream::subscribe(&mut self.sockets, stream)
-    }
-
-    fn drop(&mut self, stream: Resource<ResolveAddressStream>) -> wasmtime::Result<()> {
-        ip_name_lookup::HostResolveAddressStream::drop(&mut self.sockets, stream)
+/// The stream keeps the file open, even when the guest has dropped it.
+fn read(
+    state: &mut HostState,
+    file: Resource<Descriptor>,
+    offset: u64,
+) -> wasmtime::Result<Result<Resource<DynInputStream>, files::ErrorCode>> {
+    let place = state.descriptors.shared(&file);
+    match state.filesystem().read_via_stream(file, offset) {
+        Ok(stream) => {
+            if let Some(place) = place {
+                state.descriptors.hold(&stream, place);
+            }
+            Ok(Ok(stream))
+        }
+        Err(error) => Ok(Err(state.filesystem().convert_error_code(error)?)),
     }
 }
 
 /// What is granted, and where is said what happens.
-pub(crate) fn context(grants: &Grants) -> Wasi {
+pub(crate) fn context(sandbox: &Sandbox) -> Wasi {
+    let grants = &sandbox.grants;
     let (said, queue) = mpsc::channel(SAID_QUEUED);
     let net = Net {
         tcp: grants.tcp.as_slice().into(),
         said: said.clone(),
     };
+    let places = Places::new(sandbox.limits.descriptors, said.clone());
     let mut wasi = WasiCtx::builder();
     wasi.stdout(Output {
         said: said.clone(),
@@ -170,7 +258,7 @@ pub(crate) fn context(grants: &Grants) -> Wasi {
     })
     .envs(&grants.environment)
     .max_random_size(RANDOM_BYTES_MAX)
-    .allow_tcp(true)
+    .allow_tcp(!grants.tcp.is_empty())
     .allow_udp(false)
     .allow_ip_name_lookup(true);
     if !grants.wall_clock {
@@ -191,8 +279,9 @@ pub(crate) fn context(grants: &Grants) -> Wasi {
     Wasi {
         context: wasi.build(),
         said: queue,
-        http: Http::new(&grants.http, net.said.clone()),
+        http: Http::new(&grants.http, places.clone(), net.said.clone()),
         net,
+        descriptors: Descriptors::new(places),
     }
 }
 

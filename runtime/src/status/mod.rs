@@ -311,6 +311,12 @@ pub struct ConnectorEntry {
     /// The last thing of these, and the key that would grant it.
     #[serde(default)]
     pub last_denied: Option<String>,
+    /// Files of its state that held none and were put aside, since the process started.
+    #[serde(default)]
+    pub state_damaged: u64,
+    /// Why what one of its instances keeps is not on the disk; it is tried again until it is.
+    #[serde(default)]
+    pub state_error: Option<String>,
     /// What is wrong now.
     pub error: Option<String>,
 }

@@ -457,6 +457,8 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
         limits: LimitEntry::of(connector),
         denied: sum(|instance| instance.denied.count),
         last_denied: connector.last_denied(),
+        state_damaged: sum(|instance| instance.state_damaged),
+        state_error: connector.state_unwritten(),
         error: instance_error.or_else(|| refused(&connector.component)),
     }
 }

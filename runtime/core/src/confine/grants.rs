@@ -106,10 +106,26 @@ impl TcpGrant {
     }
 }
 
-/// Whether two addresses share their first bits. An IPv4 address in IPv6 clothes is an IPv4 address.
+/// Bits before the IPv4 address in one that is written as IPv6, `::ffff:192.0.2.7`: RFC 4291 section 2.5.5.2.
+const MAPPED_BITS: u8 = 96;
+
+/// A range within the mapped addresses is one of IPv4; one that reaches beyond them is one of IPv6 alone.
+fn unmapped(address: IpAddr, prefix: u8) -> (IpAddr, u8) {
+    match (
+        address,
+        address.to_canonical(),
+        prefix.checked_sub(MAPPED_BITS),
+    ) {
+        (IpAddr::V6(_), IpAddr::V4(inner), Some(prefix)) => (IpAddr::V4(inner), prefix),
+        (IpAddr::V4(_) | IpAddr::V6(_), _, _) => (address, prefix),
+    }
+}
+
+/// Whether two addresses share their first bits. One that is wanted as IPv4 in IPv6 clothes is an IPv4 address.
 fn shares(granted: IpAddr, wanted: IpAddr, prefix: u8) -> bool {
+    let (granted, prefix) = unmapped(granted, prefix);
     let bits = u32::from(prefix);
-    match (granted.to_canonical(), wanted.to_canonical()) {
+    match (granted, wanted.to_canonical()) {
         (IpAddr::V4(granted), IpAddr::V4(wanted)) => {
             let differs = granted.to_bits() ^ wanted.to_bits();
             differs
@@ -254,6 +270,45 @@ mod tests {
             ("[::/0]:4840", "[2001:db8::1]:4840", true),
             ("[::/0]:4840", "10.0.0.1:4840", false),
             ("plc.example:502", "192.0.2.7:502", false),
+        ] {
+            assert_eq!(covers(text, target), covered, "{text} {target}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_ipv6_clothes_is_granted_what_the_ipv4_address_is_and_nothing_else() {
+        for grant in [
+            "10.0.0.0/8:502",
+            "10.0.0.1:502",
+            "10.0.0.0/31:502",
+            "0.0.0.0/0:502",
+            "[::ffff:10.0.0.0/104]:502",
+            "[::ffff:10.0.0.1]:502",
+            "[::ffff:0.0.0.0/96]:502",
+            "[::ffff:10.0.0.0/8]:502",
+            "[::ffff:10.0.0.0/95]:502",
+            "[::/0]:502",
+            "[::10.0.0.1]:502",
+        ] {
+            for plain in ["10.0.0.1", "10.0.0.2", "10.255.0.1", "11.0.0.1", "0.0.0.1"] {
+                let bare = covers(grant, &format!("{plain}:502"));
+                let dressed = covers(grant, &format!("[::ffff:{plain}]:502"));
+                assert_eq!(bare, dressed, "{grant} {plain}");
+            }
+        }
+        for (text, target, covered) in [
+            ("[::ffff:10.0.0.0/104]:502", "10.255.0.1:502", true),
+            ("[::ffff:10.0.0.0/104]:502", "11.0.0.1:502", false),
+            ("[::ffff:10.0.0.1]:502", "10.0.0.1:502", true),
+            ("[::ffff:10.0.0.1]:502", "10.0.0.2:502", false),
+            ("[::ffff:0.0.0.0/96]:502", "203.0.113.9:502", true),
+            ("[::ffff:0.0.0.0/96]:502", "[2001:db8::1]:502", false),
+            // These reach beyond the mapped addresses, and are about IPv6.
+            ("[::ffff:10.0.0.0/8]:502", "10.0.0.1:502", false),
+            ("[::ffff:10.0.0.0/8]:502", "[::1]:502", true),
+            ("[::/0]:502", "[::ffff:10.0.0.1]:502", false),
+            // What is only compatible is no IPv4 address to any system.
+            ("10.0.0.0/8:502", "[::10.0.0.1]:502", false),
         ] {
             assert_eq!(covers(text, target), covered, "{text} {target}");
         }

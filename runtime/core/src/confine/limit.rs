@@ -26,11 +26,13 @@ pub enum Limit {
     Stream,
     /// Bytes of its key-value state.
     State,
+    /// Descriptors of the host it has open.
+    Descriptors,
 }
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Memory,
         Self::Tables,
         Self::Instances,
@@ -40,6 +42,7 @@ impl Limit {
         Self::Log,
         Self::Stream,
         Self::State,
+        Self::Descriptors,
     ];
 
     /// The key in `[connector.limits]`.
@@ -55,6 +58,7 @@ impl Limit {
             Self::Log => "log_lines_per_s",
             Self::Stream => "stream_bytes_per_s",
             Self::State => "state_bytes_max",
+            Self::Descriptors => "descriptors_max",
         }
     }
 
@@ -68,6 +72,7 @@ impl Limit {
             Self::Log => "lines are held back",
             Self::Stream => "it waits for its stream",
             Self::State => "the value is not kept",
+            Self::Descriptors => "nothing more is opened for it",
         }
     }
 }

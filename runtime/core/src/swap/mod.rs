@@ -32,7 +32,8 @@ use crate::time::Instant;
 use probation::{Pace, Probation};
 
 pub use state::{
-    Build, Digest, Failure, Generation, Input, Output, Reason, Report, Settings, State, Step,
+    Build, Digest, Failure, Generation, Input, NoFile, Output, Reason, Report, Settings, State,
+    Step,
 };
 
 /// What is under way beside the active generation.
@@ -94,6 +95,8 @@ pub struct Swap {
     distrusted: bool,
     /// The file changed while it could not be looked at.
     look_again: bool,
+    /// When a file that could not be read is tried again, if nothing else is under way then.
+    read_again: Option<Instant>,
     generations: u64,
     probes: u64,
     outputs: VecDeque<Output>,
@@ -114,6 +117,7 @@ impl Swap {
             quarantined: None,
             distrusted: false,
             look_again: false,
+            read_again: None,
             generations: 0,
             probes: 0,
             outputs: VecDeque::new(),
@@ -243,6 +247,9 @@ impl Swap {
                 let from = from.generation;
                 self.on_rolled_back(now, from);
             }
+            Stage::Idle if self.read_again.is_some_and(|at| at <= now) => {
+                self.probe(Seen::Nothing);
+            }
             Stage::Idle
             | Stage::Settling { .. }
             | Stage::Probing { .. }
@@ -268,7 +275,8 @@ impl Swap {
             Stage::Warming { deadline, .. } => Some((deadline, "warm-up deadline")),
             Stage::Cutover { deadline, .. } => Some((deadline, "cut-over deadline")),
             Stage::RollingBack { deadline, .. } => Some((deadline, "roll-back deadline")),
-            Stage::Idle | Stage::Probing { .. } | Stage::Compiling(_) | Stage::Checking(_) => None,
+            Stage::Idle => self.read_again.map(|at| (at, "read again")),
+            Stage::Probing { .. } | Stage::Compiling(_) | Stage::Checking(_) => None,
         };
         let probation = self
             .probation

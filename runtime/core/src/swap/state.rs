@@ -270,6 +270,17 @@ pub enum State {
     Quarantined(Digest),
 }
 
+/// Why a file was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoFile {
+    /// There is none. When one appears, that is told.
+    #[error("is not there")]
+    Absent,
+    /// There is one, for all that is known. What is in the way may go without the file changing.
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
+}
+
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -284,12 +295,12 @@ pub enum Input {
     Revert,
     /// What the build is judged by besides its bytes changed: its signature, the permission to downgrade.
     TrustChanged,
-    /// The answer to [`Output::Probe`]; `None` when there is no readable file.
+    /// The answer to [`Output::Probe`].
     Probed {
         /// The number of the probe.
         probe: u64,
         /// What is in the file.
-        digest: Option<Digest>,
+        digest: Result<Digest, NoFile>,
     },
     /// The answer to [`Output::Compile`].
     Compiled(Generation, Result<(), Failure>),
@@ -345,7 +356,7 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// There is no readable file; whatever is active goes on.
-    Missing,
+    Missing(NoFile),
     /// The file holds what serves already.
     Unchanged(Build),
     /// The file holds a build that failed before; it is not tried again.

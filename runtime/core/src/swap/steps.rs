@@ -1,13 +1,21 @@
 //! From one stage to the next.
 
+use std::time::Duration;
+
 use crate::time::Instant;
 
 use super::probation::{Pace, Probation, Served};
-use super::{Build, Digest, Failure, Generation, Output, Reason, Report, Seen, Stage, Step, Swap};
+use super::{
+    Build, Digest, Failure, Generation, NoFile, Output, Reason, Report, Seen, Stage, Step, Swap,
+};
+
+/// After this long a file that could not be read is tried again: nobody may tell that it can be now.
+const READ_AGAIN: Duration = Duration::from_secs(5);
 
 impl Swap {
     pub(super) fn probe(&mut self, seen: Seen) {
         self.probes += 1;
+        self.read_again = None;
         self.stage = Stage::Probing {
             probe: self.probes,
             seen,
@@ -53,16 +61,28 @@ impl Swap {
         self.on_file_changed(now);
     }
 
-    pub(super) fn on_probed(&mut self, now: Instant, answered: u64, digest: Option<Digest>) {
+    pub(super) fn on_probed(
+        &mut self,
+        now: Instant,
+        answered: u64,
+        digest: Result<Digest, NoFile>,
+    ) {
         let Stage::Probing { probe, seen } = self.stage else {
             return;
         };
         if probe != answered {
             return;
         }
-        let Some(digest) = digest else {
-            self.outputs.push_back(Output::Report(Report::Missing));
-            return self.idle(now);
+        let digest = match digest {
+            Ok(digest) => digest,
+            Err(why) => {
+                self.read_again = match why {
+                    NoFile::Absent => None,
+                    NoFile::Unreadable(_) => Some(now + READ_AGAIN),
+                };
+                self.outputs.push_back(Output::Report(Report::Missing(why)));
+                return self.idle(now);
+            }
         };
         let settled = match seen {
             Seen::Nothing => false,

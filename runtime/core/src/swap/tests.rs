@@ -82,7 +82,7 @@ impl Tracer {
             ms,
             Input::Probed {
                 probe,
-                digest: Some(digest(seed)),
+                digest: Ok(digest(seed)),
             },
         )
     }
@@ -130,7 +130,7 @@ fn line(output: &Output) -> String {
         Output::RollBack { from, to } => format!("roll back {from} to {to}"),
         Output::Discard(build) => format!("discard {build}"),
         Output::Retire(build) => format!("retire {build}"),
-        Output::Report(Report::Missing) => "report missing".to_owned(),
+        Output::Report(Report::Missing(why)) => format!("report missing: it {why}"),
         Output::Report(Report::Unchanged(build)) => format!("report unchanged {build}"),
         Output::Report(Report::Shunned(digest)) => format!("report shunned {digest}"),
         Output::Report(Report::Loaded(build)) => format!("report loaded {build}"),
@@ -413,11 +413,33 @@ fn a_missing_file_leaves_the_active_generation_alone() {
         100,
         Input::Probed {
             probe: 2,
-            digest: None,
+            digest: Err(NoFile::Absent),
         },
     );
-    tracer.expect("+0.100s probe 2\n+0.100s report missing");
+    tracer.expect("+0.100s probe 2\n+0.100s report missing: it is not there");
     assert_eq!(tracer.swap.state(), State::Active(Generation(1)));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_tried_again_though_nobody_says_that_it_changed() {
+    let mut tracer = Tracer::new();
+    let busy = NoFile::Unreadable("too many open files".to_owned());
+    tracer.first().input(0, Input::FileChanged).time(100).input(
+        100,
+        Input::Probed {
+            probe: 2,
+            digest: Err(busy),
+        },
+    );
+    assert_eq!(tracer.swap.state(), State::Active(Generation(1)));
+    let due = tracer.swap.poll_timeout();
+    assert_eq!(due, Some((at(5_100), "read again")));
+    tracer.time(5_099).time(5_100).probed(5_100, 2);
+    tracer.expect(
+        "+0.100s probe 2
+         +0.100s report missing: it cannot be read: too many open files
+         +5.100s probe 3",
+    );
 }
 
 #[test]
@@ -537,7 +559,7 @@ impl Witness {
             Output::Report(
                 Report::RolledBack { .. }
                 | Report::Proved(_)
-                | Report::Missing
+                | Report::Missing(_)
                 | Report::Unchanged(_)
                 | Report::Shunned(_),
             )
@@ -584,7 +606,7 @@ proptest! {
                         // The file holds something else now, so the quarantine may end.
                         witness.failed = swap.quarantined();
                     }
-                    swap.handle(now, Input::Probed { probe, digest: seed.map(digest) });
+                    swap.handle(now, Input::Probed { probe, digest: seed.map(digest).ok_or(NoFile::Absent) });
                     witness.failed = swap.quarantined();
                 }
                 Move::Answer(good) => answer(&mut swap, now, good),
@@ -631,7 +653,7 @@ proptest! {
             match swap.state() {
                 State::Probing => {
                     let probe = swap.probes;
-                    swap.handle(now, Input::Probed { probe, digest: Some(digest(good)) });
+                    swap.handle(now, Input::Probed { probe, digest: Ok(digest(good)) });
                 }
                 State::Settling { until } => { now = until; swap.handle_timeout(now); }
                 State::Empty | State::Active(_) | State::Draining { .. } | State::Quarantined(_) => {}

@@ -135,6 +135,13 @@ fn table(plugins: &[PluginEntry]) -> String {
         if let Some(denied) = &plugin.denied {
             lines.push(format!("{:<names$}  {}", "", figures::harmless(denied)));
         }
+        if let Some(error) = &plugin.state_error {
+            let error = figures::harmless(error);
+            lines.push(format!(
+                "{:<names$}  its state is not on the disk: {error}",
+                ""
+            ));
+        }
         for limit in &plugin.limits {
             lines.push(format!(
                 "{:<names$}  exceeded {} times: {} = {} of [connector.limits]",

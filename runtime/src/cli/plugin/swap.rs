@@ -159,7 +159,12 @@ fn human(name: &str, swap: &SwapAnswer) -> String {
             "{name}: build {build} failed before and is not tried again until the file changes, or with --again: it {}",
             swap.reason.as_deref().unwrap_or("failed")
         ),
-        (None, "missing") => format!("{name}: the component's file is not there or cannot be read"),
+        (None, "missing") => format!(
+            "{name}: the component's file {}",
+            swap.reason
+                .as_deref()
+                .unwrap_or("is not there or cannot be read")
+        ),
         (None, other) => format!("{name}: {other}"),
     };
     figures::harmless(&words)

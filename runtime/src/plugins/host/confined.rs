@@ -92,6 +92,7 @@ impl Resident {
             Said::Out(text) => self.log(tracing::Level::DEBUG, text),
             Said::Err(text) => self.log(tracing::Level::INFO, text),
             Said::Denied(what) => self.deny(what),
+            Said::Exceeded(limit) => self.hit(*limit),
         }
     }
 

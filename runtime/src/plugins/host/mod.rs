@@ -25,7 +25,10 @@ use wasmtime::component::{HasSelf, Linker};
 pub(crate) use confined::Confined;
 pub(crate) use report::Reporting;
 pub(crate) use rpc::PendingRpcs;
-pub(crate) use state::{KeyValues, Replacement, StateTrouble, instance_of, read as read_state};
+pub(crate) use state::{
+    KeyValues, Replacement, StateTrouble, StateWrite, instance_of, open_directory,
+    read as read_state,
+};
 
 use super::bindings::connector::moorline::edge;
 use super::names::Names;

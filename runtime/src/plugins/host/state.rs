@@ -3,20 +3,25 @@
 //! Changes live in memory until the call that made them has ended well; then the file is replaced as a whole. A call
 //! that traps leaves no trace.
 
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use moorline_core::confine::Limit;
 use moorline_core::plugin_state::{Entries, KEY_BYTES_MAX, OutOfBounds, check};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, openat, renameat, unlinkat};
+
 use super::edge::state::{Host, StateError};
+use crate::bounded_file::{self, ReadError};
 use crate::plugins::cache::write_private;
 use crate::plugins::store::HostState;
 
 /// How the files end.
 const FILE: &str = ".state";
-const PRIVATE_FILE: u32 = 0o600;
+/// What is put aside because nobody can read it.
+const ASIDE: &str = "damaged";
 /// What another than the guest wants to be kept instead, beside the file.
 const REPLACEMENT: &str = "restore";
 
@@ -27,6 +32,10 @@ pub(crate) enum StateTrouble {
     File(#[from] io::Error),
     #[error("the file is damaged")]
     Damaged,
+    #[error("the file is no state of a plugin: {0}")]
+    NoState(ReadError),
+    #[error("{} is a symbolic link, and nothing is written through it", .0.display())]
+    Link(PathBuf),
     #[error("{0}")]
     OutOfBounds(#[from] OutOfBounds),
 }
@@ -41,6 +50,12 @@ pub(crate) struct KeyValues {
     kept: Option<Entries>,
     /// With the changes of the call under way.
     changed: Option<Entries>,
+    /// What is kept is not in the file.
+    unwritten: bool,
+    /// Files that were put aside.
+    damaged: u64,
+    /// It was said that the file cannot be read.
+    unreadable_said: bool,
 }
 
 impl KeyValues {
@@ -51,16 +66,57 @@ impl KeyValues {
             bytes_max,
             kept: None,
             changed: None,
+            unwritten: false,
+            damaged: 0,
+            unreadable_said: false,
         }
+    }
+
+    /// How often a file was put aside because it held no state.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// What the file holds. One that holds no state at all is put aside: it would never be read, and nothing kept.
+    fn load(&mut self) -> Result<Entries, StateError> {
+        let path = self.path.display();
+        let trouble = match read(&self.path, self.bytes_max) {
+            Ok(entries) => {
+                self.unreadable_said = false;
+                return Ok(entries);
+            }
+            Err(trouble @ (StateTrouble::Damaged | StateTrouble::NoState(_))) => {
+                let aside = self.path.with_extension(ASIDE);
+                match std::fs::rename(&self.path, &aside) {
+                    Ok(()) => {
+                        self.damaged += 1;
+                        let aside = aside.display();
+                        tracing::error!(
+                            %path, %aside,
+                            "a plugin's state is put aside, and it starts with none: {trouble}"
+                        );
+                        return Ok(Entries::new());
+                    }
+                    Err(error) => StateTrouble::File(error),
+                }
+            }
+            Err(
+                trouble @ (StateTrouble::File(_)
+                | StateTrouble::OutOfBounds(_)
+                | StateTrouble::Link(_)),
+            ) => trouble,
+        };
+        // The guest may ask as often as it likes.
+        if !std::mem::replace(&mut self.unreadable_said, true) {
+            tracing::error!(%path, error = %trouble, "a plugin's state cannot be read");
+        }
+        Err(StateError::Unavailable)
     }
 
     fn entries(&mut self) -> Result<&Entries, StateError> {
         let kept = match self.kept.take() {
             Some(kept) => kept,
-            None => read(&self.path).map_err(|error| {
-                tracing::error!(path = %self.path.display(), %error, "a plugin's state cannot be read");
-                StateError::Unavailable
-            })?,
+            None => self.load()?,
         };
         let kept = self.kept.insert(kept);
         Ok(self.changed.as_ref().unwrap_or(kept))
@@ -108,15 +164,23 @@ impl KeyValues {
     /// The changes of a call that ended well, to be written; `None` if there are none.
     pub(crate) fn take_changes(&mut self) -> Option<StateWrite> {
         let changed = self.changed.take()?;
-        if self.kept.as_ref() == Some(&changed) {
-            return None;
-        }
-        let write = StateWrite {
-            path: self.path.clone(),
-            entries: changed.clone(),
-        };
+        self.unwritten |= self.kept.as_ref() != Some(&changed);
         self.kept = Some(changed);
-        Some(write)
+        self.unwritten()
+    }
+
+    /// What is kept and not in the file, to be written; `None` if all is. [`KeyValues::written`] comes next.
+    pub(crate) fn unwritten(&self) -> Option<StateWrite> {
+        let kept = self.kept.as_ref().filter(|_| self.unwritten)?;
+        Some(StateWrite {
+            path: self.path.clone(),
+            entries: kept.clone(),
+        })
+    }
+
+    /// What was to be written is in the file.
+    pub(crate) fn written(&mut self) {
+        self.unwritten = false;
     }
 
     /// What another than the guest wants to be kept instead, to be put in place. [`KeyValues::forget`] comes next.
@@ -130,6 +194,7 @@ impl KeyValues {
     /// Reads the file again before anything else is answered.
     pub(crate) fn forget(&mut self) {
         (self.kept, self.changed) = (None, None);
+        self.unwritten = false;
     }
 
     /// Forgets the changes of a call that did not end well.
@@ -164,7 +229,7 @@ impl StateWrite {
 
 /// Without this a loss of power could bring the file before back.
 fn sync(directory: &Path) -> Result<(), StateTrouble> {
-    Ok(std::fs::File::open(directory)?.sync_all()?)
+    Ok(File::open(directory)?.sync_all()?)
 }
 
 /// A state that takes the place of another.
@@ -180,43 +245,99 @@ impl Replacement {
         KeyValues::of(directory, instance, bytes_max).replacement()
     }
 
-    /// Where it waits.
-    pub(crate) fn draft(&self) -> PathBuf {
-        self.path.with_extension(REPLACEMENT)
-    }
-
-    /// Puts it beside the file it is to replace. Writes the disk.
-    pub(crate) fn prepare(&self, entries: &Entries) -> Result<(), StateTrouble> {
+    /// Puts it beside the file it is to replace, and gives what it is in. Writes the disk.
+    ///
+    /// Whoever does this may be root, in a directory that another owns and can put links in: none is followed.
+    pub(crate) fn prepare(&self, entries: &Entries) -> Result<File, StateTrouble> {
         let bytes = postcard::to_stdvec(entries).map_err(|_refused| StateTrouble::Damaged)?;
+        let directory = open_directory(self.directory())?;
         // Not by way of a draft of its own, whose name the gateway uses for the state.
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(PRIVATE_FILE)
-            .open(self.draft())?;
+        let draft = self.draft_name();
+        self.remove_draft(&directory)?;
+        let how =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = openat(&directory, &draft, how, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(opened.map_err(io::Error::from)?);
         file.write_all(&bytes)?;
-        Ok(file.sync_all()?)
+        file.sync_all()?;
+        Ok(file)
     }
 
     /// Puts it in place, if it is one that the instance may keep. Works on the disk: not for a task that has other things to
     /// do.
     pub(crate) fn run(&self) -> Result<(), StateTrouble> {
-        let draft = self.draft();
-        // What is not there would be read as an empty one.
-        std::fs::symlink_metadata(&draft)?;
-        check(&read(&draft)?, self.bytes_max)?;
-        std::fs::rename(draft, &self.path)?;
-        sync(self.path.parent().unwrap_or(Path::new(".")))
+        let directory = open_directory(self.directory())?;
+        let draft = self.draft_name();
+        let how = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = openat(&directory, &draft, how, Mode::empty()).map_err(io::Error::from)?;
+        let bytes = bounded_file::read_open(File::from(opened), file_bytes_max(self.bytes_max));
+        check(&decoded(bytes)?, self.bytes_max)?;
+        let name = self.path.file_name().unwrap_or_default();
+        renameat(&directory, &draft, &directory, name).map_err(io::Error::from)?;
+        Ok(fsync(&directory).map_err(io::Error::from)?)
+    }
+
+    /// Takes it back, if it is there.
+    pub(crate) fn withdraw(&self) -> Result<(), StateTrouble> {
+        let directory = open_directory(self.directory())?;
+        Ok(self.remove_draft(&directory)?)
+    }
+
+    fn remove_draft(&self, directory: &OwnedFd) -> io::Result<()> {
+        match unlinkat(directory, self.draft_name(), AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    fn draft_name(&self) -> std::ffi::OsString {
+        let draft = self.path.with_extension(REPLACEMENT);
+        draft.file_name().unwrap_or_default().to_owned()
     }
 }
 
-/// What the file at `path` holds; nothing where there is none.
-pub(crate) fn read(path: &Path) -> Result<Entries, StateTrouble> {
-    match std::fs::read(path) {
+/// The directory itself, not one that a link in its place leads to.
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, StateTrouble> {
+    let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, path, how, Mode::empty()).map_err(|error| {
+        let is_link = path
+            .symlink_metadata()
+            .is_ok_and(|found| found.is_symlink());
+        if is_link {
+            StateTrouble::Link(path.to_owned())
+        } else {
+            StateTrouble::File(error.into())
+        }
+    })
+}
+
+/// Bytes of the largest file that holds `bytes_max` of keys and values. postcard writes a length before each key and each value, two
+/// bytes where both together hold one, and before all of them how many there are.
+fn file_bytes_max(bytes_max: usize) -> u64 {
+    const COUNT_BYTES_MAX: u64 = 10;
+    let bytes = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    bytes.saturating_mul(3).saturating_add(COUNT_BYTES_MAX)
+}
+
+fn decoded(bytes: Result<Vec<u8>, ReadError>) -> Result<Entries, StateTrouble> {
+    match bytes {
         Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_bad| StateTrouble::Damaged),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entries::new()),
-        Err(error) => Err(StateTrouble::File(error)),
+        Err(ReadError::Io(error)) => Err(StateTrouble::File(error)),
+        Err(error @ (ReadError::NotAFile(_) | ReadError::TooLarge { .. })) => {
+            Err(StateTrouble::NoState(error))
+        }
+    }
+}
+
+/// What the file at `path` holds, of an instance that may keep `bytes_max`; nothing where there is none.
+pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Entries, StateTrouble> {
+    match bounded_file::read(path, file_bytes_max(bytes_max)) {
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(Entries::new()),
+        bytes => decoded(bytes),
     }
 }
 
@@ -289,6 +410,7 @@ mod tests {
         assert_eq!(state.entries().unwrap().get("n"), None);
         assert_eq!(state.set("n".into(), vec![2]), Ok(()));
         state.take_changes().unwrap().run().unwrap();
+        state.written();
         assert!(state.take_changes().is_none());
         let mut again = KeyValues::of(directory.path(), "modbus/press 1", STATE_BYTES_MAX);
         assert_eq!(again.entries().unwrap().get("n"), Some(&vec![2]));
@@ -345,19 +467,91 @@ mod tests {
         state.forget();
         assert_eq!(*state.entries().unwrap(), other);
         assert!(state.take_changes().is_none());
-        assert!(!replacement.draft().exists());
+        assert!(!directory.path().join("a.restore").exists());
     }
 
     #[test]
-    fn a_damaged_file_is_unavailable_and_stays_as_it_is() {
+    fn what_could_not_be_written_is_written_with_the_next_change_or_when_it_is_due() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("a.state"), [255; 9]).unwrap();
-        let mut state = KeyValues::of(directory.path(), "a", STATE_BYTES_MAX);
-        assert_eq!(state.set("k".into(), vec![1]), Err(StateError::Unavailable));
+        let place = directory.path().join("plugins");
+        std::fs::write(&place, "in the way").unwrap();
+        let mut state = KeyValues::of(&place, "a", STATE_BYTES_MAX);
+        // Where nothing can be read, nothing is kept.
+        assert_eq!(state.set("n".into(), vec![1]), Err(StateError::Unavailable));
+        std::fs::remove_file(&place).unwrap();
+        assert_eq!(state.set("n".into(), vec![1]), Ok(()));
+        std::fs::write(&place, "in the way").unwrap();
+        state.take_changes().unwrap().run().unwrap_err();
+        // A call without a change does not try; one that changes nothing does.
         assert!(state.take_changes().is_none());
+        assert_eq!(state.set("n".into(), vec![1]), Ok(()));
+        assert!(state.take_changes().is_some());
+        std::fs::remove_file(&place).unwrap();
+        state.unwritten().unwrap().run().unwrap();
+        state.written();
+        assert!(state.unwritten().is_none());
+        let entries = Entries::from([("n".to_owned(), vec![1])]);
         assert_eq!(
-            std::fs::read(directory.path().join("a.state")).unwrap(),
-            [255; 9]
+            read(&place.join("a.state"), STATE_BYTES_MAX).unwrap(),
+            entries
         );
+    }
+
+    #[test]
+    fn a_file_that_holds_no_state_is_put_aside_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.state");
+        let aside = directory.path().join("a.damaged");
+        // As large as the largest state is written; with one byte more nobody reads it.
+        let most = usize::try_from(file_bytes_max(100)).unwrap();
+        for (count, bytes) in [(1, vec![255; 9]), (2, vec![0; most + 1])] {
+            std::fs::write(&file, &bytes).unwrap();
+            let mut state = KeyValues::of(directory.path(), "a", 100);
+            assert_eq!(state.set("k".into(), vec![1]), Ok(()), "{count}");
+            assert_eq!(state.damaged(), 1);
+            assert_eq!(std::fs::read(&aside).unwrap(), bytes);
+            state.take_changes().unwrap().run().unwrap();
+            let entries = Entries::from([("k".to_owned(), vec![1])]);
+            assert_eq!(read(&file, 100).unwrap(), entries);
+        }
+    }
+
+    #[test]
+    fn the_largest_state_fits_its_file() {
+        // The shortest keys cost most beside what they are.
+        let entries: Entries = (0..=127_u8)
+            .map(|byte| (char::from(byte).to_string(), Vec::new()))
+            .collect();
+        let bytes = postcard::to_stdvec(&entries).unwrap();
+        assert!(bytes.len() as u64 <= file_bytes_max(128), "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_draft_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let place = directory.path().join("plugins");
+        std::fs::create_dir(&place).unwrap();
+        let replacement = Replacement::of(&place, "a", 100);
+        let entries = Entries::from([("k".to_owned(), vec![1])]);
+        std::os::unix::fs::symlink(&victim, place.join("a.restore")).unwrap();
+        replacement.prepare(&entries).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        replacement.run().unwrap();
+        assert_eq!(read(&place.join("a.state"), 100).unwrap(), entries);
+        // One that is put there between the two is not taken for a state.
+        std::os::unix::fs::symlink(&victim, place.join("a.restore")).unwrap();
+        assert!(matches!(replacement.run(), Err(StateTrouble::File(_))));
+        replacement.withdraw().unwrap();
+        assert!(victim.exists());
+        // Nor is one in the place of the directory.
+        let elsewhere = directory.path().join("elsewhere");
+        std::fs::rename(&place, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &place).unwrap();
+        for refused in [replacement.prepare(&entries).map(drop), replacement.run()] {
+            assert!(matches!(refused, Err(StateTrouble::Link(_))), "{refused:?}");
+        }
+        assert!(!elsewhere.join("a.restore").exists());
     }
 }

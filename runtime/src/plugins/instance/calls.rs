@@ -14,10 +14,14 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
 };
 use crate::plugins::convert::{self, ForGuest};
 use crate::plugins::guest::Answer;
+use crate::plugins::host::StateWrite;
 use crate::plugins::status::InstanceState;
 
 /// A guest that answered its timer with a fault is woken again after this long.
 const WAKE_AFTER_FAULT: Duration = Duration::from_secs(1);
+
+/// What could not be written of its state is tried again after this long, if no change comes before.
+const STATE_RETRY: Duration = Duration::from_secs(5);
 
 /// The words of a fault, with whose it is.
 pub(super) fn fault_words(fault: &Fault) -> String {
@@ -93,15 +97,55 @@ impl Instance {
         else {
             return;
         };
+        self.write_state(write).await;
+    }
+
+    /// Tries again what could not be written.
+    pub(super) async fn retry_state(&mut self) {
+        let write = self
+            .resident()
+            .and_then(|resident| resident.state.unwritten());
+        match write {
+            Some(write) => self.write_state(write).await,
+            // Another state was put in its place meanwhile.
+            None => self.state_is_on_the_disk(),
+        }
+    }
+
+    async fn write_state(&mut self, write: StateWrite) {
         let written = tokio::task::spawn_blocking(move || write.run()).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(instance = &*self.name, %error, "the plugin's state is not on the disk")
+        let error: Arc<str> = match written {
+            Ok(Ok(())) => {
+                if let Some(resident) = self.resident() {
+                    resident.state.written();
+                }
+                return self.state_is_on_the_disk();
             }
-            Err(error) => {
-                tracing::error!(instance = &*self.name, %error, "the plugin's state is not on the disk")
-            }
+            Ok(Err(error)) => error.to_string().into(),
+            Err(error) => error.to_string().into(),
+        };
+        let due = self.clock.now() + STATE_RETRY;
+        if self.state_due.replace(due).is_none() {
+            tracing::error!(
+                instance = &*self.name, %error,
+                "the plugin's state is not on the disk; it is tried again until it is"
+            );
+        }
+        self.status.send_if_modified(|status| {
+            let changed = status.state_unwritten.as_ref() != Some(&error);
+            status.state_unwritten = Some(error);
+            changed
+        });
+    }
+
+    fn state_is_on_the_disk(&mut self) {
+        if self.state_due.take().is_some() {
+            tracing::info!(
+                instance = &*self.name,
+                "the plugin's state is on the disk again"
+            );
+            self.status
+                .send_modify(|status| status.state_unwritten = None);
         }
     }
 
@@ -115,6 +159,7 @@ impl Instance {
         let Some(resident) = guest.resident() else {
             return;
         };
+        let state_damaged = resident.state.damaged();
         let (readings, back_pressure) = (resident.readings, resident.back_pressure);
         let report = resident.report.total();
         let emitted = readings + report.suppressed;
@@ -130,6 +175,7 @@ impl Instance {
             if let Some(denied) = denied {
                 status.denied = denied;
             }
+            status.state_damaged = state_damaged;
             status.memory_bytes = memory_bytes;
             status.readings = readings;
             status.suppressed_readings = report.suppressed;

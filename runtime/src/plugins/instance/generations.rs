@@ -337,6 +337,7 @@ impl Instance {
             bytes = hand_over.map_or(0, |h| h.bytes.len()),
             "plugin stopped"
         );
+        self.retry_state().await;
         if let Some(Body::Down(Down { .. }) | Body::Up(_)) = self.body.take() {
             self.status
                 .send_modify(|status| status.state = InstanceState::Waiting);

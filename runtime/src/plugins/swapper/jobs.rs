@@ -1,17 +1,18 @@
 //! What takes time: reading, compiling, instantiating, and waiting for instances. Each job answers with one input.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::swap::{Build, Digest, Failure, Generation, Input, Reason};
+use moorline_core::swap::{Build, Digest, Failure, Generation, Input, NoFile, Reason};
 use moorline_core::trust::{self, Origin};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::Target;
-use crate::bounded_file;
+use crate::bounded_file::{self, ReadError};
 use crate::plugins::bindings::connector::ConnectorPre;
 use crate::plugins::bindings::policy::ReconnectPolicyPre;
 use crate::plugins::cache::{Cache, digest_of};
@@ -93,10 +94,13 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Done> {
-    let digest: Option<Digest> = blocking(move || read(&path).ok().map(|bytes| digest_of(&bytes)))
-        .await
-        .ok()
-        .flatten();
+    let looked = blocking(move || bounded_file::read(&path, COMPONENT_BYTES_MAX)).await;
+    let digest = match looked {
+        Ok(Ok(bytes)) => Ok(digest_of(&bytes)),
+        Ok(Err(ReadError::Io(error))) if error.kind() == ErrorKind::NotFound => Err(NoFile::Absent),
+        Ok(Err(error)) => Err(NoFile::Unreadable(error.to_string())),
+        Err(failure) => Err(NoFile::Unreadable(failure.to_string())),
+    };
     Some(Done {
         slot,
         build: None,

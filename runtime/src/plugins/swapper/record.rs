@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::swap::{Build, Failure, Report, Step};
+use moorline_core::swap::{Build, Failure, NoFile, Report, Step};
 use moorline_core::time::{Instant, rounded_ms};
 use moorline_core::trust::Origin;
 
@@ -21,12 +21,17 @@ impl Running {
             return;
         };
         let (from, to, outcome) = match report {
-            Report::Missing => {
-                if !std::mem::replace(&mut found.missing_said, true) {
+            Report::Missing(why) => {
+                if found.missing_said.as_ref() != Some(&why) {
                     let (name, path) = (&*found.name, found.path.display());
-                    tracing::error!(component = name, %path, "the plugin's file is not there; it is loaded when it appears");
+                    let next = match why {
+                        NoFile::Absent => "it is loaded when it appears",
+                        NoFile::Unreadable(_) => "it is tried again",
+                    };
+                    tracing::error!(component = name, %path, "the plugin's file {why}; {next}");
+                    found.missing_said = Some(why.clone());
                 }
-                return found.waiting.nothing_new(&OrderEnd::Missing);
+                return found.waiting.nothing_new(&OrderEnd::Missing(why));
             }
             Report::Unchanged(build) => {
                 // Whoever touches the file, or orders a swap to what serves, wants it to be tried again.
@@ -144,7 +149,7 @@ impl Slot {
         to: Build,
         outcome: SwapOutcome,
     ) -> SwapRecord {
-        self.missing_said = false;
+        self.missing_said = None;
         let candidate = self
             .candidate
             .take()

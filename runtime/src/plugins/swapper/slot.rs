@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use moorline_core::swap::probation::Served;
-use moorline_core::swap::{Build, Digest, Failure, Generation, Swap};
+use moorline_core::swap::{Build, Digest, Failure, Generation, NoFile, Swap};
 use moorline_core::time::Instant;
 use moorline_core::trust::Origin;
 use tokio::sync::{mpsc, watch};
@@ -115,7 +115,8 @@ pub(crate) struct Slot {
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
     /// What has proved itself last; what the process began with needs no proof.
     pub(super) proved: Option<Digest>,
-    pub(super) missing_said: bool,
+    /// Why there was no file when that was said last.
+    pub(super) missing_said: Option<NoFile>,
 }
 
 impl Slot {
@@ -135,7 +136,7 @@ impl Slot {
             origin_before: Origin::default(),
             refused: None,
             proved: None,
-            missing_said: false,
+            missing_said: None,
         }
     }
 }

@@ -101,7 +101,7 @@ impl Waiting {
 mod tests {
     use std::time::Duration;
 
-    use moorline_core::swap::{Digest, Failure, Generation, Reason};
+    use moorline_core::swap::{Digest, Failure, Generation, NoFile, Reason};
     use moorline_core::time::Instant;
     use tokio::sync::oneshot;
 
@@ -149,7 +149,7 @@ mod tests {
             OrderEnd::Replaced(record) => ("replaced", record.to.generation.0),
             OrderEnd::Unchanged(build) => ("unchanged", build.generation.0),
             OrderEnd::Shunned(..) => ("shunned", 0),
-            OrderEnd::Missing => ("missing", 0),
+            OrderEnd::Missing(_) => ("missing", 0),
         })
     }
 
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(answers(Until::Proved, swapped), None);
         let proved = answers(Until::Proved, |queue| {
             swapped(queue);
-            queue.nothing_new(&OrderEnd::Missing);
+            queue.nothing_new(&OrderEnd::Missing(NoFile::Absent));
             queue.proved(build(2));
         });
         assert_eq!(proved, Some(("proved", 2)));

@@ -98,6 +98,20 @@ impl Desk {
     }
 }
 
+/// An order is answered by what is really in the way of reading the file.
+async fn loses_its_file(desk: &Desk, plugin: &str) {
+    let place = desk.gateway.component(plugin);
+    std::fs::remove_file(&place).unwrap();
+    let missing = desk.order(swap(plugin, false, false)).await;
+    assert_eq!(missing.outcome, "missing");
+    assert_eq!(missing.reason.as_deref(), Some("is not there"));
+    std::fs::create_dir(&place).unwrap();
+    let unreadable = desk.order(swap(plugin, false, false)).await;
+    assert_eq!(unreadable.outcome, "missing");
+    let why = "cannot be read: it is a directory, not a file";
+    assert_eq!(unreadable.reason.as_deref(), Some(why));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_answered_by_how_it_ended() {
     let plan = Plan::new()
@@ -154,11 +168,7 @@ async fn an_order_is_answered_by_how_it_ended() {
         "swapped"
     );
 
-    std::fs::remove_file(desk.gateway.component("policy")).unwrap();
-    assert_eq!(
-        desk.order(swap("policy", false, false)).await.outcome,
-        "missing"
-    );
+    loses_its_file(&desk, "policy").await;
 
     let plugins = desk.plugins().await;
     let names: Vec<_> = plugins

@@ -1,7 +1,10 @@
 //! What is granted is there, and what is not is refused with the key that would grant it. Both ways, over WASI.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
+use moorline_core::confine::Limit;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -9,7 +12,7 @@ use tokio::net::TcpListener;
 use super::confinement::log;
 use super::gateway::{Gateway, Plan};
 use super::guests::{connector, reaching};
-use crate::plugins::{DirectoryGrant, Grants, InstanceStatus};
+use crate::plugins::{DirectoryGrant, Grants, InstanceStatus, Limits};
 
 struct Reach {
     gateway: Gateway,
@@ -79,8 +82,11 @@ async fn without_a_grant_there_is_nothing_but_the_time() {
         .denied("connect", &address, "access-denied", key)
         .await;
     reach
-        .denied("connect", &address, "access-denied", &address)
+        .denied("connect", &address, "access-denied", "a TCP socket")
         .await;
+    // There is not even one that costs the host a descriptor.
+    let sockets = reach.tries("sockets", "").await;
+    assert!(sockets.starts_with("granted 0 then "), "{sockets}");
     reach
         .denied("bind", "127.0.0.1:0", "access-denied", key)
         .await;
@@ -192,13 +198,81 @@ async fn a_request_is_granted_by_its_origin() {
     reach.gateway.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_open_is_bounded_and_free_again_when_it_is_let_go() {
+    let (_directory, grants) = maps();
+    let grants = Grants {
+        tcp: vec!["127.0.0.1:502".parse().unwrap()],
+        ..grants
+    };
+    let most = Limits::default().descriptors;
+    let mut reach = Reach::with(grants).await;
+    let quota = "'quota'";
+    for (method, text, refusal) in [
+        ("sockets", "", "'new-socket-limit'"),
+        ("files", "/maps/press", quota),
+        ("readers", "/maps/press", quota),
+    ] {
+        let opened = reach.tries(method, text).await;
+        let as_many = opened.starts_with(&format!("granted {most} then "));
+        assert!(as_many && opened.contains(refusal), "{method}: {opened}");
+        // Whatever it is, it is one limit.
+        let other = reach.tries("read", "/maps/press").await;
+        assert!(other.contains(quota), "{other}");
+        reach.tries("let-go", "").await;
+        let again = reach.tries("read", "/maps/press").await;
+        assert_eq!(again, "granted 40001 u16", "{method}");
+    }
+    let line = reach
+        .status(|line| line.limits.count(Limit::Descriptors) >= 3)
+        .await;
+    let last = line.limits.last().unwrap();
+    assert_eq!(
+        last.to_string(),
+        "descriptors_max = 64 of [connector.limits]"
+    );
+    assert_eq!((line.traps, line.faults), (0, 0));
+    reach.gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_in_a_granted_directory_is_refused_at_once() {
+    let (directory, grants) = maps();
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join("maps/pipe"), mode).unwrap();
+    std::os::unix::fs::symlink("pipe", directory.path().join("maps/alias")).unwrap();
+    let _socket =
+        std::os::unix::net::UnixListener::bind(directory.path().join("maps/socket")).unwrap();
+    let mut reach = Reach::with(grants).await;
+    for path in ["/maps/pipe", "/maps/alias", "/maps/socket"] {
+        let began = std::time::Instant::now();
+        let answer = reach.tries("read", path).await;
+        assert!(answer.contains("'unsupported'"), "{path}: {answer}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{path}");
+    }
+    assert_eq!(
+        reach.tries("read", "/maps/press").await,
+        "granted 40001 u16"
+    );
+    reach.gateway.stop().await;
+}
+
 fn maps() -> (TempDir, Grants) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("maps")).unwrap();
     std::fs::write(directory.path().join("maps/press"), "40001 u16").unwrap();
     std::fs::write(directory.path().join("secret"), "key").unwrap();
-    let up = directory.path().join("maps/up");
-    std::os::unix::fs::symlink(directory.path().join("secret"), up).unwrap();
+    for (link, target) in [
+        ("up", &*directory.path().join("secret")),
+        ("beside", Path::new("../secret")),
+        ("parent", Path::new("..")),
+        ("root", Path::new("/")),
+        ("process", Path::new("/proc/self/cwd")),
+        ("chain", Path::new("parent/maps/beside")),
+        ("circle", Path::new("circle")),
+    ] {
+        std::os::unix::fs::symlink(target, directory.path().join("maps").join(link)).unwrap();
+    }
     let grants = Grants {
         directories: vec![DirectoryGrant {
             guest: "/maps".to_owned(),
@@ -222,6 +296,14 @@ async fn a_directory_can_be_read_and_neither_written_nor_left() {
         ("remove", "/maps/press"),
         ("read", "/maps/../secret"),
         ("read", "/maps/up"),
+        ("read", "/maps/beside"),
+        ("read", "/maps/parent/secret"),
+        ("read", "/maps/./parent/maps/../secret"),
+        ("read", "/maps/root/etc/hostname"),
+        ("read", "/maps/process/Cargo.toml"),
+        ("read", "/maps/chain"),
+        ("read", "/maps/circle"),
+        ("read", "/maps//etc/hostname"),
         ("read", "/etc/hostname"),
     ] {
         let answer = reach.tries(method, path).await;

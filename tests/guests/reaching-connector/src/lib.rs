@@ -12,8 +12,15 @@
 //! | `read`, `create`, `remove` | `"/maps/file"` | a file |
 //! | `print` | `"text"` | a line on stdout and on stderr |
 //! | `stream` | `"name"` | a stream by that name |
+//! | `sockets` | | TCP sockets until one is refused; it keeps them |
+//! | `files` | `"/maps/file"` | the same with a file |
+//! | `readers` | `"/maps/file"` | the same with what reads from a file, which it closes |
+//! | `let-go` | | none of what it has kept |
+//!
+//! With `hoards` in its configuration it takes sockets and its directories by itself, every 50 ms, and lets nothing go.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use moorline_plugin_sdk::{
     Connector, Description, Event, Fault, HandOver, Host, RpcRequest, Setup, Wake, export_connector,
@@ -24,16 +31,72 @@ use wasi::wasi::filesystem::preopens;
 use wasi::wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 use wasi::wasi::http::outgoing_handler;
 use wasi::wasi::http::types::{Fields, OutgoingRequest, Scheme};
+use wasi::wasi::io::streams::InputStream;
 use wasi::wasi::sockets::network::{
     ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress,
 };
+use wasi::wasi::sockets::tcp::TcpSocket;
 use wasi::wasi::sockets::{instance_network, ip_name_lookup, tcp_create_socket};
 
 mod wasi {
     wit_bindgen::generate!({ path: "wit", world: "reaching", generate_all });
 }
 
-struct Reaching;
+/// More than any host should give.
+const KEPT_MAX: usize = 900;
+/// How long one that hoards waits for more.
+const HOARDS_EVERY: Duration = Duration::from_millis(50);
+
+struct Reaching {
+    kept: Vec<Kept>,
+    hoards: bool,
+}
+
+/// What costs the host a descriptor. Never used, only had.
+enum Kept {
+    Socket { _socket: TcpSocket },
+    File { _file: Descriptor },
+    Reader { _reader: InputStream },
+}
+
+impl Reaching {
+    /// Opens by `open` until it is refused, and says how often it was not.
+    fn hoard(&mut self, open: impl Fn() -> Result<Kept, String>) -> String {
+        let before = self.kept.len();
+        while self.kept.len() < KEPT_MAX {
+            match open() {
+                Ok(kept) => self.kept.push(kept),
+                Err(error) => return format!("{} then {error}", self.kept.len() - before),
+            }
+        }
+        format!("{} and more", self.kept.len() - before)
+    }
+}
+
+fn a_socket() -> Result<Kept, String> {
+    tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4)
+        .map(|socket| Kept::Socket { _socket: socket })
+        .map_err(|error| format!("{error:?}"))
+}
+
+fn a_file(path: &str) -> Result<Descriptor, String> {
+    let (directory, rest) = found(path)?;
+    directory
+        .open_at(
+            PathFlags::SYMLINK_FOLLOW,
+            &rest,
+            OpenFlags::empty(),
+            DescriptorFlags::READ,
+        )
+        .map_err(|error| format!("{error:?}"))
+}
+
+fn a_reader(path: &str) -> Result<Kept, String> {
+    a_file(path)?
+        .read_via_stream(0)
+        .map(|reader| Kept::Reader { _reader: reader })
+        .map_err(|error| format!("{error:?}"))
+}
 
 impl Connector for Reaching {
     fn describe() -> Description {
@@ -49,13 +112,15 @@ impl Connector for Reaching {
         // The host learns who owns the device, so that the RPC finds us.
         host.device_connected(&setup.instance, "")
             .map_err(|error| Fault::Internal(format!("{error:?}")))?;
-        Ok((Self, None))
+        let hoards = setup.configuration.contains("hoards");
+        let kept = Vec::new();
+        Ok((Self { kept, hoards }, hoards.then_some(HOARDS_EVERY)))
     }
 
     fn handle(&mut self, event: Event, host: &mut dyn Host) -> Result<Wake, Fault> {
         if let Event::Rpc(request) = event {
             let text = request.params.trim_matches('"').to_owned();
-            let answer = tried(&request, &text, host);
+            let answer = self.tried(&request, &text, host);
             let words = match answer {
                 Ok(words) => format!("granted {words}"),
                 Err(words) => words,
@@ -63,14 +128,40 @@ impl Connector for Reaching {
             let plain = words.replace(['"', '\\'], "'");
             host.reply(request.id, &format!("\"{plain}\""))
                 .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+        } else if self.hoards {
+            self.hoard(a_socket);
+            for (_, name) in preopens::get_directories() {
+                let directory = format!("{name}/.");
+                self.hoard(|| a_file(&directory).map(|file| Kept::File { _file: file }));
+            }
         }
-        Ok(None)
+        Ok(self.hoards.then_some(HOARDS_EVERY))
     }
 
     fn stop(&mut self, _host: &mut dyn Host) -> HandOver {
         HandOver {
             schema: 1,
             bytes: Vec::new(),
+        }
+    }
+}
+
+impl Reaching {
+    fn tried(
+        &mut self,
+        request: &RpcRequest,
+        text: &str,
+        host: &mut dyn Host,
+    ) -> Result<String, String> {
+        match request.method.as_str() {
+            "sockets" => Ok(self.hoard(a_socket)),
+            "files" => Ok(self.hoard(|| a_file(text).map(|file| Kept::File { _file: file }))),
+            "readers" => Ok(self.hoard(|| a_reader(text))),
+            "let-go" => {
+                self.kept.clear();
+                Ok(String::new())
+            }
+            _ => tried(request, text, host),
         }
     }
 }
