@@ -3,7 +3,8 @@
 //!
 //! The guests are `tests/guests/burst-connector` and the `burst-*` beside this file, which do the same in each language, built as `moorline plugin build` builds
 //! everybody's. A language whose tools cannot be had here is said and left out. Memory is measured in processes of its own:
-//! this binary starts itself again. `-- steps calls memory limits native` names the parts that are wanted; without, all are.
+//! this binary starts itself again. `-- steps calls memory limits native` names the parts that are wanted, `-- Rust C
+//! JavaScript Python` the languages; without, all are.
 
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
@@ -76,14 +77,17 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match memory::Asked::of(&arguments) {
         Some(asked) => runtime.block_on(memory::answer(asked)),
-        None => runtime.block_on(all(&Parts::of(&arguments))),
+        None => runtime.block_on(all(&Wanted::of(&arguments))),
     }
 }
 
-/// The parts that are wanted; none named = all.
-struct Parts(Vec<String>);
+const PARTS: [&str; 5] = ["steps", "calls", "memory", "limits", "native"];
+const LANGUAGES: [&str; 4] = ["Rust", "C", "JavaScript", "Python"];
 
-impl Parts {
+/// What is wanted; of the parts or of the languages none named = all.
+struct Wanted(Vec<String>);
+
+impl Wanted {
     fn of(arguments: &[OsString]) -> Self {
         let words = arguments
             .iter()
@@ -92,14 +96,23 @@ impl Parts {
         Self(words.filter(|word| !word.starts_with('-')).collect())
     }
 
-    fn has(&self, part: &str) -> bool {
-        self.0.is_empty() || self.0.iter().any(|word| word == part)
+    fn part(&self, part: &str) -> bool {
+        self.has(&PARTS, part)
+    }
+
+    fn language(&self, language: &str) -> bool {
+        self.has(&LANGUAGES, language)
+    }
+
+    fn has(&self, all: &[&str], one: &str) -> bool {
+        let mut named = self.0.iter().filter(|word| all.contains(&word.as_str()));
+        self.0.iter().any(|word| word == one) || named.next().is_none()
     }
 }
 
-async fn all(parts: &Parts) {
+async fn all(wanted: &Wanted) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let languages = languages(directory.path());
+    let languages = languages(directory.path(), wanted);
     println!("one guest that does the same in each language; medians");
     print!("{:<52}", "");
     for language in &languages {
@@ -107,19 +120,19 @@ async fn all(parts: &Parts) {
     }
     println!();
     let place = directory.path();
-    if parts.has("steps") {
+    if wanted.part("steps") {
         print(&steps::measure(&languages, place).await);
     }
-    if parts.has("calls") {
+    if wanted.part("calls") {
         print(&calls::measure(&languages, place).await);
     }
-    if parts.has("memory") {
+    if wanted.part("memory") {
         print(&memory::measure(&languages, place));
     }
-    if parts.has("limits") {
+    if wanted.part("limits") {
         print(&limits::measure(&languages, place).await);
     }
-    if parts.has("native") {
+    if wanted.part("native") {
         native::measure(&languages, place).await;
     }
 }
@@ -128,16 +141,12 @@ fn print(rows: &[Row]) {
     rows.iter().for_each(Row::print);
 }
 
-fn languages(directory: &std::path::Path) -> Vec<Language> {
+fn languages(directory: &std::path::Path, wanted: &Wanted) -> Vec<Language> {
     let [c, javascript, python] = Guest::BURSTS;
-    let all = [
-        ("Rust", Guest::BURST),
-        ("C", c),
-        ("JavaScript", javascript),
-        ("Python", python),
-    ];
+    let guests = [Guest::BURST, c, javascript, python];
     let mut languages = Vec::new();
-    for (name, guest) in all {
+    let all = LANGUAGES.into_iter().zip(guests);
+    for (name, guest) in all.filter(|(name, _)| wanted.language(name)) {
         let Some(bytes) = guest.try_bytes() else {
             println!("{name}: left out, its tools cannot be had here");
             continue;

@@ -17,6 +17,9 @@ mod device;
 )]
 mod disk;
 mod fjall_store;
+#[path = "../../../../runtime/src/medium.rs"]
+#[allow(dead_code, reason = "as above")]
+mod medium;
 mod plain;
 mod recovery;
 mod redb_store;

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use moorline_core::spool::Lane;
+
 use super::{Outcome, RECORD_BYTES, batch, place, spool};
 
 /// The argument that makes this program open a spool and tell.
@@ -80,7 +82,7 @@ pub fn open(directory: &Path) -> Outcome<()> {
     let (mut after, mut read, mut first) = (log.status().acked, 0, Duration::ZERO);
     for _ in 0..READS {
         let mut records = Vec::new();
-        log.read(after, READ_BYTES, READ_RECORDS, &mut records)?;
+        log.read(Lane::Live, after, READ_BYTES, READ_RECORDS, &mut records)?;
         let Some(last) = records.last() else { break };
         after = last.sequence;
         read += records.len();

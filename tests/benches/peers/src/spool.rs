@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use moorline_core::message::{Sequence, Uplink};
-use moorline_core::spool::{Limits, Spool as Log};
+use moorline_core::spool::{Lane, Limits, Spool as Log};
 
 use super::disk::Disk;
 use super::{Outcome, RECORD_BYTES, Store};
@@ -81,7 +81,7 @@ impl Store for Spool {
         loop {
             let mut records = Vec::new();
             self.log
-                .read(self.after, READ_BYTES, READ_RECORDS, &mut records)?;
+                .read(Lane::Live, self.after, READ_BYTES, READ_RECORDS, &mut records)?;
             let Some(last) = records.last() else { break };
             self.after = last.sequence;
         }
