@@ -19,10 +19,34 @@ use crate::{Language, median};
 const ROUNDS: usize = 7;
 /// Device connections, each with a task or an instance.
 const CONNECTIONS: usize = 8;
-const READINGS: u64 = 256;
-const BATCHES: u64 = 500;
+/// Readings in a batch, and batches of each connection.
+const LOADS: [Load; 3] = [
+    Load {
+        readings: 1,
+        batches: 10_000,
+    },
+    Load {
+        readings: 32,
+        batches: 2_000,
+    },
+    Load {
+        readings: 256,
+        batches: 500,
+    },
+];
 const INFLIGHT: u16 = 100;
-const TOTAL: u64 = CONNECTIONS as u64 * READINGS * BATCHES;
+
+#[derive(Clone, Copy)]
+struct Load {
+    readings: u64,
+    batches: u64,
+}
+
+impl Load {
+    const fn total(self) -> u64 {
+        CONNECTIONS as u64 * self.readings * self.batches
+    }
+}
 
 pub(crate) async fn measure(languages: &[Language], directory: &Path) {
     let Some(kind) = mosquitto() else {
@@ -32,9 +56,17 @@ pub(crate) async fn measure(languages: &[Language], directory: &Path) {
     let place = directory.join("mosquitto");
     let broker = Broker::start_with(kind, &place, "persistence false").await;
     let broker = broker.expect("Mosquitto");
-    println!(
-        "{TOTAL} readings in batches of {READINGS} by {CONNECTIONS} connections until Mosquitto has acknowledged all, median of {ROUNDS} rounds"
-    );
+    for load in LOADS {
+        println!(
+            "{} readings in batches of {} by {CONNECTIONS} connections until Mosquitto has acknowledged all, median of {ROUNDS} rounds",
+            load.total(),
+            load.readings
+        );
+        compare(languages, load, directory, broker.address()).await;
+    }
+}
+
+async fn compare(languages: &[Language], load: Load, directory: &Path, broker: SocketAddr) {
     // None is the native one.
     let parties: Vec<Option<&Language>> = std::iter::once(None)
         .chain(languages.iter().map(Some))
@@ -43,9 +75,9 @@ pub(crate) async fn measure(languages: &[Language], directory: &Path) {
     for round in 0..ROUNDS {
         for turn in 0..parties.len() {
             let at = (turn + round) % parties.len();
-            let state = directory.join(format!("native-{round}-{at}"));
+            let state = directory.join(format!("native-{}-{round}-{at}", load.readings));
             let compiled = directory.join("compiled");
-            let rate = once(broker.address(), parties[at], &state, compiled).await;
+            let rate = once(broker, parties[at], load, &state, compiled).await;
             rates[at].push(rate);
         }
     }
@@ -64,6 +96,7 @@ pub(crate) async fn measure(languages: &[Language], directory: &Path) {
 async fn once(
     broker: SocketAddr,
     language: Option<&Language>,
+    load: Load,
     state: &Path,
     compiled: std::path::PathBuf,
 ) -> f64 {
@@ -106,18 +139,18 @@ async fn once(
     match &host {
         Some(host) => {
             for connection in 0..CONNECTIONS {
-                let params = format!("[{READINGS},{BATCHES}]");
+                let params = format!("[{},{}]", load.readings, load.batches);
                 host.ask(connection, (connection as u64, "flood", &params))
                     .await;
             }
         }
-        None => native(&appender).await,
+        None => native(&appender, load).await,
     }
     let done = spooled.wait_for(|spool| {
-        spool.appended_readings_total - before >= TOTAL && spool.depth_records == 0
+        spool.appended_readings_total - before >= load.total() && spool.depth_records == 0
     });
     drop(done.await.expect("a spool"));
-    let rate = TOTAL as f64 / start.elapsed().as_secs_f64();
+    let rate = load.total() as f64 / start.elapsed().as_secs_f64();
     assert_eq!(link.status().borrow().sessions, 1, "one session carried it");
     if let Some(host) = host {
         host.plugins.stop(Duration::from_secs(5)).await;
@@ -139,12 +172,12 @@ async fn announce(appender: &Appender) {
 }
 
 /// What `burst-connector` does, without a component around it.
-async fn native(appender: &Appender) {
+async fn native(appender: &Appender, load: Load) {
     let tasks = (0..CONNECTIONS).map(|connection| {
         let appender = appender.clone();
         tokio::spawn(async move {
             let (clock, device) = (Clock::start(), device(connection));
-            let keys: Vec<Key> = (0..READINGS)
+            let keys: Vec<Key> = (0..load.readings)
                 .map(|number| Key::try_new(&format!("key-{number}")).expect("a key"))
                 .collect();
             let batch = || {
@@ -159,7 +192,7 @@ async fn native(appender: &Appender) {
                 let device = device.clone();
                 Uplink::Telemetry(vec![DeviceReadings { device, readings }])
             };
-            for _ in 0..BATCHES {
+            for _ in 0..load.batches {
                 append(&appender, &batch).await;
             }
         })

@@ -7,7 +7,7 @@
 #include "connector.h"
 
 #define READINGS_MAX 1024
-#define CALLS_A_TURN 100
+#define CALLS_A_TURN 1000
 
 typedef exports_moorline_edge_connector_guest_fault_t fault;
 

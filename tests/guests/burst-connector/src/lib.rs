@@ -12,8 +12,9 @@ use moorline_plugin_sdk::{
     Reading, RpcRequest, Setup, Value, Wake, export_connector,
 };
 
-/// Batches of a flood in one call of the host.
-const CALLS_A_TURN: u64 = 100;
+/// Batches of a flood in one call of the host, after which it waits a millisecond at least. The interpreters need longer for
+/// a batch and make a tenth of it.
+const CALLS_A_TURN: u64 = 1_000;
 
 struct Burst {
     device: String,
