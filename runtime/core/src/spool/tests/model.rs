@@ -446,22 +446,8 @@ impl Model {
                 journal.wipe();
             }
         }
-        let found;
-        (self.spool, found) = open(&storage, self.journal.as_ref(), self.limits);
-        if self.weather == Weather::Faults {
-            // Numbers that could not be reserved are forgotten with the process that gave them out.
-            self.highest = self.spool.status().last;
-        }
-        if self.spool.status().evicted.records < before.evicted.records {
-            self.counted_early.clear();
-        }
-        self.forgot |= found == CursorFound::Lost;
-        storage.heal();
+        self.start(before.evicted);
         let status = self.spool.status();
-        self.handed.clear();
-        self.in_flight.clear();
-        self.mark = status.last;
-        self.acknowledged = settled(&status).since(status.evicted).since(status.damaged);
         if self.weather == Weather::Rot {
             return;
         }
@@ -502,6 +488,26 @@ impl Model {
         }
         // What was cut off at the end is not part of the spool any more; what is missing in the middle is a hole.
         self.accepted.retain(|sequence, _| *sequence <= status.last);
+    }
+
+    /// The next life begins, with what it knows.
+    fn start(&mut self, evicted_before: Totals) {
+        let found;
+        (self.spool, found) = open(&self.storage, self.journal.as_ref(), self.limits);
+        self.forgot |= found == CursorFound::Lost;
+        self.storage.heal();
+        let status = self.spool.status();
+        if self.weather == Weather::Faults {
+            // Numbers that could not be reserved are forgotten with the process that gave them out.
+            self.highest = status.last;
+        }
+        if status.evicted.records < evicted_before.records {
+            self.counted_early.clear();
+        }
+        self.handed.clear();
+        self.in_flight.clear();
+        self.mark = status.last;
+        self.acknowledged = settled(&status).since(status.evicted).since(status.damaged);
     }
 
     /// Before the records of the segment on which a sync failed.
