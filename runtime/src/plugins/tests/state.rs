@@ -1,5 +1,6 @@
 //! What a plugin keeps, put back from a backup while the gateway runs and while it does not.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use moorline_core::plugin_state::Entries;
@@ -69,13 +70,20 @@ async fn a_state_that_was_taken_out_is_what_the_next_process_begins_with() {
     gateway.stop().await;
 }
 
-/// Where nothing can be written and nothing lies: a link to what is not there. It is made good by making that.
+/// Where nothing can be written and nothing lies: a link to what is not there. It is made good by making that. What lies
+/// there goes aside in one step, and again if the plugin has just made it anew.
 fn break_directory(directory: &Path) {
-    match std::fs::remove_dir_all(directory) {
-        Ok(()) => {}
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+    for time in 0.. {
+        let aside = directory.with_extension(format!("aside-{time}"));
+        match std::fs::rename(directory, aside) {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+        }
+        match std::os::unix::fs::symlink(directory.with_extension("gone"), directory) {
+            Ok(()) => return,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists),
+        }
     }
-    std::os::unix::fs::symlink(directory.with_extension("gone"), directory).unwrap();
 }
 
 fn mend_directory(directory: &Path) {
