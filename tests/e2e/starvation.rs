@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const BACK: Duration = Duration::from_secs(60);
 const STOPPED: Duration = Duration::from_secs(20);
+/// Readings that are on their way at any time while the link keeps up.
+const ON_THEIR_WAY: u64 = 500;
 
 async fn flowing(configuration: impl FnOnce(&Rig) -> Configuration) -> Option<(Rig, Running)> {
     let rig = Rig::start(mosquitto()?).await;
@@ -63,10 +65,18 @@ async fn a_broker_that_gave_a_stopped_gateway_up_is_not_blamed() {
 async fn a_session_outlives_a_stop_that_the_broker_allows() {
     // A keep-alive of 30 s: to the broker nothing has happened. Every deadline of ours has passed.
     let as_shipped = |rig: &Rig| Configuration::as_shipped(&rig.state_dir(), rig.proxy.address());
-    let Some((rig, running)) = flowing(as_shipped).await else {
+    let Some((rig, mut running)) = flowing(as_shipped).await else {
         return;
     };
     stop_for_a_while(&running).await;
+    // Ended in the moment in which it wakes, it leaves what it cannot send in time in its spool.
+    let before = running.flows().await.now.spool.accepted_readings;
+    running
+        .wait("readings flow again", BACK, |now| {
+            let spool = &now.now.spool;
+            spool.accepted_readings > before && spool.depth_readings < ON_THEIR_WAY
+        })
+        .await;
     let (history, balance) = rig.settle(running).await;
     let causes: Vec<_> = history
         .disconnects()
