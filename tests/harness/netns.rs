@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::{binary, missing, mosquitto};
+use crate::{binary, missing, mosquitto, plugins};
 
 /// Set for the test that runs inside.
 const INSIDE: &str = "MOORLINE_NETNS";
@@ -71,13 +71,14 @@ pub fn inside(name: &str, test: impl Future<Output = ()>) {
     }
     // Not inside: there may be no root any more who could build it.
     let binary = binary();
-    let output = unshare()
+    let mut again = unshare();
+    again
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
-        .env("MOORLINE_BINARY", binary)
-        .output()
-        .unwrap();
+        .env("MOORLINE_BINARY", binary);
+    plugins::hand_down(&mut again);
+    let output = again.output().unwrap();
     let (told, errors) = (text(&output.stdout), text(&output.stderr));
     print!("{told}");
     eprint!("{errors}");

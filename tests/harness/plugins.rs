@@ -166,7 +166,7 @@ impl Guest {
             return Some(self.bytes());
         }
         // One after the other: two tests may want the same. The lock ends with the file.
-        let building = std::fs::File::create(out().with_extension("lock")).unwrap();
+        let building = std::fs::File::create(out().join("lock")).unwrap();
         building.lock().unwrap();
         let path = out().join(self.stem()).with_extension("wasm");
         if !path.is_file() {
@@ -200,15 +200,36 @@ impl Guest {
     }
 }
 
-/// Where components go. Emptied once, so that none is older than its source.
+/// Where a test that runs itself again finds the components that it has built.
+const BUILT: &str = "MOORLINE_E2E_PLUGINS";
+
+/// Lets `command`, this test program once more, use the components of this process: none of them would be built where it
+/// runs, or under the feet of other tests.
+pub(crate) fn hand_down(command: &mut Command) {
+    command.env(BUILT, built());
+}
+
+/// Where components go: to a directory of this process, so that none is older than its source and no other process takes
+/// them away.
 fn out() -> &'static Path {
     static OUT: OnceLock<PathBuf> = OnceLock::new();
     OUT.get_or_init(|| {
-        let out = binary().ancestors().nth(2).unwrap().join("e2e-plugins");
-        match std::fs::remove_dir_all(&out) {
-            Ok(()) => {}
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
+        if let Some(built) = std::env::var_os(BUILT) {
+            return built.into();
         }
+        let all = binary().ancestors().nth(2).unwrap().join("e2e-plugins");
+        std::fs::create_dir_all(&all).unwrap();
+        for entry in std::fs::read_dir(&all).unwrap() {
+            let entry = entry.unwrap();
+            // Left by a run that has ended.
+            if !Path::new("/proc").join(entry.file_name()).exists() {
+                drop(std::fs::remove_dir_all(entry.path()));
+            }
+        }
+        let out = all.join(std::process::id().to_string());
+        // Of a process that had the same number.
+        drop(std::fs::remove_dir_all(&out));
+        std::fs::create_dir(&out).unwrap();
         out
     })
 }
@@ -235,8 +256,11 @@ fn build(directories: &[&str]) -> Output {
 }
 
 fn built() -> &'static Path {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        if std::env::var_os(BUILT).is_some() {
+            return;
+        }
         let output = build(&Guest::CRATES);
         assert!(
             output.status.success(),
