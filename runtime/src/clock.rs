@@ -43,7 +43,7 @@ impl Clock {
         #[cfg(not(target_os = "linux"))]
         let boot = ClockId::Monotonic;
         Clocks {
-            monotonic: read(ClockId::Monotonic),
+            monotonic: monotonic(),
             boot: read(boot),
             wall: read(ClockId::Realtime),
         }
@@ -66,6 +66,12 @@ impl Clock {
         let offset_min = TimeZone::system().to_offset(at).seconds() / 60;
         LocalTime { utc, offset_min }.plausible()
     }
+}
+
+/// Monotonic time since no time in particular: to be compared with itself.
+#[must_use]
+pub(crate) fn monotonic() -> Duration {
+    read(ClockId::Monotonic)
 }
 
 /// CPU time of the calling thread: to be compared with what the same thread was told before.

@@ -1,21 +1,19 @@
-//! The wasmtime engines, the clock that interrupts guests, and the thread that compiles them.
+//! The wasmtime engines, with what the guests of each share, and the thread that compiles them.
 //!
 //! Connectors run under epochs: cheap, and a guest that waits for its device is charged nothing. Policies run under fuel
 //! too, so that a decision costs the same work everywhere; that is another engine, because it is a property of the
 //! compiled code.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use moorline_core::swap::{Digest, Failure, Reason};
 use tokio::sync::{mpsc, oneshot};
+use wasmtime::Config;
 use wasmtime::component::Component;
-use wasmtime::{Config, Engine, EngineWeak};
 
 use super::cache::digest_of;
-
-/// One tick of the interrupting clock.
-pub(crate) const EPOCH: Duration = Duration::from_millis(10);
+use super::meter::{Meter, Turns};
+use super::pulse::{Pulse, Running};
 
 /// Native stack a guest may use.
 const WASM_STACK_BYTES: usize = 512 * 1024;
@@ -56,7 +54,54 @@ impl Kind {
     }
 }
 
-/// The engines. Cheap to clone; the ticking ends when the last clone is gone.
+/// An engine of wasmtime, the clock that interrupts what runs in it, and who takes turns there. Cheap to clone; the ticking
+/// ends when the last clone is gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    wasmtime: wasmtime::Engine,
+    pulse: Arc<Pulse>,
+    turns: Arc<Turns>,
+}
+
+/// What code is compiled and Stores are made with.
+impl std::ops::Deref for Engine {
+    type Target = wasmtime::Engine;
+
+    fn deref(&self) -> &Self::Target {
+        &self.wasmtime
+    }
+}
+
+impl Engine {
+    /// One for each configuration, under one clock.
+    pub(crate) fn start<const N: usize>(configs: [Config; N]) -> Result<[Self; N], Failure> {
+        let mut made = Vec::with_capacity(N);
+        for config in configs {
+            let engine = wasmtime::Engine::new(&config);
+            made.push(engine.map_err(|error| Failure::new(Reason::Host, format!("{error:#}")))?);
+        }
+        let weak = made.iter().map(wasmtime::Engine::weak).collect();
+        let pulse = Arc::new(Pulse::start(weak).map_err(|error| no_thread("epochs", &error))?);
+        let turns = Arc::new(Turns::new());
+        Ok(std::array::from_fn(|at| Self {
+            wasmtime: made[at].clone(),
+            pulse: Arc::clone(&pulse),
+            turns: Arc::clone(&turns),
+        }))
+    }
+
+    /// For the calls of one guest.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter::new(Arc::clone(&self.pulse), Arc::clone(&self.turns))
+    }
+
+    /// A guest begins to run that has no meter.
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.pulse.running()
+    }
+}
+
+/// The engines.
 #[derive(Clone)]
 pub(crate) struct Engines {
     connectors: Engine,
@@ -81,13 +126,14 @@ pub(crate) struct Compiled {
 
 impl Engines {
     pub(crate) fn start() -> Result<Self, Failure> {
-        let host = |error: wasmtime::Error| Failure::new(Reason::Host, format!("{error:#}"));
-        let connectors = Engine::new(&config(Kind::Connector)).map_err(host)?;
-        let policies = Engine::new(&config(Kind::Policy)).map_err(host)?;
-        spawn_ticks(vec![connectors.weak(), policies.weak()])?;
+        let [connectors, policies] =
+            Engine::start([config(Kind::Connector), config(Kind::Policy)])?;
         let (compiler, queue) = mpsc::channel(COMPILATIONS_QUEUED);
         let engines = (connectors.clone(), policies.clone());
-        spawn_thread("compiler", move || compile_all(&engines, queue))?;
+        std::thread::Builder::new()
+            .name("compiler".into())
+            .spawn(move || compile_all(&engines, queue))
+            .map_err(|error| no_thread("compiler", &error))?;
         Ok(Self {
             connectors,
             policies,
@@ -148,31 +194,8 @@ pub(crate) fn config(kind: Kind) -> Config {
     config
 }
 
-fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(body)
-        .map(drop)
-        .map_err(|error| Failure::new(Reason::Host, format!("no thread for {name}: {error}")))
-}
-
-/// Starts the interrupting clock of `engines`. It ends when nobody holds them any more.
-pub(crate) fn spawn_ticks(engines: Vec<EngineWeak>) -> Result<(), Failure> {
-    spawn_thread("epochs", move || tick(&engines))
-}
-
-fn tick(engines: &[EngineWeak]) {
-    loop {
-        std::thread::sleep(EPOCH);
-        let mut alive = false;
-        for engine in engines.iter().filter_map(EngineWeak::upgrade) {
-            engine.increment_epoch();
-            alive = true;
-        }
-        if !alive {
-            return;
-        }
-    }
+fn no_thread(name: &str, error: &std::io::Error) -> Failure {
+    Failure::new(Reason::Host, format!("no thread for {name}: {error}"))
 }
 
 /// Ends when the last `Engines` is gone; it keeps the engines themselves alive until then.

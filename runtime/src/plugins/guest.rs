@@ -8,15 +8,16 @@ use moorline_core::swap::{Build, Failure, Reason};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Engine, Store, Trap, WasmBacktrace};
+use wasmtime::{Store, Trap, WasmBacktrace};
 
 use super::bindings::connector::exports::moorline::edge::connector_guest::{
     Description, Event, Fault, HandOver, Setup,
 };
 use super::bindings::connector::{Connector, ConnectorPre};
+use super::engine::Engine;
 use super::grants::Sandbox;
 use super::host::{self, Resident};
-use super::meter::Meter;
+use super::meter::{Free, Meter};
 use super::settings::Limits;
 use super::store::HostState;
 use super::wasi;
@@ -103,6 +104,7 @@ pub(crate) struct Guest {
     store: Store<HostState>,
     world: Connector,
     limits: Limits,
+    free: Free,
     /// CPU time of calls that ended since the last [`Guest::take_cpu`].
     cpu: Duration,
 }
@@ -114,15 +116,17 @@ impl Guest {
         sandbox: &Sandbox,
     ) -> Result<Self, Failure> {
         let limits = &sandbox.limits;
-        let mut store = HostState::new(sandbox).into_store(engine);
+        let mut store = HostState::new(engine, sandbox).into_store(engine);
         let meter = store.data().cpu.meter.clone();
-        let call = meter.measure(pre.instantiate_async(&mut store));
+        let mut free = Free::new();
+        let call = meter.measure(&mut free, pre.instantiate_async(&mut store));
         let world = timeout(limits.call_wall, call).await;
         let world = judge(&store, world, limits).map_err(|ended| ended.failure)?;
         Ok(Self {
             store,
             world,
             limits: *limits,
+            free,
             cpu: meter.spent(),
         })
     }
@@ -154,7 +158,7 @@ impl Guest {
     pub(crate) async fn describe(&mut self) -> Result<Description, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(guest.call_describe(&mut self.store));
+        let call = meter.measure(&mut self.free, guest.call_describe(&mut self.store));
         let result = timeout(self.limits.call_wall, call).await;
         self.end(result)
     }
@@ -162,7 +166,7 @@ impl Guest {
     pub(crate) async fn start(&mut self, setup: &Setup) -> Result<Answer, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(guest.call_start(&mut self.store, setup));
+        let call = meter.measure(&mut self.free, guest.call_start(&mut self.store, setup));
         let result = timeout(self.limits.call_wall, call).await;
         self.end(result).map(|answer| answer.map(wake))
     }
@@ -170,7 +174,7 @@ impl Guest {
     pub(crate) async fn handle(&mut self, event: &Event) -> Result<Answer, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(guest.call_handle(&mut self.store, event));
+        let call = meter.measure(&mut self.free, guest.call_handle(&mut self.store, event));
         let result = timeout(self.limits.call_wall, call).await;
         self.end(result).map(|answer| answer.map(wake))
     }
@@ -178,7 +182,7 @@ impl Guest {
     pub(crate) async fn stop(&mut self) -> Result<HandOver, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(guest.call_stop(&mut self.store));
+        let call = meter.measure(&mut self.free, guest.call_stop(&mut self.store));
         let result = timeout(self.limits.call_wall, call).await;
         let hand_over = self.end(result)?;
         if hand_over.bytes.len() > HAND_OVER_BYTES_MAX {

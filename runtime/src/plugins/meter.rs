@@ -1,34 +1,149 @@
-//! CPU time of a call, by the clock of the thread it runs on.
+//! CPU time of a call, and turns for calls that compute long.
 //!
 //! A call is a future: whatever it does, host functions included, it does while it is polled. So its CPU time is what the
 //! thread's clock moved between the beginning and the end of each poll. Waiting for a device costs nothing, and a flood of
 //! host calls costs its guest what it costs the host.
+//!
+//! To ask for that clock is a system call, and dear beside a poll of a few microseconds. A poll that is shorter than
+//! [`SAMPLE_AGE`] is charged what passed on the monotonic clock, which costs nothing to read; a longer one, during which the
+//! thread may have stood still, at most what the thread's clock moved since it was last looked at, no longer ago than that.
+//!
+//! ```text
+//!                  polls of a tick and more use up what it has free
+//!   runs at any time ────────────────────────────────────────────► runs in its turn
+//!                    ◄────────────────────────────────────────────
+//!                                  earned again, a hundredth of a core
+//! ```
+//!
+//! Guests that compute for long take turns, so that however many there are, half of the processors are free for everybody
+//! else: for the link, and for guests that have little to do.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use moorline_core::confine::Bucket;
+use moorline_core::time::Instant;
+use tokio::sync::Semaphore;
+
+use super::pulse::Pulse;
 use crate::clock;
+
+/// How old what is known of the thread's clock may be.
+const SAMPLE_AGE: Duration = Duration::from_micros(200);
+/// Polls that others wait for: half a tick.
+const LONG_POLL: Duration = Duration::from_micros(500);
+/// Nanoseconds of long polls a guest has free each second: a hundredth of a core.
+const FREE_NS_PER_S: u64 = 10_000_000;
+/// And at once.
+const FREE_NS: u64 = 5_000_000;
+
+thread_local! {
+    /// What the monotonic clock and that of this thread showed when the latter was last looked at, in nanoseconds.
+    static SAMPLE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Who may compute for long at the moment.
+#[derive(Debug)]
+pub(crate) struct Turns(Semaphore);
+
+impl Turns {
+    /// For half of this machine's processors.
+    pub(crate) fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self(Semaphore::new((processors / 2).max(1)))
+    }
+}
+
+/// What a guest has free before it has to take turns.
+#[derive(Debug)]
+pub(crate) struct Free(Bucket);
+
+impl Free {
+    /// All of it.
+    pub(crate) fn new() -> Self {
+        Self(Bucket::new(now(), FREE_NS_PER_S, FREE_NS))
+    }
+
+    fn is_used_up(&mut self) -> bool {
+        !self.0.debt(now()).is_zero()
+    }
+
+    fn charge(&mut self, poll: Duration) {
+        if poll >= LONG_POLL {
+            self.0.charge(now(), nanoseconds(poll));
+        }
+    }
+}
 
 /// The call under way. Shared by the guest, which polls it, and the Store, which asks between two instructions whether it is
 /// over its deadline: both on the one thread that polls, so that the order of these loads and stores is that of the program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Meter {
+    pulse: Arc<Pulse>,
+    turns: Arc<Turns>,
     /// Of the polls that ended.
     ended_ns: AtomicU64,
-    /// What the thread's clock showed when the poll under way began.
+    /// What the monotonic clock showed when the poll under way began.
     began_ns: AtomicU64,
+    /// What the thread's clock showed then, or a little earlier.
+    began_cpu_ns: AtomicU64,
 }
 
-fn thread_ns() -> u64 {
-    u64::try_from(clock::of_thread().as_nanos()).unwrap_or(u64::MAX)
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn now() -> Instant {
+    Instant::from_start(clock::monotonic())
+}
+
+fn monotonic_ns() -> u64 {
+    nanoseconds(clock::monotonic())
 }
 
 impl Meter {
+    pub(crate) fn new(pulse: Arc<Pulse>, turns: Arc<Turns>) -> Self {
+        Self {
+            pulse,
+            turns,
+            ended_ns: AtomicU64::new(0),
+            began_ns: AtomicU64::new(0),
+            began_cpu_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn begin(&self) {
+        let now_ns = monotonic_ns();
+        let (mut seen_ns, mut cpu_ns) = SAMPLE.get();
+        if now_ns.saturating_sub(seen_ns) > nanoseconds(SAMPLE_AGE) {
+            (seen_ns, cpu_ns) = (now_ns, nanoseconds(clock::of_thread()));
+            SAMPLE.set((seen_ns, cpu_ns));
+        }
+        self.began_ns.store(now_ns, Ordering::Relaxed);
+        self.began_cpu_ns.store(cpu_ns, Ordering::Relaxed);
+    }
+
+    /// Of the poll under way.
+    fn polled_ns(&self) -> u64 {
+        let passed_ns = monotonic_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));
+        if passed_ns < nanoseconds(SAMPLE_AGE) {
+            return passed_ns;
+        }
+        let cpu_ns = nanoseconds(clock::of_thread());
+        cpu_ns
+            .saturating_sub(self.began_cpu_ns.load(Ordering::Relaxed))
+            .min(passed_ns)
+    }
+
     /// The CPU time of this call so far; to be asked while it is polled.
     pub(crate) fn running(&self) -> Duration {
-        let began = self.began_ns.load(Ordering::Relaxed);
-        let polled = thread_ns().saturating_sub(began);
-        Duration::from_nanos(self.ended_ns.load(Ordering::Relaxed).saturating_add(polled))
+        let ended_ns = self.ended_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(ended_ns.saturating_add(self.polled_ns()))
     }
 
     /// The CPU time of the call that ended.
@@ -36,44 +151,124 @@ impl Meter {
         Duration::from_nanos(self.ended_ns.load(Ordering::Relaxed))
     }
 
-    /// Another call: `future`, measured.
-    pub(crate) async fn measure<F: Future>(&self, future: F) -> F::Output {
-        self.ended_ns.store(0, Ordering::Relaxed);
-        let mut future = std::pin::pin!(future);
-        std::future::poll_fn(|context| {
-            self.began_ns.store(thread_ns(), Ordering::Relaxed);
-            let polled = future.as_mut().poll(context);
-            let spent = self.running();
-            let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-            self.ended_ns.store(spent, Ordering::Relaxed);
-            polled
-        })
-        .await
+    fn poll<F: Future>(
+        &self,
+        free: &mut Free,
+        future: Pin<&mut F>,
+        context: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        let _running = self.pulse.running();
+        self.begin();
+        let polled = future.poll(context);
+        let spent_ns = self.polled_ns();
+        self.ended_ns.fetch_add(spent_ns, Ordering::Relaxed);
+        free.charge(Duration::from_nanos(spent_ns));
+        polled
     }
+
+    /// Another call: `future`, measured, and in turns with others where what is `free` is used up.
+    pub(crate) async fn measure<F: Future>(&self, free: &mut Free, future: F) -> F::Output {
+        self.ended_ns.store(0, Ordering::Relaxed);
+        let mut future = pin!(future);
+        loop {
+            let turn = if free.is_used_up() {
+                self.turns.0.acquire().await.ok()
+            } else {
+                None
+            };
+            let polled = poll_fn(|context| Poll::Ready(self.poll(free, future.as_mut(), context)));
+            if let Poll::Ready(output) = polled.await {
+                return output;
+            }
+            drop(turn);
+            hand_back().await;
+        }
+    }
+}
+
+/// Gives the task back to its executor. What was polled before has its waker.
+async fn hand_back() {
+    let mut handed_back = false;
+    poll_fn(|_context| {
+        if std::mem::replace(&mut handed_back, true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn meter(turns: usize) -> Meter {
+        let pulse = Pulse::start(Vec::new()).unwrap();
+        let turns = Turns(Semaphore::new(turns));
+        Meter::new(Arc::new(pulse), Arc::new(turns))
+    }
+
+    fn compute(meter: &Meter, work: Duration) {
+        let begun = meter.running();
+        while meter.running() < begun + work {}
+    }
+
     #[tokio::test]
     async fn work_counts_and_waiting_does_not() {
-        let meter = Meter::default();
+        let meter = meter(1);
+        let mut free = Free::new();
         let wait = Duration::from_millis(200);
-        meter.measure(tokio::time::sleep(wait)).await;
+        meter.measure(&mut free, tokio::time::sleep(wait)).await;
         assert!(meter.spent() < wait / 2, "{:?}", meter.spent());
         let work = Duration::from_millis(30);
-        meter
-            .measure(async {
-                for _ in 0..3 {
-                    let begun = meter.running();
-                    while meter.running() < begun + work {}
-                    tokio::time::sleep(work).await;
-                }
-            })
-            .await;
+        let call = async {
+            for _ in 0..3 {
+                compute(&meter, work);
+                tokio::time::sleep(work).await;
+            }
+        };
+        meter.measure(&mut free, call).await;
         assert!(meter.spent() >= work * 3, "{:?}", meter.spent());
-        meter.measure(std::future::ready(())).await;
+        meter.measure(&mut free, std::future::ready(())).await;
         assert!(meter.spent() < work, "a call counts for itself");
+    }
+
+    #[tokio::test]
+    async fn many_short_polls_count_as_well() {
+        let meter = meter(1);
+        let short = Duration::from_micros(50);
+        let call = async {
+            for _ in 0..400 {
+                compute(&meter, short);
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut free = Free::new();
+        meter.measure(&mut free, call).await;
+        assert!(meter.spent() >= short * 400, "{:?}", meter.spent());
+        assert!(!free.is_used_up(), "nobody waited for them");
+    }
+
+    #[tokio::test]
+    async fn who_computes_long_waits_for_a_turn_and_who_does_not_never() {
+        let meter = meter(1);
+        let long = async {
+            compute(&meter, Duration::from_millis(20));
+            tokio::task::yield_now().await;
+        };
+        let mut free = Free::new();
+        meter.measure(&mut free, long).await;
+        assert!(free.is_used_up());
+        let taken = meter.turns.0.acquire().await.unwrap();
+        let waits = Duration::from_millis(50);
+        let call = meter.measure(&mut free, std::future::ready(()));
+        let waited = tokio::time::timeout(waits, call).await;
+        assert!(waited.is_err(), "it ran while another had the turn");
+        let mut fresh = Free::new();
+        meter.measure(&mut fresh, std::future::ready(())).await;
+        drop(taken);
+        meter.measure(&mut free, std::future::ready(())).await;
+        assert_eq!(meter.turns.0.available_permits(), 1, "it was given back");
     }
 }

@@ -32,6 +32,7 @@ mod meter;
 mod names;
 mod orders;
 mod policy;
+mod pulse;
 mod rehearsal;
 mod routes;
 mod settings;

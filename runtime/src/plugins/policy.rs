@@ -10,13 +10,14 @@ use moorline_core::link::policy::{Decision, PolicyFault, Question};
 use moorline_core::swap::{Build, Failure, Generation, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Engine, Store, Trap};
+use wasmtime::{Store, Trap};
 
 use super::bindings::policy::exports::moorline::edge::policy_guest::Description;
 use super::bindings::policy::{ReconnectPolicy, ReconnectPolicyPre};
 use super::convert;
-use super::engine::EPOCH;
+use super::engine::Engine;
 use super::instance::Trouble;
+use super::pulse::TICK;
 use super::store::Memory;
 use crate::clock::Clock;
 use crate::policy_handle::Consultation;
@@ -73,7 +74,7 @@ pub(crate) fn link(
 
 fn ticks(deadline: Duration) -> u64 {
     // One more, because the first tick may come at once.
-    u64::try_from(deadline.as_millis().div_ceil(EPOCH.as_millis()))
+    u64::try_from(deadline.as_millis().div_ceil(TICK.as_millis()))
         .unwrap_or(u64::MAX)
         .saturating_add(1)
 }
@@ -134,6 +135,7 @@ pub(crate) fn describe(
     engine: &Engine,
     pre: &ReconnectPolicyPre<Memory>,
 ) -> Result<Description, Failure> {
+    let _running = engine.running();
     described(&mut instantiate(engine, pre)?)
 }
 
@@ -153,6 +155,7 @@ impl PolicyGuest {
         build: Build,
         configuration: Arc<str>,
     ) -> Result<Self, Failure> {
+        let _running = engine.running();
         let mut live = instantiate(engine, &pre)?;
         let description = described(&mut live)?;
         configure(&mut live, &configuration)?;
@@ -176,6 +179,7 @@ impl PolicyGuest {
     /// `decide`.
     pub(super) fn renew(&mut self) {
         if self.live.is_none() {
+            let _running = self.engine.running();
             let renewed = instantiate(&self.engine, &self.pre).and_then(|mut live| {
                 configure(&mut live, &self.configuration)?;
                 Ok(live)
@@ -200,6 +204,7 @@ impl PolicyGuest {
                 "it could not be started again",
             ));
         };
+        let _running = self.engine.running();
         store
             .set_fuel(DECISION_FUEL)
             .map_err(|error| wrong_world(&error))?;

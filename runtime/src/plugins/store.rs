@@ -10,6 +10,7 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::descriptors::{AllTaken, Descriptors, Place};
+use super::engine::Engine;
 use super::grants::Sandbox;
 use super::host::Resident;
 use super::http::Http;
@@ -40,7 +41,7 @@ pub(crate) struct HostState {
 
 impl HostState {
     /// A Store with nobody behind the imports of our own contract: enough to describe itself.
-    pub(crate) fn new(sandbox: &Sandbox) -> Self {
+    pub(crate) fn new(engine: &Engine, sandbox: &Sandbox) -> Self {
         let limits = &sandbox.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
@@ -54,8 +55,9 @@ impl HostState {
         Self {
             resident: None,
             cpu: Cpu {
+                meter: Arc::new(engine.meter()),
                 call_max: limits.call_cpu,
-                ..Cpu::default()
+                exhausted: false,
             },
             memory: Memory::new(limits),
             said,
@@ -79,7 +81,7 @@ impl HostState {
     }
 
     /// A Store under all limits.
-    pub(crate) fn into_store(self, engine: &wasmtime::Engine) -> Store<Self> {
+    pub(crate) fn into_store(self, engine: &Engine) -> Store<Self> {
         let mut store = Store::new(engine, self);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -100,7 +102,7 @@ impl WasiView for HostState {
 }
 
 /// The deadline of the call under way, looked at with every tick of the epoch clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cpu {
     pub(crate) meter: Arc<Meter>,
     call_max: Duration,

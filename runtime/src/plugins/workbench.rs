@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_core::swap::{Build, Digest, Failure, Generation, Reason};
+use wasmtime::Store;
 use wasmtime::component::Component;
-use wasmtime::{Engine, Store};
 
 use super::bindings::connector::exports::moorline::edge::connector_guest::{
     Event, RpcRequest, Setup,
 };
 use super::bindings::connector::{Connector, ConnectorPre};
 use super::cache::{Cache, digest_of};
-use super::engine::{self, Kind};
+use super::engine::{self, Engine, Kind};
 use super::grants::Sandbox;
 use super::guest::{self, Guest, Loaded};
 use super::settings::Limits;
@@ -78,6 +78,7 @@ pub struct Subject(Held);
 enum Held {
     ByGateway(Guest),
     Otherwise {
+        engine: Engine,
         store: Store<HostState>,
         world: Connector,
     },
@@ -105,10 +106,7 @@ impl Workbench {
         config
             .epoch_interruption(confinement.has_epochs())
             .consume_fuel(confinement == Confinement::Fuel);
-        let engine = Engine::new(&config).map_err(of_host)?;
-        if confinement.has_epochs() {
-            engine::spawn_ticks(vec![engine.weak()])?;
-        }
+        let [engine] = Engine::start([config])?;
         Ok(Self {
             engine,
             cache: Cache::open(directory, u64::MAX),
@@ -192,12 +190,19 @@ impl Ready {
             return Ok(Subject(Held::ByGateway(guest)));
         }
         let mut store = self.store()?;
+        let engine = self.engine.clone();
+        let running = engine.running();
         let world = self
             .pre
             .instantiate_async(&mut store)
             .await
             .map_err(trapped)?;
-        Ok(Subject(Held::Otherwise { store, world }))
+        drop(running);
+        Ok(Subject(Held::Otherwise {
+            engine,
+            store,
+            world,
+        }))
     }
 
     fn store(&self) -> Result<Store<HostState>, Failure> {
@@ -206,7 +211,7 @@ impl Ready {
             call_cpu: Duration::MAX,
             ..self.limits
         };
-        let state = HostState::new(&Sandbox::closed(&limits));
+        let state = HostState::new(&self.engine, &Sandbox::closed(&limits));
         Ok(match self.confinement {
             Confinement::None => Store::new(&self.engine, state),
             Confinement::Epochs => {
@@ -239,7 +244,12 @@ impl Subject {
         };
         let refused = match &mut self.0 {
             Held::ByGateway(guest) => guest.start(&setup).await?.err(),
-            Held::Otherwise { store, world } => {
+            Held::Otherwise {
+                engine,
+                store,
+                world,
+            } => {
+                let _running = engine.running();
                 store.data_mut().cpu.begin();
                 let guest = world.moorline_edge_connector_guest();
                 let answer = guest.call_start(store, &setup).await;
@@ -277,7 +287,12 @@ impl Subject {
     async fn handle(&mut self, event: &Event) -> Result<(), Failure> {
         match &mut self.0 {
             Held::ByGateway(guest) => drop(guest.handle(event).await?),
-            Held::Otherwise { store, world } => {
+            Held::Otherwise {
+                engine,
+                store,
+                world,
+            } => {
+                let _running = engine.running();
                 // As a gateway does before each call; otherwise a long measurement would count as one.
                 store.data_mut().cpu.begin();
                 let guest = world.moorline_edge_connector_guest();

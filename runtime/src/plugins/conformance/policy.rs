@@ -7,12 +7,12 @@ use moorline_core::link::cause::{CauseClass, Fault};
 use moorline_core::link::policy::{Decision, LocalTime, Network, Question};
 use moorline_core::swap::{Build, Failure};
 use moorline_core::time::TimestampMs;
-use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::configurations;
 use super::connector::{is_semantic, sound_schema};
 use super::rules::{Check, Outcome, Rule};
+use crate::plugins::engine::Engine;
 use crate::plugins::policy::{self, PolicyGuest};
 
 /// Fuel alone ends a decision, so that the same component does the same on a busy machine; this is for what fuel cannot

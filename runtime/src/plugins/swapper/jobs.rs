@@ -8,7 +8,6 @@ use std::time::Duration;
 use moorline_core::swap::{Build, Digest, Failure, Generation, Input, NoFile, Reason};
 use moorline_core::trust::{self, Origin};
 use tokio::sync::{mpsc, oneshot};
-use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::Target;
@@ -17,7 +16,7 @@ use crate::plugins::bindings::connector::ConnectorPre;
 use crate::plugins::bindings::policy::ReconnectPolicyPre;
 use crate::plugins::cache::{Cache, digest_of};
 use crate::plugins::contract::{self, Contract};
-use crate::plugins::engine::{Compiled, Engines, Kind};
+use crate::plugins::engine::{Compiled, Engine, Engines, Kind};
 use crate::plugins::grants::Sandbox;
 use crate::plugins::guest::{self, Loaded};
 use crate::plugins::instance::{Control, CutOverResult, Prepared, TookOver};
