@@ -35,6 +35,8 @@ const LOADS: [Load; 3] = [
     },
 ];
 const INFLIGHT: u16 = 100;
+/// How often the spool is looked at.
+const LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy)]
 struct Load {
@@ -144,12 +146,17 @@ async fn once(
                     .await;
             }
         }
-        None => native(&appender, load).await,
+        None => native(&appender, load),
     }
-    let done = spooled.wait_for(|spool| {
-        spool.appended_readings_total - before >= load.total() && spool.depth_records == 0
-    });
-    drop(done.await.expect("a spool"));
+    // Looked at now and then: to be woken by each change of it would cost more than some of what is measured.
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        looks.tick().await;
+        let spool = spooled.borrow_and_update();
+        if spool.appended_readings_total - before >= load.total() && spool.depth_records == 0 {
+            break;
+        }
+    }
     let rate = load.total() as f64 / start.elapsed().as_secs_f64();
     assert_eq!(link.status().borrow().sessions, 1, "one session carried it");
     if let Some(host) = host {
@@ -172,8 +179,8 @@ async fn announce(appender: &Appender) {
 }
 
 /// What `burst-connector` does, without a component around it.
-async fn native(appender: &Appender, load: Load) {
-    let tasks = (0..CONNECTIONS).map(|connection| {
+fn native(appender: &Appender, load: Load) {
+    for connection in 0..CONNECTIONS {
         let appender = appender.clone();
         tokio::spawn(async move {
             let (clock, device) = (Clock::start(), device(connection));
@@ -195,10 +202,7 @@ async fn native(appender: &Appender, load: Load) {
             for _ in 0..load.batches {
                 append(&appender, &batch).await;
             }
-        })
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.expect("a connector");
+        });
     }
 }
 
