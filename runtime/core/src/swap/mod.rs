@@ -93,6 +93,10 @@ pub struct Swap {
     quarantined: Option<Digest>,
     /// It failed for want of trust alone, which can change while the build stays as it is.
     distrusted: bool,
+    /// What has proved itself last; what was loaded first needs no proof.
+    proved: Option<Digest>,
+    /// What the host puts into the file for the next start, where that is not what serves.
+    put_back: Option<Digest>,
     /// The file changed while it could not be looked at.
     look_again: bool,
     /// When a file that could not be read is tried again, if nothing else is under way then.
@@ -116,6 +120,8 @@ impl Swap {
             recalling: false,
             quarantined: None,
             distrusted: false,
+            proved: None,
+            put_back: None,
             look_again: false,
             read_again: None,
             generations: 0,
@@ -196,6 +202,7 @@ impl Swap {
             Input::FileChanged => self.on_file_changed(now),
             Input::Again => {
                 self.quarantined = None;
+                self.put_back = None;
                 self.distrusted = false;
                 self.on_file_changed(now);
             }

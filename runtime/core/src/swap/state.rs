@@ -361,6 +361,9 @@ pub enum Report {
     Unchanged(Build),
     /// The file holds a build that failed before; it is not tried again.
     Shunned(Digest),
+    /// The file holds what the host has put there for the next start, after a failure: the last build that has proved
+    /// itself. The one before the failure, which has not, goes on.
+    PutBack(Digest),
     /// The first generation serves.
     Loaded(Build),
     /// A new generation took over.

@@ -103,6 +103,12 @@ impl Swap {
                 .push_back(Output::Report(Report::Shunned(digest)));
             return self.idle(now);
         }
+        if self.put_back == Some(digest) {
+            self.outputs
+                .push_back(Output::Report(Report::PutBack(digest)));
+            return self.idle(now);
+        }
+        self.put_back = None;
         let candidate = self.number(digest);
         self.stage = Stage::Compiling(candidate);
         self.outputs.push_back(Output::Compile(candidate));
@@ -222,6 +228,7 @@ impl Swap {
         match (result, self.active) {
             (Ok(()), None) => {
                 self.active = Some(candidate);
+                self.proved = Some(candidate.digest);
                 self.quarantined = None;
                 self.outputs
                     .push_back(Output::Report(Report::Loaded(candidate)));
@@ -261,6 +268,7 @@ impl Swap {
         }
         self.recalling = false;
         self.quarantined = Some(from.digest);
+        self.put_back = self.proved.filter(|proved| *proved != to.digest);
         self.distrusted = false;
         self.stage = Stage::RollingBack {
             from,
@@ -334,6 +342,7 @@ impl Swap {
             Some(failure) => self.on_troubled(now, active.generation, failure),
             None => {
                 self.retire();
+                self.proved = Some(active.digest);
                 self.outputs
                     .push_back(Output::Report(Report::Proved(active)));
             }

@@ -133,6 +133,7 @@ fn line(output: &Output) -> String {
         Output::Report(Report::Missing(why)) => format!("report missing: it {why}"),
         Output::Report(Report::Unchanged(build)) => format!("report unchanged {build}"),
         Output::Report(Report::Shunned(digest)) => format!("report shunned {digest}"),
+        Output::Report(Report::PutBack(digest)) => format!("report put back {digest}"),
         Output::Report(Report::Loaded(build)) => format!("report loaded {build}"),
         Output::Report(Report::Swapped { from, to }) => format!("report swapped {from} {to}"),
         Output::Report(Report::Proved(build)) => format!("report proved {build}"),
@@ -561,7 +562,8 @@ impl Witness {
                 | Report::Proved(_)
                 | Report::Missing(_)
                 | Report::Unchanged(_)
-                | Report::Shunned(_),
+                | Report::Shunned(_)
+                | Report::PutBack(_),
             )
             | Output::Probe { .. }
             | Output::Check(_)

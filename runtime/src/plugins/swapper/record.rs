@@ -44,6 +44,13 @@ impl Running {
                 let why = why.map(|(_, failure)| failure.clone());
                 return found.waiting.nothing_new(&OrderEnd::Shunned(digest, why));
             }
+            Report::PutBack(digest) => {
+                tracing::info!(
+                    component = &*found.name, %digest,
+                    "the plugin's file holds the last build that proved itself, for the next start; what serves goes on"
+                );
+                return found.waiting.nothing_new(&OrderEnd::Shunned(digest, None));
+            }
             Report::Proved(build) => {
                 tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
                 found.proved = Some(build.digest);
@@ -129,15 +136,21 @@ impl Running {
 
 impl Slot {
     fn component(&self) -> ComponentStatus {
+        let active = self.machine.active();
+        let (card, origin) = if active.is_some() && active != self.told {
+            (&self.card_before, &self.origin_before)
+        } else {
+            (&self.card, &self.origin)
+        };
         ComponentStatus {
             path: self.path.clone(),
             state: self.machine.state(),
-            active: self.machine.active(),
+            active,
             proved: self.proved,
             before: self.machine.previous(),
-            plugin: self.card.0.clone(),
-            version: self.card.1.clone(),
-            origin: self.origin.clone(),
+            plugin: card.0.clone(),
+            version: card.1.clone(),
+            origin: origin.clone(),
             refused: self.refused.clone(),
         }
     }
@@ -172,6 +185,7 @@ impl Slot {
                     self.codes.drop_code(to.digest);
                     self.origin = self.origin_before.clone();
                 }
+                self.told = from;
                 self.refuses(to, *step, failure, true);
             }
         }
@@ -204,6 +218,7 @@ impl Slot {
             self.card_before = std::mem::replace(&mut self.card, candidate.card);
             self.origin_before = std::mem::replace(&mut self.origin, candidate.origin);
         }
+        self.told = Some(build);
         self.refused = None;
         let (plugin, version) = (&*self.card.0, &*self.card.1);
         tracing::info!(

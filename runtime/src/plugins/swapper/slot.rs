@@ -106,12 +106,14 @@ pub(crate) struct Slot {
     /// The code of the active generation, and of the one before it.
     pub(super) codes: Codes,
     pub(super) waiting: Queue,
-    /// Name and version of the active generation, and of the one before it.
+    /// Name and version of the generation that was told to serve last, and of the one before it.
     pub(super) card: Card,
     pub(super) card_before: Card,
     /// Where they come from.
     pub(super) origin: Origin,
     pub(super) origin_before: Origin,
+    /// The generation that was told to serve last. It is not the active one while a roll-back is under way.
+    pub(super) told: Option<Build>,
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
     /// What has proved itself last; what the process began with needs no proof.
     pub(super) proved: Option<Digest>,
@@ -134,6 +136,7 @@ impl Slot {
             card_before: nobody(),
             origin: Origin::default(),
             origin_before: Origin::default(),
+            told: None,
             refused: None,
             proved: None,
             missing_said: None,

@@ -200,6 +200,35 @@ fn an_operator_takes_a_generation_back_while_it_is_on_probation() {
     assert_eq!(tracer.swap.state(), State::Quarantined(digest(2)));
 }
 
+/// The gateway once took what it had put back for the next start for a new build, and the good change between them was gone.
+#[test]
+fn what_is_put_back_for_the_next_start_does_not_replace_what_serves() {
+    let mut tracer = swapped();
+    tracer.change_to(10_100, 3).prepared(10_400, 3);
+    tracer.input(10_500, Input::CutOver(Generation(3), Ok(())));
+    tracer.trace.clear();
+    tracer.input(10_600, Input::Troubled(Generation(3), trap()));
+    tracer.input(10_700, Input::RolledBack(Generation(3)));
+    // The file changes in the moment before, and in that in which it is put back.
+    tracer.change_to(11_000, 3).change_to(12_000, 1);
+    tracer.expect(
+        "+10.600s roll back g3:030303030303 to g2:020202020202
+         +10.700s report rolled back g3:030303030303 g2:020202020202 at probation: trapped: unreachable
+         +11.100s probe 6
+         +11.200s probe 7
+         +11.200s report shunned 030303030303
+         +12.100s probe 8
+         +12.200s probe 9
+         +12.200s report put back 010101010101",
+    );
+    tracer.trace.clear();
+    // An operator may want it all the same, and another build is another build.
+    tracer.input(13_000, Input::Again);
+    tracer.time(13_100).probed(13_100, 1);
+    tracer.time(13_200).probed(13_200, 1);
+    tracer.expect("+13.100s probe 10\n+13.200s probe 11\n+13.200s compile g4:010101010101");
+}
+
 #[test]
 fn an_operator_takes_a_proved_generation_back_and_forth() {
     let mut tracer = swapped();
