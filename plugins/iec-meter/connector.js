@@ -1,6 +1,6 @@
-// An electricity meter behind a TCP converter, read out by IEC 62056-21.
+// An electricity meter on a serial line, or behind a TCP converter, read out by IEC 62056-21.
 //
-// The host owns the socket; a readout is two exchanges, each with its deadline.
+// The host owns the line; a readout is two exchanges, each with its deadline.
 
 import { emit } from "moorline:edge/telemetry@0.1.0";
 import { connected } from "moorline:edge/devices@0.1.0";

@@ -34,6 +34,7 @@ mod outage;
 mod plugin_state;
 mod policies;
 mod reporting;
+mod serial;
 mod spool_tools;
 mod starvation;
 mod stress;

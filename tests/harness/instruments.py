@@ -9,6 +9,7 @@ import json
 import sys
 
 ACK_READOUT = b"\x06000\r\n"
+IDENTIFICATION = b"/ISk5ME172-0000\r\n"
 setpoint = 5.0
 queries = 0
 readouts = 0
@@ -59,23 +60,28 @@ async def scpi(reader, writer):
     writer.close()
 
 
+def data_block(readouts):
+    block = f"0.0.0(12345678)\r\n1-0:1.8.0*255({readouts / 10:010.3f}*kWh)\r\n32.7.0(229.5*V)\r\n!\r\n\x03".encode()
+    check = 0
+    for byte in block:
+        check ^= byte
+    return b"\x02" + block + bytes([check])
+
+
 async def meter(reader, writer):
     global readouts
     say(session="meter")
     while line := await reader.readline():
         if line.startswith(b"/?"):
-            writer.write(b"/ISk5ME172-0000\r\n")
+            writer.write(IDENTIFICATION)
         elif line == ACK_READOUT:
             readouts += 1
-            block = f"0.0.0(12345678)\r\n1-0:1.8.0*255({readouts / 10:010.3f}*kWh)\r\n32.7.0(229.5*V)\r\n!\r\n\x03".encode()
-            check = 0
-            for byte in block:
-                check ^= byte
+            block = data_block(readouts)
             # In two pieces, as a converter of 9600 baud would have it.
-            writer.write(b"\x02" + block[:20])
+            writer.write(block[:21])
             await writer.drain()
             await asyncio.sleep(0.01)
-            writer.write(block[20:] + bytes([check]))
+            writer.write(block[21:])
         await writer.drain()
     writer.close()
 

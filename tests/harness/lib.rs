@@ -21,6 +21,7 @@ pub mod platform;
 pub mod plugins;
 pub mod punctuality;
 pub mod rig;
+pub mod serial_meter;
 pub mod subscriber;
 pub mod volume;
 

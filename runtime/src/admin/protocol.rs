@@ -193,6 +193,9 @@ pub struct PluginEntry {
     pub denied: Option<String>,
     /// Why what one of its instances keeps is not on the disk.
     pub state_error: Option<String>,
+    /// Why the stream of one of its instances is not open.
+    #[serde(default)]
+    pub stream_error: Option<String>,
     /// Of the instances that do not serve, why the first does not.
     pub error: Option<String>,
 }
@@ -241,6 +244,7 @@ fn connector(connector: &ConnectorStatus) -> PluginEntry {
     entry.limits = LimitEntry::of(connector);
     entry.denied = connector.last_denied();
     entry.state_error = connector.state_unwritten();
+    entry.stream_error = connector.stream_closed();
     entry.error = instances
         .iter()
         .filter(|instance| !serving(instance.state))

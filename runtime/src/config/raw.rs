@@ -71,7 +71,7 @@ impl TryFrom<String> for ProxyUrl {
     }
 }
 
-/// `tcp://host:port`.
+/// `tcp://host:port`, `serial:///dev/name?baud=9600`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct StreamUrl(pub(crate) StreamTarget);
@@ -588,7 +588,7 @@ pub(crate) struct Connector {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Connection {
     pub(crate) name: Spanned<Name>,
-    pub(crate) stream: StreamUrl,
+    pub(crate) stream: Spanned<StreamUrl>,
     #[serde(default)]
     pub(crate) config: GuestConfiguration,
 }

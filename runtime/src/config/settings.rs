@@ -1,6 +1,6 @@
 //! From the raw file to settings without options, references or defaults left open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,8 @@ use crate::link::{
     TlsSettings, Versions,
 };
 use crate::plugins::{
-    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, PolicySettings, Succession,
+    COMPONENT_BYTES_MAX, ConnectionSettings, ConnectorSettings, PolicySettings, StreamTarget,
+    Succession, device_trouble,
 };
 use crate::spool::{Durability, SpoolSettings};
 use crate::status::STATUS_FILE;
@@ -56,6 +57,8 @@ const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
 const RPC_EXPIRY: Duration = Duration::from_secs(30);
 /// The stream that messages come from.
 const STREAM: &str = "spool";
+/// Which connection has the serial port of a device file.
+type Ports = BTreeMap<PathBuf, String>;
 /// As data sheets count it.
 const GIGABYTE: u64 = 1_000_000_000;
 /// How long a medium is to live, where only its endurance is given.
@@ -687,6 +690,7 @@ impl Resolver<'_> {
     ) -> Vec<ConnectorSettings> {
         let mut names = BTreeSet::new();
         let mut connectors = Vec::with_capacity(raw.len());
+        let mut ports = BTreeMap::new();
         for connector in raw {
             let name = connector.name.get_ref().0.clone();
             if !names.insert(name.clone()) {
@@ -710,7 +714,7 @@ impl Resolver<'_> {
             connectors.push(ConnectorSettings {
                 component,
                 configuration: serde_json::Value::Object(connector.config),
-                connections: self.connections(connector.connection),
+                connections: self.connections(&name, connector.connection, &mut ports),
                 report: self.report(connector.report, report),
                 limits,
                 grants: self.grants(connector.grants),
@@ -721,7 +725,12 @@ impl Resolver<'_> {
         connectors
     }
 
-    fn connections(&mut self, raw: Vec<raw::Connection>) -> Vec<ConnectionSettings> {
+    fn connections(
+        &mut self,
+        connector: &str,
+        raw: Vec<raw::Connection>,
+        ports: &mut Ports,
+    ) -> Vec<ConnectionSettings> {
         let mut names = BTreeSet::new();
         let mut connections = Vec::with_capacity(raw.len());
         for connection in raw {
@@ -732,12 +741,36 @@ impl Resolver<'_> {
                     format!("connection {name:?} is there twice"),
                 );
             }
+            let span = connection.stream.span();
+            let stream = connection.stream.into_inner().0;
+            if let StreamTarget::Serial(port) = &stream {
+                self.port(span, &port.device, format!("{connector}/{name}"), ports);
+            }
             connections.push(ConnectionSettings {
                 name,
-                stream: Some(connection.stream.0),
+                stream: Some(stream),
                 configuration: serde_json::Value::Object(connection.config),
             });
         }
         connections
+    }
+
+    /// A serial port serves one connection, whatever its file is called there.
+    fn port(&mut self, span: Range<usize>, device: &Path, user: String, ports: &mut Ports) {
+        // A file that is not there now has no other name.
+        let file = device.canonicalize().unwrap_or_else(|_| device.to_owned());
+        if let Some(other) = ports.get(&file) {
+            let message = format!(
+                "{} is the port of connection {other} already: one connection has a port, and tells devices that share \
+                 its line apart by their addresses",
+                device.display()
+            );
+            return self.find(span, message);
+        }
+        ports.insert(file, user);
+        // It may be plugged in later, and the gateway may run as somebody else: the stream says so when it is opened.
+        if let Some(trouble) = device_trouble(device) {
+            self.warn(span, trouble);
+        }
     }
 }

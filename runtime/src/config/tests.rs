@@ -748,3 +748,57 @@ fn grants_are_resolved_and_what_grants_nothing_is_named_with_its_line() {
         assert!(found[0].contains(expected), "{found:?}");
     }
 }
+
+#[test]
+fn a_serial_port_is_described_well_and_serves_one_connection() {
+    let connection = |name: &str, url: &str| {
+        format!("[[connector.connection]]\nname = \"{name}\"\nstream = \"{url}\"\n")
+    };
+    let connector = |name: &str| {
+        format!("{MINIMAL}\n[[connector]]\nname = \"{name}\"\ncomponent = \"a.wasm\"\n")
+    };
+    let one =
+        connector("meters") + &connection("a", "serial:///dev/moorline-none?baud=300&parity=even");
+    let settings = parse(Path::new("dir/gateway.toml"), &one).unwrap();
+    let stream = settings.connectors[0].connections[0].stream.as_ref();
+    assert_eq!(
+        stream.unwrap().to_string(),
+        "serial:///dev/moorline-none?baud=300&data_bits=8&parity=even&stop_bits=1&flow_control=none"
+    );
+    let warnings: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warnings[0].starts_with(
+            "dir/gateway.toml:14:10: connector.connection.stream: /dev/moorline-none is not there"
+        ),
+        "{warnings:?}"
+    );
+
+    let found = findings(
+        &(connector("meters") + &connection("a", "serial:///dev/ttyS9?baud=300&parity=E")),
+    );
+    assert_eq!(
+        found,
+        [
+            "dir/gateway.toml:14:10: connector.connection.stream: \"serial:///dev/ttyS9?baud=300&parity=E\" parity=\"E\" must be none, even or odd"
+        ]
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let device = directory.path().join("ttyS9");
+    std::fs::write(&device, "").unwrap();
+    let by_id = directory.path().join("by-id");
+    std::os::unix::fs::symlink(&device, &by_id).unwrap();
+    let url = |path: &Path| format!("serial://{}?baud=300", path.display());
+    let other = connector("others").replace(MINIMAL, "");
+    let twice = connector("meters")
+        + &connection("a", &url(&device))
+        + &other
+        + &connection("b", &url(&by_id));
+    let found = findings(&twice);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let words = format!(
+        "gateway.toml:21:10: connector.connection.stream: {} is the port of connection meters/a already",
+        by_id.display()
+    );
+    assert!(found[0].contains(&words), "{found:?}");
+}

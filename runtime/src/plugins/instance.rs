@@ -288,6 +288,7 @@ impl Instance {
             Woken::Downlink(downlink) => self.on_downlink(downlink).await,
             Woken::Stream(event) => {
                 self.count_received(&event);
+                self.note_stream(&event);
                 self.on_event(stream_event(event)).await;
             }
             Woken::Link(up) => {

@@ -40,6 +40,7 @@ mod shelf;
 mod state_files;
 mod status;
 mod store;
+mod stream_target;
 mod streams;
 mod swapper;
 #[cfg(test)]
@@ -71,8 +72,7 @@ pub use orders::{OrderEnd, OrderRefused, RestoreRefused, Restored, SwapOrders, U
 pub use rehearsal::{Contradiction, Rehearsal};
 pub use routes::{DeliveryRefused, Undelivered};
 pub use settings::{
-    ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, StreamTarget,
-    StreamTargetError, Succession,
+    ConnectionSettings, ConnectorSettings, Limits, PluginSettings, PolicySettings, Succession,
 };
 pub(crate) use shelf::{Shelf, ShelfError, Stocked, TakenBack};
 pub(crate) use state_files::{StateFile, state_directory, state_files};
@@ -80,6 +80,11 @@ pub use status::{
     ComponentStatus, ConnectorStatus, Denied, InstanceState, InstanceStatus, PluginsStatus,
     PolicyStatus, SwapOutcome, SwapRecord,
 };
+pub use stream_target::{
+    DataBits, FlowControl, Parity, SerialTarget, SerialTargetError, StopBits, StreamTarget,
+    StreamTargetError, TcpTarget,
+};
+pub(crate) use streams::device_trouble;
 pub use wants::{Want, wants};
 pub use workbench::{Confinement, Ready, Sample, Subject, Workbench};
 pub(crate) use world::COMPONENT_BYTES_MAX;

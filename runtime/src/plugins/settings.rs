@@ -1,7 +1,6 @@
 //! What the configuration says about plugins, resolved.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use moorline_core::confine::{Exceeded, Limit};
@@ -9,9 +8,9 @@ use moorline_core::report::Rules;
 use moorline_core::swap;
 use moorline_core::swap::probation::Terms;
 use moorline_core::trust;
-use thiserror::Error;
 
 use super::grants::Grants;
+use super::stream_target::StreamTarget;
 
 /// Everything the plugin host needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,58 +153,6 @@ impl Limits {
     }
 }
 
-/// The far end of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamTarget {
-    /// Name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-/// Why a stream's URL is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum StreamTargetError {
-    /// Another scheme, or none.
-    #[error("must begin with tcp://")]
-    Scheme,
-    /// No host.
-    #[error("names no host")]
-    Host,
-    /// No port, or none that is a number from 1 to 65535.
-    #[error("needs a port from 1 to 65535 after the last colon")]
-    Port,
-}
-
-impl FromStr for StreamTarget {
-    type Err = StreamTargetError;
-
-    fn from_str(url: &str) -> Result<Self, StreamTargetError> {
-        let rest = url
-            .strip_prefix("tcp://")
-            .ok_or(StreamTargetError::Scheme)?;
-        let (host, port) = rest.rsplit_once(':').ok_or(StreamTargetError::Port)?;
-        let port = match port.parse() {
-            Ok(0) | Err(_) => return Err(StreamTargetError::Port),
-            Ok(port) => port,
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() {
-            return Err(StreamTargetError::Host);
-        }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-impl std::fmt::Display for StreamTarget {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "tcp://{}:{}", self.host, self.port)
-    }
-}
-
 /// `over` laid on `base`, key by key. Anything but two objects: `over` wins unless it is null.
 pub(crate) fn merged(base: &serde_json::Value, over: &serde_json::Value) -> serde_json::Value {
     match (base.as_object(), over.as_object()) {
@@ -224,21 +171,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_stream_url_names_host_and_port() {
-        let target: StreamTarget = "tcp://[::1]:502".parse().unwrap();
-        assert_eq!((target.host.as_str(), target.port), ("::1", 502));
-        for (url, error) in [
-            ("plc:502", StreamTargetError::Scheme),
-            ("tcp://:502", StreamTargetError::Host),
-            ("tcp://plc", StreamTargetError::Port),
-            ("tcp://plc:0", StreamTargetError::Port),
-            ("tcp://plc:70000", StreamTargetError::Port),
-        ] {
-            assert_eq!(url.parse::<StreamTarget>(), Err(error), "{url}");
-        }
-    }
 
     #[test]
     fn a_connection_overrides_its_connector_key_by_key() {

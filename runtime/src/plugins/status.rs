@@ -80,6 +80,16 @@ impl ConnectorStatus {
             Some(format!("{}: {why}", instance.name))
         })
     }
+
+    /// Why the stream of one of its instances is not open.
+    #[must_use]
+    pub fn stream_closed(&self) -> Option<String> {
+        let mut instances = self.instances.iter();
+        instances.find_map(|instance| {
+            let why = instance.stream_closed.as_deref()?;
+            Some(format!("{}: {why}", instance.name))
+        })
+    }
 }
 
 /// What an instance does.
@@ -131,6 +141,8 @@ pub struct InstanceStatus {
     pub denied: Denied,
     /// Why what it keeps is not on the disk; none when it is.
     pub state_unwritten: Option<Arc<str>>,
+    /// Why its stream has closed or did not open; none while it is open, or before it was asked for.
+    pub stream_closed: Option<Arc<str>>,
     /// Files of its state that held none and were put aside, since the start of the gateway.
     pub state_damaged: u64,
     /// Faults it reported itself; it goes on after them.

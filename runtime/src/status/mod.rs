@@ -317,6 +317,9 @@ pub struct ConnectorEntry {
     /// Why what one of its instances keeps is not on the disk; it is tried again until it is.
     #[serde(default)]
     pub state_error: Option<String>,
+    /// Why the stream of one of its instances has closed or did not open, while it is not open.
+    #[serde(default)]
+    pub stream_error: Option<String>,
     /// What is wrong now.
     pub error: Option<String>,
 }

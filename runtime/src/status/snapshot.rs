@@ -459,6 +459,7 @@ fn connector(connector: &ConnectorStatus) -> ConnectorEntry {
         last_denied: connector.last_denied(),
         state_damaged: sum(|instance| instance.state_damaged),
         state_error: connector.state_unwritten(),
+        stream_error: connector.stream_closed(),
         error: instance_error.or_else(|| refused(&connector.component)),
     }
 }

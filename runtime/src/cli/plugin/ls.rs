@@ -142,6 +142,10 @@ fn table(plugins: &[PluginEntry]) -> String {
                 ""
             ));
         }
+        if let Some(error) = &plugin.stream_error {
+            let error = figures::harmless(error);
+            lines.push(format!("{:<names$}  its stream is closed: {error}", ""));
+        }
         for limit in &plugin.limits {
             lines.push(format!(
                 "{:<names$}  exceeded {} times: {} = {} of [connector.limits]",

@@ -30,8 +30,8 @@ pub(in crate::cli) struct TestOptions {
     /// A configuration that works, as JSON; instead of the test file's.
     #[arg(long, value_name = "JSON")]
     config: Option<String>,
-    /// The peer at the end of the stream: none, fake (by the test file's answers), or tcp://HOST:PORT of a real device or
-    /// its simulator, which is read, disturbed and never written to but by the plugin.
+    /// The peer at the end of the stream: none, fake (by the test file's answers), or tcp://HOST:PORT or
+    /// serial:///dev/NAME?baud=N of a real device or its simulator, which is read, disturbed and never written to but by the plugin.
     #[arg(long, value_name = "PEER")]
     device: Option<String>,
     /// How to print it.
@@ -124,12 +124,13 @@ fn plan(options: &TestOptions, source: Option<&Path>) -> Result<Plan, String> {
     let device = match options.device.as_deref().or(file.device.as_deref()) {
         None | Some("fake") => Device::Fake(file.answer),
         Some("none") => Device::None,
-        Some(url) => {
-            let address = url
-                .strip_prefix("tcp://")
-                .and_then(|address| address.parse().ok())
-                .ok_or_else(|| format!("{url:?} is none of: none, fake, tcp://ADDRESS:PORT"))?;
-            Device::Real(address)
+        Some(url) if url.contains("://") => {
+            Device::Real(url.parse().map_err(|error| format!("{url:?} {error}"))?)
+        }
+        Some(other) => {
+            return Err(format!(
+                "{other:?} is none of: none, fake, tcp://HOST:PORT, serial:///dev/NAME?baud=N"
+            ));
         }
     };
     let usual = Limits::default();

@@ -8,7 +8,8 @@ use super::answers::rules;
 use super::device::{ANYWHERE, Answering, FakeDevice, Mood, Seen};
 use super::{Device, Plan};
 use crate::plugins::guest::Loaded;
-use crate::plugins::settings::{Limits, StreamTarget};
+use crate::plugins::settings::Limits;
+use crate::plugins::stream_target::{StreamTarget, TcpTarget};
 
 /// Everything that outlasts one life.
 pub(super) struct Bench {
@@ -27,7 +28,7 @@ impl Bench {
     pub(super) async fn set_up(loaded: Loaded, plan: Plan) -> Result<Self, Failure> {
         let (answering, answers) = match plan.device {
             Device::None => (None, false),
-            Device::Real(address) => (Some(Answering::Real(address)), true),
+            Device::Real(target) => (Some(Answering::Real(target)), true),
             Device::Fake(answers) => {
                 let rules = rules(&answers)
                     .map_err(|why| Failure::new(Reason::Host, format!("cannot test it: {why}")))?;
@@ -59,9 +60,11 @@ impl Bench {
 
     /// The streams it is granted.
     pub(super) fn grants(&self) -> Vec<(String, StreamTarget)> {
-        let target = |device: &FakeDevice| StreamTarget {
-            host: device.address().ip().to_string(),
-            port: device.address().port(),
+        let target = |device: &FakeDevice| {
+            StreamTarget::Tcp(TcpTarget {
+                host: device.address().ip().to_string(),
+                port: device.address().port(),
+            })
         };
         self.device
             .iter()

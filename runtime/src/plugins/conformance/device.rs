@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::answers::{Known, Rule, look_up};
+use crate::plugins::stream_target::StreamTarget;
+use crate::plugins::streams::Line as DeviceLine;
 
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 4096;
@@ -41,7 +43,7 @@ pub(super) enum Mood {
 #[derive(Clone, Debug)]
 pub(super) enum Answering {
     Rules(Arc<[Rule]>),
-    Real(SocketAddr),
+    Real(StreamTarget),
 }
 
 /// What the device has seen.
@@ -107,6 +109,10 @@ async fn listen(
     while let Ok((stream, _peer)) = listener.accept().await {
         // A plugin has one connection: the one before is over, or about to be.
         while connections.try_join_next().is_some() {}
+        if matches!(&answering, Answering::Real(target) if target.has_one_user()) {
+            // Whom the next one must not meet.
+            connections.shutdown().await;
+        }
         let (answering, moods, seen) = (answering.clone(), moods.clone(), seen.clone());
         connections.spawn(async move {
             match (Line {
@@ -136,9 +142,9 @@ impl Line {
         self.stream.set_nodelay(true)?;
         match answering {
             Answering::Rules(rules) => self.by_rules(&rules).await,
-            Answering::Real(address) => {
-                let real = TcpStream::connect(address).await?;
-                self.through(real).await
+            Answering::Real(target) => {
+                let opened = DeviceLine::open(&target).await;
+                self.through(opened.map_err(io::Error::other)?).await
             }
         }
     }
@@ -185,8 +191,7 @@ impl Line {
     }
 
     /// Passes requests on to `real` and its answers back, as the mood allows.
-    async fn through(&mut self, mut real: TcpStream) -> io::Result<()> {
-        real.set_nodelay(true)?;
+    async fn through(&mut self, mut real: DeviceLine) -> io::Result<()> {
         let mut up = vec![0; CHUNK_BYTES];
         let mut down = vec![0; CHUNK_BYTES];
         loop {

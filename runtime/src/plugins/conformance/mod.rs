@@ -34,6 +34,7 @@ use super::cache::digest_of;
 use super::engine::{Engines, Kind};
 use super::guest::{self, Loaded};
 use super::settings::Limits;
+use super::stream_target::StreamTarget;
 use super::swapper::read;
 use super::world::{self, Interfaces};
 use bench::Bench;
@@ -59,7 +60,7 @@ pub enum Device {
     /// A fake one that knows these answers. Without any it listens and never says a word.
     Fake(Vec<Answer>),
     /// A real one, or its simulator; the suite stands between and disturbs.
-    Real(SocketAddr),
+    Real(StreamTarget),
 }
 
 /// How a component did.

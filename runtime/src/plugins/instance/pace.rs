@@ -1,5 +1,7 @@
 //! Pauses: of a guest that has used more of the processor than its share, and of streams that carried too much.
 
+use std::sync::Arc;
+
 use moorline_core::confine::Limit;
 use moorline_core::time::Instant;
 
@@ -41,6 +43,25 @@ impl Instance {
                 resident.hit(Limit::Stream);
             }
         }
+    }
+
+    /// Says once why its stream is not open, and once that it is again, whatever the guest makes of it.
+    pub(super) fn note_stream(&mut self, event: &StreamEvent) {
+        let now: Option<Arc<str>> = match &event.happened {
+            Happened::Data(_) => return,
+            Happened::Connected => None,
+            Happened::Closed(reason) => Some(reason.as_str().into()),
+        };
+        let before = self.status.borrow().stream_closed.clone();
+        if before == now {
+            return;
+        }
+        let instance = &*self.name;
+        match &now {
+            Some(reason) => tracing::warn!(instance, "its stream is closed: {reason}"),
+            None => tracing::info!(instance, "its stream is open again"),
+        }
+        self.status.send_modify(|status| status.stream_closed = now);
     }
 
     /// Until when nothing more is taken from its streams, if they carried too much. Their sockets fill up meanwhile, and the

@@ -1,28 +1,26 @@
-//! The task that owns one socket.
+//! The task that owns one line.
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::{self, Read};
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::frame::{FrameRule, Progress};
+use super::line::{Line, Unsent};
 use super::{Happened, StreamEvent};
-use crate::plugins::settings::StreamTarget;
+use crate::plugins::stream_target::StreamTarget;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From one that failed to the next attempt.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// A device that does not read for this long is as good as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 16 * 1024;
-/// Chunks nobody has taken yet; beyond it the socket is not read.
+/// Chunks nobody has taken yet; beyond it the line is not read.
 const CHUNKS_PENDING: usize = 4;
 /// Events nobody has taken yet. Only a guest that opens and closes in a circle gets here; it loses the oldest.
 const EVENTS_PENDING: usize = 32;
@@ -59,18 +57,28 @@ pub(crate) enum Command {
     },
 }
 
-type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Line, String>> + Send>>;
 
 enum Socket {
-    Closed { reason: String },
-    Connecting(Connecting),
-    Open(TcpStream),
+    Closed {
+        reason: String,
+        /// A port that is still on its way out.
+        closing: Option<JoinHandle<()>>,
+    },
+    Connecting {
+        attempt: Connecting,
+        /// Why it is not open, if an attempt before this one has told.
+        reason: Option<String>,
+    },
+    Open(Line),
 }
 
 struct Connection {
     id: u32,
     target: StreamTarget,
     socket: Socket,
+    /// When the last attempt failed, if it did.
+    failed: Option<(Instant, String)>,
     pending: VecDeque<StreamEvent>,
 }
 
@@ -86,7 +94,9 @@ pub(super) async fn run(
         target,
         socket: Socket::Closed {
             reason: "it was never opened".to_owned(),
+            closing: None,
         },
+        failed: None,
         pending: VecDeque::new(),
     };
     let mut chunk = vec![0; READ_BYTES];
@@ -109,35 +119,35 @@ pub(super) async fn run(
 }
 
 enum Step {
-    Connected(io::Result<TcpStream>),
+    Connected(Result<Line, String>),
     Read(io::Result<usize>),
 }
 
 async fn progress(socket: &mut Socket, chunk: &mut [u8]) -> Step {
     match socket {
         Socket::Closed { .. } => std::future::pending().await,
-        Socket::Connecting(connecting) => Step::Connected(connecting.await),
-        Socket::Open(stream) => Step::Read(stream.read(chunk).await),
+        Socket::Connecting { attempt, .. } => Step::Connected(attempt.await),
+        Socket::Open(line) => Step::Read(line.read(chunk).await),
     }
 }
 
-async fn connect(target: StreamTarget) -> io::Result<TcpStream> {
-    let connected = timeout(
-        CONNECT_TIMEOUT,
-        TcpStream::connect((target.host.as_str(), target.port)),
-    );
-    let stream = connected.await.map_err(|_elapsed| {
-        io::Error::new(
-            io::ErrorKind::TimedOut,
-            "no answer to the connection request",
-        )
-    })??;
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(stream)
+/// After `closing`, and not before `not_before`: what has just failed would fail at once again, and a guest may ask as often
+/// as it likes.
+async fn connect(
+    target: StreamTarget,
+    closing: Option<JoinHandle<()>>,
+    not_before: Option<Instant>,
+) -> Result<Line, String> {
+    if let Some(closing) = closing {
+        match closing.await {
+            // A port that panicked while it closed is closed.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    if let Some(not_before) = not_before {
+        sleep_until(not_before).await;
+    }
+    Line::open(&target).await
 }
 
 impl Connection {
@@ -159,39 +169,76 @@ impl Connection {
     }
 
     fn closed(&mut self, reason: String) {
-        self.socket = Socket::Closed {
-            reason: reason.clone(),
-        };
+        self.shut(reason.clone(), Unsent::Dropped);
         self.happened(Happened::Closed(reason));
+    }
+
+    fn shut(&mut self, reason: String, unsent: Unsent) {
+        let nothing = Socket::Closed {
+            reason: String::new(),
+            closing: None,
+        };
+        let closing = match std::mem::replace(&mut self.socket, nothing) {
+            Socket::Open(line) => line.close(unsent),
+            Socket::Closed { closing, .. } => closing,
+            // It may have the port already, and lets it go when it has ended.
+            Socket::Connecting { attempt, .. } if self.target.has_one_user() => {
+                Some(tokio::spawn(async move { drop(attempt.await) }))
+            }
+            Socket::Connecting { .. } => None,
+        };
+        self.socket = Socket::Closed { reason, closing };
+    }
+
+    fn open(&mut self) {
+        let Socket::Closed { closing, .. } = &mut self.socket else {
+            return;
+        };
+        let closing = closing.take();
+        let (not_before, reason) = match self.failed.clone() {
+            Some((at, reason)) => (Some(at + REOPEN_PAUSE), Some(reason)),
+            None => (None, None),
+        };
+        self.socket = Socket::Connecting {
+            attempt: Box::pin(connect(self.target.clone(), closing, not_before)),
+            reason,
+        };
     }
 
     fn on_progress(&mut self, step: Step, chunk: &[u8]) {
         match step {
-            Step::Connected(Ok(stream)) => {
-                self.socket = Socket::Open(stream);
+            Step::Connected(Ok(line)) => {
+                self.failed = None;
+                self.socket = Socket::Open(line);
                 self.happened(Happened::Connected);
             }
-            Step::Connected(Err(error)) => self.closed(format!("{}: {error}", self.target)),
-            Step::Read(Ok(0)) => self.closed("closed by the peer".to_owned()),
+            Step::Connected(Err(reason)) => {
+                self.failed = Some((Instant::now(), reason.clone()));
+                self.socket = Socket::Closed {
+                    reason: reason.clone(),
+                    closing: None,
+                };
+                self.happened(Happened::Closed(reason));
+            }
+            Step::Read(Ok(0)) => drop(self.ended()),
             Step::Read(Ok(count)) => {
                 let data = chunk.get(..count).unwrap_or(chunk).to_vec();
                 self.happened(Happened::Data(data));
             }
-            Step::Read(Err(error)) => self.closed(error.to_string()),
+            Step::Read(Err(error)) => drop(self.failed_by(&error)),
         }
     }
 
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Open { reply } => {
-                if let Socket::Closed { .. } = self.socket {
-                    self.socket = Socket::Connecting(Box::pin(connect(self.target.clone())));
-                }
+                self.open();
                 answer(reply, ());
             }
             Command::Write { bytes, mut reply } => {
+                let deadline = self.target.transmission_time(bytes.len()) + WRITE_TIMEOUT;
                 let result = tokio::select! {
-                    result = self.write(&bytes, Instant::now() + WRITE_TIMEOUT) => result,
+                    result = self.write(&bytes, Instant::now() + deadline) => result,
                     () = reply.closed() => return self.abandoned(),
                 };
                 answer(reply, result);
@@ -211,9 +258,7 @@ impl Connection {
             }
             Command::Close { reply } => {
                 self.pending.clear();
-                self.socket = Socket::Closed {
-                    reason: "closed by the guest".to_owned(),
-                };
+                self.shut("closed by the guest".to_owned(), Unsent::Sent);
                 answer(reply, ());
             }
         }
@@ -226,31 +271,32 @@ impl Connection {
         }
     }
 
-    /// The open socket, after waiting for a connection in progress.
-    async fn opened(&mut self, deadline: Instant) -> Result<&mut TcpStream, StreamFault> {
-        if let Socket::Connecting(connecting) = &mut self.socket {
-            let connected = timeout_at(deadline, connecting)
-                .await
-                .map_err(|_elapsed| StreamFault::Timeout)?;
+    /// The open line, after waiting for an attempt in progress.
+    async fn opened(&mut self, deadline: Instant) -> Result<&mut Line, StreamFault> {
+        if let Socket::Connecting { attempt, reason } = &mut self.socket {
+            let connected = timeout_at(deadline, attempt).await.map_err(|_elapsed| {
+                // Why it was not open before says more than that it is not yet.
+                reason
+                    .clone()
+                    .map_or(StreamFault::Timeout, StreamFault::Closed)
+            })?;
             self.on_progress(Step::Connected(connected), &[]);
         }
         match &mut self.socket {
-            Socket::Open(stream) => Ok(stream),
-            Socket::Closed { reason } => Err(StreamFault::Closed(reason.clone())),
-            Socket::Connecting(_) => Err(StreamFault::Timeout),
+            Socket::Open(line) => Ok(line),
+            Socket::Closed { reason, .. } => Err(StreamFault::Closed(reason.clone())),
+            Socket::Connecting { .. } => Err(StreamFault::Timeout),
         }
     }
 
     async fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), StreamFault> {
-        let stream = self.opened(deadline).await?;
-        match timeout_at(deadline, stream.write_all(bytes)).await {
+        let line = self.opened(deadline).await?;
+        match timeout_at(deadline, line.write_all(bytes)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                self.closed(error.to_string());
-                Err(StreamFault::Closed(error.to_string()))
-            }
+            Ok(Err(error)) => Err(self.failed_by(&error)),
             Err(_elapsed) => {
-                self.closed("the device does not read".to_owned());
+                let reason = line.stalled();
+                self.closed(reason);
                 Err(StreamFault::Timeout)
             }
         }
@@ -273,11 +319,11 @@ impl Connection {
                 .filter(|_| !response.is_empty())
                 .map(|gap| Instant::now() + gap);
             let until = silence.map_or(deadline, |silence| silence.min(deadline));
-            let stream = self.opened(deadline).await?;
-            let count = match timeout_at(until, stream.read(&mut chunk)).await {
+            let line = self.opened(deadline).await?;
+            let count = match timeout_at(until, line.read(&mut chunk)).await {
                 Ok(Ok(count)) if count > 0 => count,
-                Ok(Ok(_end)) => return Err(self.ended("closed by the peer".to_owned())),
-                Ok(Err(error)) => return Err(self.ended(error.to_string())),
+                Ok(Ok(_end)) => return Err(self.ended()),
+                Ok(Err(error)) => return Err(self.failed_by(&error)),
                 Err(_elapsed) if silence.is_some_and(|silence| silence <= deadline) => {
                     return Ok(response);
                 }
@@ -299,7 +345,21 @@ impl Connection {
         }
     }
 
-    fn ended(&mut self, reason: String) -> StreamFault {
+    /// Nothing more comes.
+    fn ended(&mut self) -> StreamFault {
+        self.over(Line::ended)
+    }
+
+    fn failed_by(&mut self, error: &io::Error) -> StreamFault {
+        self.over(|line| line.failed(error))
+    }
+
+    fn over(&mut self, why: impl FnOnce(&Line) -> String) -> StreamFault {
+        let reason = match &self.socket {
+            Socket::Open(line) => why(line),
+            Socket::Closed { reason, .. } => reason.clone(),
+            Socket::Connecting { .. } => return StreamFault::Timeout,
+        };
         self.closed(reason.clone());
         StreamFault::Closed(reason)
     }
@@ -308,18 +368,16 @@ impl Connection {
     fn discard_leftover(&mut self) -> Result<(), StreamFault> {
         self.pending
             .retain(|event| !matches!(event.happened, Happened::Data(_)));
-        let Socket::Open(stream) = &self.socket else {
-            return Ok(());
-        };
         let mut chunk = vec![0; READ_BYTES];
-        // Past tokio, which learns of waiting bytes only on its next turn. The socket does not block.
-        let socket = SockRef::from(stream);
         for _ in 0..LEFTOVER_READS {
-            match (&*socket).read(&mut chunk) {
-                Ok(0) => return Err(self.ended("closed by the peer".to_owned())),
+            let Socket::Open(line) = &self.socket else {
+                return Ok(());
+            };
+            match line.read_now(&mut chunk) {
+                Ok(0) => return Err(self.ended()),
                 Ok(_discarded) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(self.ended(error.to_string())),
+                Err(error) => return Err(self.failed_by(&error)),
             }
         }
         Ok(())

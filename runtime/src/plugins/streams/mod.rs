@@ -1,8 +1,10 @@
-//! Streams owned by the host: one task per stream owns its socket. A stream belongs to an instance, not to a
+//! Streams owned by the host: one task per stream owns its line, a TCP connection or a serial port. A stream belongs to an instance, not to a
 //! generation: it goes on while the guest is swapped or restarted.
 
 mod connection;
 pub(crate) mod frame;
+mod line;
+mod serial_port;
 #[cfg(test)]
 mod tests;
 
@@ -13,8 +15,10 @@ use tokio::time::Instant;
 
 pub(crate) use connection::{Command, StreamFault};
 use frame::FrameRule;
+pub(crate) use line::Line;
+pub(crate) use serial_port::device_trouble;
 
-use super::settings::StreamTarget;
+use super::stream_target::StreamTarget;
 
 /// Events of one instance's streams on their way to its guest. When it is full the sockets are not read.
 const EVENTS_QUEUED: usize = 16;

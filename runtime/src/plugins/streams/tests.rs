@@ -1,8 +1,11 @@
+mod serial;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::plugins::stream_target::TcpTarget;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -15,10 +18,10 @@ struct Fixture {
 async fn fixture() -> Fixture {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let target = StreamTarget {
+    let target = StreamTarget::Tcp(TcpTarget {
         host: "127.0.0.1".to_owned(),
         port,
-    };
+    });
     let (streams, events) = Streams::spawn(&[("plc".to_owned(), target)]);
     Fixture {
         streams,
