@@ -98,11 +98,22 @@ impl Loaded {
     }
 }
 
+/// What stands behind a Store. To open directories could take as long as their medium likes.
+async fn state_of(sandbox: &Sandbox) -> Result<HostState, Failure> {
+    if !sandbox.has_directories() {
+        return Ok(HostState::new(sandbox));
+    }
+    let sandbox = sandbox.clone();
+    tokio::task::spawn_blocking(move || HostState::new(&sandbox))
+        .await
+        .map_err(|error| Failure::new(Reason::Host, error.to_string()))
+}
+
 /// A guest. After any [`Failure`] its Store is spoilt: drop it, keep what [`Guest::release`] gives back.
 pub(crate) struct Guest {
     store: Store<HostState>,
     world: Connector,
-    limits: Limits,
+    limits: Box<Limits>,
     /// CPU time of calls that ended since the last [`Guest::take_cpu`].
     cpu: Duration,
 }
@@ -114,7 +125,7 @@ impl Guest {
         sandbox: &Sandbox,
     ) -> Result<Self, Failure> {
         let limits = &sandbox.limits;
-        let mut store = HostState::new(sandbox).into_store(engine);
+        let mut store = state_of(sandbox).await?.into_store(engine);
         let meter = store.data().cpu.meter.clone();
         let call = meter.measure(pre.instantiate_async(&mut store));
         let world = timeout(limits.call_wall, call).await;
@@ -122,13 +133,16 @@ impl Guest {
         Ok(Self {
             store,
             world,
-            limits: *limits,
+            limits: Box::new(*limits),
             cpu: meter.spent(),
         })
     }
 
     /// Gives the guest what outlasts it.
-    pub(crate) fn adopt(&mut self, resident: Box<Resident>) {
+    pub(crate) fn adopt(&mut self, mut resident: Box<Resident>) {
+        if let Some(directories) = &mut resident.directories {
+            directories.begin();
+        }
         self.store.data_mut().resident = Some(resident);
         self.hear();
     }

@@ -36,6 +36,14 @@ impl Meter {
         Duration::from_nanos(self.ended_ns.load(Ordering::Relaxed))
     }
 
+    /// Work that another thread did for this call; to be said while it is polled.
+    pub(crate) fn charge(&self, work: Duration) {
+        let work = u64::try_from(work.as_nanos()).unwrap_or(u64::MAX);
+        let ended = self.ended_ns.load(Ordering::Relaxed);
+        self.ended_ns
+            .store(ended.saturating_add(work), Ordering::Relaxed);
+    }
+
     /// Another call: `future`, measured.
     pub(crate) async fn measure<F: Future>(&self, future: F) -> F::Output {
         self.ended_ns.store(0, Ordering::Relaxed);

@@ -58,7 +58,7 @@ impl Quota {
         self.used.entries = self.used.entries.saturating_add(1);
         let all = self.used.entries <= self.entries_max;
         if !all {
-            self.used.bytes = u64::MAX;
+            self.uncountable();
         }
         all
     }
@@ -247,10 +247,11 @@ mod tests {
         assert_eq!(quota.reach(0, 50), Ok(()));
         let all = [quota.found(1), quota.found(1), quota.found(1)];
         assert_eq!(all, [true, true, false]);
-        quota.remove(1);
-        quota.remove(1);
-        quota.remove(1);
+        for _ in 0..3 {
+            quota.remove(1);
+        }
         assert_eq!(quota.reach(0, 1), Err(Limit::DirectoryBytes));
+        assert_eq!(quota.add_entry(), Err(Limit::DirectoryEntries));
         quota.empty();
         assert_eq!((quota.add_entry(), quota.reach(0, 100)), (Ok(()), Ok(())));
         quota.uncountable();
