@@ -164,7 +164,7 @@ fn frugal(directory: &Path) -> PathBuf {
 }
 
 /// By the admin socket.
-fn plugins(configuration: &Path) -> serde_json::Value {
+pub(super) fn plugins(configuration: &Path) -> serde_json::Value {
     let output = Command::new(binary())
         .args(["plugin", "ls", "--format", "json", "--config"])
         .arg(configuration)

@@ -29,6 +29,7 @@ mod languages;
 mod limits;
 mod modbus;
 mod netns;
+mod open_circuit;
 mod orders;
 mod outage;
 mod plugin_state;

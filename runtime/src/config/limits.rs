@@ -25,6 +25,8 @@ pub(super) struct RawLimits {
     stream_bytes_per_s: Option<Within<1, 10_000_000_000>>,
     state_bytes_max: Option<Within<1, 67_108_864>>,
     descriptors_max: Option<Within<1, 1_024>>,
+    directory_bytes_max: Option<Within<1, 1_099_511_627_776>>,
+    directory_entries_max: Option<Within<1, 100_000>>,
 }
 
 /// Where two of them stood before there was a table for them, and may stand still.
@@ -81,6 +83,12 @@ impl Resolver<'_> {
             descriptors: raw
                 .descriptors_max
                 .map_or(usual.descriptors, |count| size(count.0)),
+            directory_bytes: raw
+                .directory_bytes_max
+                .map_or(usual.directory_bytes, |bytes| bytes.0),
+            directory_entries: raw
+                .directory_entries_max
+                .map_or(usual.directory_entries, |count| count.0),
         }
     }
 

@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use super::Secrets;
 use super::diagnostic::{Diagnostic, Refused, Source};
+use super::grants::Written;
 use super::limits::Beside;
 use super::plugins::PluginsSection;
 use super::probation::{HandOver, Mode};
@@ -104,6 +105,8 @@ pub(super) struct Resolver<'a> {
     secrets: Secrets,
     findings: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+    /// What guests are granted to write.
+    pub(super) written: Vec<Written>,
 }
 
 pub(super) fn resolve(
@@ -118,6 +121,7 @@ pub(super) fn resolve(
         secrets,
         findings: Vec::new(),
         warnings: Vec::new(),
+        written: Vec::new(),
     };
     let state_dir = base.join(&raw.gateway.state_dir);
     let status_file = raw
@@ -147,10 +151,7 @@ pub(super) fn resolve(
         ..swap::Settings::default()
     };
     let connectors = resolver.connectors(raw.connector, report, swap.probation);
-    if !resolver.findings.is_empty() {
-        return Err(Refused(resolver.findings));
-    }
-    Ok(Settings {
+    let settings = Settings {
         name: raw.gateway.name.0,
         state_dir,
         status_file,
@@ -164,7 +165,15 @@ pub(super) fn resolve(
         plugins,
         connectors,
         swap,
+        warnings: Vec::new(),
+    };
+    resolver.check_written(&settings);
+    if !resolver.findings.is_empty() {
+        return Err(Refused(resolver.findings));
+    }
+    Ok(Settings {
         warnings: resolver.warnings,
+        ..settings
     })
 }
 

@@ -632,7 +632,8 @@ fn every_limit_can_be_set_and_what_cannot_be_right_is_named_with_its_line() {
     let settings = parse(
         "[connector.limits]\nmemory_bytes_max = 1048576\ntable_elements_max = 1\ninstances_max = 2\n\
          call_deadline_ms = 10\ncpu_percent = 3\nemit_readings_per_s = 4\nlog_lines_per_s = 5\n\
-         stream_bytes_per_s = 6\nstate_bytes_max = 7\ndescriptors_max = 8\n",
+         stream_bytes_per_s = 6\nstate_bytes_max = 7\ndescriptors_max = 8\n\
+         directory_bytes_max = 9\ndirectory_entries_max = 10\n",
     )
     .unwrap();
     let expected = crate::plugins::Limits {
@@ -646,6 +647,8 @@ fn every_limit_can_be_set_and_what_cannot_be_right_is_named_with_its_line() {
         stream_bytes_per_s: 6,
         state_bytes: 7,
         descriptors: 8,
+        directory_bytes: 9,
+        directory_entries: 10,
         ..usual
     };
     assert_eq!(settings.connectors[0].limits, expected);
@@ -801,4 +804,90 @@ fn a_serial_port_is_described_well_and_serves_one_connection() {
         by_id.display()
     );
     assert!(found[0].contains(&words), "{found:?}");
+}
+
+/// A place for a gateway, its file and the directories it may grant.
+fn site() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["etc", "state/spool", "plugins", "data/inner"] {
+        std::fs::create_dir_all(directory.path().join(name)).unwrap();
+    }
+    let alias = directory.path().join("alias");
+    std::os::unix::fs::symlink(directory.path().join("data"), alias).unwrap();
+    directory
+}
+
+/// One connector for each of these directories, which it may write; the first grant is in line 10.
+fn writers(site: &Path, granted: &[&str]) -> Result<Settings, Refused> {
+    let at = |name: &str| site.join(name);
+    let (state, metrics) = (at("state"), at("metrics/moorline.prom"));
+    let mut text = format!(
+        "[gateway]\nname = \"line-7\"\nstate_dir = {state:?}\nmetrics_file = {metrics:?}\n[link]\nurl = \"mqtt://broker\"\n"
+    );
+    for (number, granted) in granted.iter().enumerate() {
+        let component = at(&format!("plugins/{number}.wasm"));
+        let granted = at(granted);
+        text += &format!(
+            "[[connector]]\nname = \"c{number}\"\ncomponent = {component:?}\n\
+             grants.writable_directories = {{ \"/data\" = {granted:?} }}\n"
+        );
+    }
+    parse(&at("etc/gateway.toml"), &text)
+}
+
+#[test]
+fn a_directory_to_be_written_is_resolved_and_may_come_later() {
+    let site = site();
+    let settings = writers(site.path(), &["data/inner"]).unwrap();
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    let written = &settings.connectors[0].grants.writable_directories[0];
+    let host = site.path().join("data/inner");
+    assert_eq!((&*written.guest, &*written.host), ("/data", &*host));
+    let settings = writers(site.path(), &["later"]).unwrap();
+    let warned = settings.warnings[0].to_string();
+    assert!(warned.contains("later is no directory now"), "{warned}");
+    let twice = "[connector.grants]\ndirectories = { \"/data\" = \"a\" }\nwritable_directories = { \"/data\" = \"b\" }\n";
+    let found = findings(&format!("{MINIMAL}{CONNECTOR}{twice}"));
+    assert!(found[0].contains("stands in directories, too"), "{found:?}");
+}
+
+#[test]
+fn what_a_plugin_may_write_is_neither_the_gateways_nor_anothers() {
+    let site = site();
+    let each = "each needs a directory of its own";
+    let inside = "lies in the gateway's state_dir";
+    for (granted, line, words) in [
+        (
+            &["state"][..],
+            10,
+            "a plugin could write the gateway's state_dir",
+        ),
+        (&["state/spool"], 10, inside),
+        (&["state/later/deep"], 10, inside),
+        (&["data/../state/spool"], 10, inside),
+        (&[""], 10, "a plugin could write the gateway's state_dir"),
+        (&["/"], 10, "a plugin could write"),
+        (
+            &["plugins"],
+            10,
+            "a plugin could write a directory of components",
+        ),
+        (&["plugins/data"], 10, "lies in a directory of components"),
+        (&["etc"], 10, "a plugin could write this file's directory"),
+        (
+            &["metrics"],
+            10,
+            "a plugin could write what the gateway tells of itself",
+        ),
+        (&["data", "data"], 14, each),
+        (&["data/inner", "data"], 14, each),
+        (&["data", "alias/inner"], 14, each),
+    ] {
+        let Refused(found) = writers(site.path(), granted).unwrap_err();
+        let found = found.first().unwrap().to_string();
+        let place = format!("gateway.toml:{line}:");
+        assert!(found.contains(&place), "{granted:?}: {found}");
+        assert!(found.contains(words), "{granted:?}: {found}");
+        assert!(found.contains("writable_directories: "), "{found}");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use moorline_core::confine::{Origin, TcpGrant};
 
-use super::settings::Limits;
+use super::settings::{ConnectionSettings, ConnectorSettings, Limits};
 
 /// What is granted. By default nothing but the time.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Grants {
     pub http: Vec<Origin>,
     /// Directories it may read.
     pub directories: Vec<DirectoryGrant>,
+    /// Directories it may write, too. Of several connections each has one of its own in them.
+    pub writable_directories: Vec<DirectoryGrant>,
 }
 
 // A variable may hold a secret: only its name is shown.
@@ -32,6 +34,7 @@ impl fmt::Debug for Grants {
             .field("tcp", &self.tcp)
             .field("http", &self.http)
             .field("directories", &self.directories)
+            .field("writable_directories", &self.writable_directories)
             .finish()
     }
 }
@@ -44,11 +47,12 @@ impl Default for Grants {
             tcp: Vec::new(),
             http: Vec::new(),
             directories: Vec::new(),
+            writable_directories: Vec::new(),
         }
     }
 }
 
-/// A directory that a guest may read.
+/// A directory of this machine that a guest knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryGrant {
     /// What the guest knows it by.
@@ -62,14 +66,45 @@ pub struct DirectoryGrant {
 pub(crate) struct Sandbox {
     pub(crate) limits: Limits,
     pub(crate) grants: Grants,
+    /// The connection it is for, if it is for one.
+    pub(crate) connection: Option<String>,
 }
 
 impl Sandbox {
+    /// Of one instance.
+    pub(crate) fn of(
+        connector: &ConnectorSettings,
+        connection: Option<&ConnectionSettings>,
+    ) -> Self {
+        Self {
+            limits: connector.limits,
+            grants: connector.grants.clone(),
+            connection: connection.map(|connection| connection.name.clone()),
+        }
+    }
+
+    /// The directories that this instance may write: it shares them with no other.
+    pub(crate) fn writable_directories(&self) -> impl Iterator<Item = DirectoryGrant> + '_ {
+        let granted = self.grants.writable_directories.iter().cloned();
+        granted.map(|mut directory| {
+            if let Some(connection) = &self.connection {
+                directory.host.push(connection);
+            }
+            directory
+        })
+    }
+
+    /// Whether a guest is given directories, which are opened when it is made.
+    pub(crate) fn has_directories(&self) -> bool {
+        !(self.grants.directories.is_empty() && self.grants.writable_directories.is_empty())
+    }
+
     /// Under limits, with nothing granted: for a guest that only describes itself.
     pub(crate) fn closed(limits: &Limits) -> Self {
         Self {
             limits: *limits,
             grants: Grants::default(),
+            connection: None,
         }
     }
 }

@@ -99,11 +99,22 @@ impl Loaded {
     }
 }
 
+/// What stands behind a Store. To open directories could take as long as their medium likes.
+async fn state_of(engine: &Engine, sandbox: &Sandbox) -> Result<HostState, Failure> {
+    if !sandbox.has_directories() {
+        return Ok(HostState::new(engine, sandbox));
+    }
+    let (engine, sandbox) = (engine.clone(), sandbox.clone());
+    tokio::task::spawn_blocking(move || HostState::new(&engine, &sandbox))
+        .await
+        .map_err(|error| Failure::new(Reason::Host, error.to_string()))
+}
+
 /// A guest. After any [`Failure`] its Store is spoilt: drop it, keep what [`Guest::release`] gives back.
 pub(crate) struct Guest {
     store: Store<HostState>,
     world: Connector,
-    limits: Limits,
+    limits: Box<Limits>,
     free: Free,
     /// CPU time of calls that ended since the last [`Guest::take_cpu`].
     cpu: Duration,
@@ -116,7 +127,7 @@ impl Guest {
         sandbox: &Sandbox,
     ) -> Result<Self, Failure> {
         let limits = &sandbox.limits;
-        let mut store = HostState::new(engine, sandbox).into_store(engine);
+        let mut store = state_of(engine, sandbox).await?.into_store(engine);
         let meter = store.data().cpu.meter.clone();
         let mut free = Free::new();
         let call = meter.measure(&mut free, pre.instantiate_async(&mut store));
@@ -125,14 +136,17 @@ impl Guest {
         Ok(Self {
             store,
             world,
-            limits: *limits,
+            limits: Box::new(*limits),
             free,
             cpu: meter.spent(),
         })
     }
 
     /// Gives the guest what outlasts it.
-    pub(crate) fn adopt(&mut self, resident: Box<Resident>) {
+    pub(crate) fn adopt(&mut self, mut resident: Box<Resident>) {
+        if let Some(directories) = &mut resident.directories {
+            directories.begin();
+        }
         self.store.data_mut().resident = Some(resident);
         self.hear();
     }

@@ -151,6 +151,12 @@ impl Meter {
         Duration::from_nanos(self.ended_ns.load(Ordering::Relaxed))
     }
 
+    /// Work that another thread did for this call; to be said while it is polled.
+    pub(crate) fn charge(&self, work: Duration) {
+        self.ended_ns
+            .fetch_add(nanoseconds(work), Ordering::Relaxed);
+    }
+
     fn poll<F: Future>(
         &self,
         free: &mut Free,
@@ -200,14 +206,18 @@ async fn hand_back() {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn meter(turns: usize) -> Meter {
+impl Meter {
+    /// Of a guest that has so many turns for itself.
+    pub(crate) fn alone(turns: usize) -> Self {
         let pulse = Pulse::start(Vec::new()).unwrap();
         let turns = Turns(Semaphore::new(turns));
-        Meter::new(Arc::new(pulse), Arc::new(turns))
+        Self::new(Arc::new(pulse), Arc::new(turns))
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn compute(meter: &Meter, work: Duration) {
         let begun = meter.running();
@@ -216,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_counts_and_waiting_does_not() {
-        let meter = meter(1);
+        let meter = Meter::alone(1);
         let mut free = Free::new();
         let wait = Duration::from_millis(200);
         meter.measure(&mut free, tokio::time::sleep(wait)).await;
@@ -236,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_short_polls_count_as_well() {
-        let meter = meter(1);
+        let meter = Meter::alone(1);
         let short = Duration::from_micros(50);
         let call = async {
             for _ in 0..400 {
@@ -252,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_computes_long_waits_for_a_turn_and_who_does_not_never() {
-        let meter = meter(1);
+        let meter = Meter::alone(1);
         let long = async {
             compute(&meter, Duration::from_millis(20));
             tokio::task::yield_now().await;

@@ -21,7 +21,9 @@ mod conformance;
 mod contract;
 mod convert;
 mod descriptors;
+mod directories;
 mod engine;
+mod files;
 mod grants;
 mod guest;
 mod host;
@@ -97,6 +99,7 @@ use crate::policy_handle::PolicyHandle;
 use crate::spool::Appender;
 use crate::trust::{Ledger, Place, signature_path};
 use cache::Cache;
+use directories::Directories;
 use engine::Engines;
 use grants::Sandbox;
 use host::{Confined, KeyValues, PendingRpcs, Reporting, Resident};
@@ -395,10 +398,7 @@ impl Building<'_> {
         };
         let (status_sender, status) = channel_watch::channel(initial);
         let id = InstanceId(self.mailboxes.len());
-        let sandbox = Arc::new(Sandbox {
-            limits: connector.limits,
-            grants: connector.grants.clone(),
-        });
+        let sandbox = Arc::new(Sandbox::of(connector, connection));
         self.mailboxes.push(Mailbox {
             name: name.clone(),
             downlinks,
@@ -415,6 +415,7 @@ impl Building<'_> {
                 &name,
                 connector.limits.state_bytes,
             ),
+            directories: Directories::spawn(&name, &sandbox),
             confined: Confined::new(self.clock.now(), &sandbox),
             report: Reporting::new(&connector.report, self.platform.gaps.clone()),
             names: names::Names::default(),

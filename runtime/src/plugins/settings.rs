@@ -112,6 +112,10 @@ pub struct Limits {
     pub state_bytes: usize,
     /// Descriptors of the host that it has open by WASI: sockets, files, look-ups and requests.
     pub descriptors: usize,
+    /// Bytes in all directories it may write, by the lengths of files.
+    pub directory_bytes: u64,
+    /// Files and directories in them.
+    pub directory_entries: u64,
 }
 
 impl Default for Limits {
@@ -128,6 +132,8 @@ impl Default for Limits {
             stream_bytes_per_s: 8 * 1024 * 1024,
             state_bytes: 256 * 1024,
             descriptors: 64,
+            directory_bytes: 16 * 1024 * 1024,
+            directory_entries: 1_024,
         }
     }
 }
@@ -148,6 +154,8 @@ impl Limits {
             Limit::Stream => self.stream_bytes_per_s,
             Limit::State => count(self.state_bytes),
             Limit::Descriptors => count(self.descriptors),
+            Limit::DirectoryBytes => self.directory_bytes,
+            Limit::DirectoryEntries => self.directory_entries,
         };
         Exceeded { limit, value }
     }

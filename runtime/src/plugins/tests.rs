@@ -6,6 +6,7 @@ mod alarms;
 mod cache;
 mod confinement;
 mod delivery;
+mod directories;
 mod gateway;
 mod grants;
 mod guests;

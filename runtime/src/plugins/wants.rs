@@ -30,7 +30,7 @@ const GRANTS: [(&[&str], &str, &str); 7] = [
     ),
     (
         &["wasi:filesystem/preopens", "wasi:filesystem/types"],
-        "[connector.grants] directories",
+        "[connector.grants] directories, writable_directories",
         "no directory",
     ),
     (

@@ -4,6 +4,7 @@
 //! under the same gate as what it logs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,19 +18,15 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::error::ensure;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::filesystem::WasiFilesystemView as _;
-use wasmtime_wasi::p2::bindings::filesystem::types::{
-    self as files, Descriptor, DescriptorFlags, DescriptorType, Host as _, HostDescriptor as _,
-    OpenFlags, PathFlags,
-};
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host as _, ResolveAddressStream};
 use wasmtime_wasi::p2::bindings::sockets::network::{self, Host as _, IpAddressFamily, Network};
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::{Host as _, TcpSocket};
-use wasmtime_wasi::p2::{DynInputStream, OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
 use wasmtime_wasi::{FsPerms, HostWallClock, WasiCtx};
 
 use super::descriptors::{Descriptors, Places};
+use super::files;
 use super::grants::Sandbox;
 use super::http::Http;
 use super::store::HostState;
@@ -76,10 +73,28 @@ pub(crate) struct Net {
 impl Net {
     fn deny(&self, what: &str) {
         let key = "what may be connected to stands in tcp of [connector.grants]";
-        match self.said.try_send(Said::Denied(format!("{what}; {key}"))) {
+        self.refuse(&format!("{what}; {key}"));
+    }
+
+    /// Something is not granted: what, and the key that would.
+    pub(super) fn refuse(&self, what: &str) {
+        self.say(Said::Denied(what.to_owned()));
+    }
+
+    pub(super) fn exceed(&self, limit: Limit) {
+        self.say(Said::Exceeded(limit));
+    }
+
+    fn say(&self, said: Said) {
+        match self.said.try_send(said) {
             // Full: the guest is told in any case.
             Ok(()) | Err(_) => {}
         }
+    }
+
+    /// Where is told what happens beside a call's way.
+    pub(super) fn said(&self) -> mpsc::Sender<Said> {
+        self.said.clone()
     }
 }
 
@@ -87,18 +102,17 @@ impl Net {
 /// get wasmtime's own functions.
 const CREATE_SOCKET: &str = "wasi:sockets/tcp-create-socket@0.2.12";
 const LOOK_UP: &str = "wasi:sockets/ip-name-lookup@0.2.12";
-const FILES: &str = "wasi:filesystem/types@0.2.12";
 
-/// All of WASI 0.2 and the client's half of `wasi:http`, but for what opens descriptors: that is checked and counted first, and
-/// names are resolved only where they are granted, since a lookup is a message to somebody, too.
+/// All of WASI 0.2 and the client's half of `wasi:http`, but for what opens descriptors or changes a directory: that is checked and
+/// counted first, and names are resolved only where they are granted, since a lookup is a message to somebody, too.
 pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    for (interface, function) in [
+    let of_files = files::functions().map(|function| (files::INTERFACE, function));
+    let of_sockets = [
         (CREATE_SOCKET, "create-tcp-socket"),
         (LOOK_UP, "resolve-addresses"),
-        (FILES, "[method]descriptor.open-at"),
-        (FILES, "[method]descriptor.read-via-stream"),
-    ] {
+    ];
+    for (interface, function) in of_sockets.into_iter().chain(of_files) {
         // Only what is not there yet can be defined.
         let stand_in = |_: StoreContextMut<'_, HostState>, (): ()| Ok(());
         let defined = linker.instance(interface)?.func_wrap(function, stand_in);
@@ -118,14 +132,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
         .func_wrap("resolve-addresses", |mut store, (network, name)| {
             Ok((resolve(store.data_mut(), network, name)?,))
         })?;
-    let mut files = linker.instance(FILES)?;
-    files.func_wrap_async("[method]descriptor.open-at", |mut store, opening| {
-        Box::new(async move { Ok((open(store.data_mut(), opening).await?,)) })
-    })?;
-    files.func_wrap(
-        "[method]descriptor.read-via-stream",
-        |mut store, (file, offset)| Ok((read(store.data_mut(), file, offset)?,)),
-    )?;
+    files::define(linker)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }
@@ -175,69 +182,6 @@ fn resolve(
     }
 }
 
-/// The directory, how links are followed, the path in it, and how it is opened.
-type Opening = (
-    Resource<Descriptor>,
-    PathFlags,
-    String,
-    OpenFlags,
-    DescriptorFlags,
-);
-
-/// Files and directories only. To open a pipe could wait for a writer for ever, on a thread of the host's; to open a device could
-/// do anything. Who can put one in the place of a file between the look and the opening can write in the granted directory, and
-/// that no guest can.
-async fn open(
-    state: &mut HostState,
-    (directory, follow, path, how, flags): Opening,
-) -> wasmtime::Result<Result<Resource<Descriptor>, files::ErrorCode>> {
-    let Ok(place) = state.take_descriptor() else {
-        return Ok(Err(files::ErrorCode::Quota));
-    };
-    let mut view = state.filesystem();
-    let there = Resource::new_borrow(directory.rep());
-    let found = view.stat_at(there, follow, path.clone()).await;
-    let opened = match found.map(|found| found.type_) {
-        Ok(
-            DescriptorType::Unknown
-            | DescriptorType::BlockDevice
-            | DescriptorType::CharacterDevice
-            | DescriptorType::Fifo
-            | DescriptorType::Socket,
-        ) => return Ok(Err(files::ErrorCode::Unsupported)),
-        // What is wrong with it, opening it says.
-        Ok(
-            DescriptorType::Directory | DescriptorType::RegularFile | DescriptorType::SymbolicLink,
-        )
-        | Err(_) => view.open_at(directory, follow, path, how, flags).await,
-    };
-    match opened {
-        Ok(file) => {
-            state.descriptors.hold(&file, place);
-            Ok(Ok(file))
-        }
-        Err(error) => Ok(Err(state.filesystem().convert_error_code(error)?)),
-    }
-}
-
-/// The stream keeps the file open, even when the guest has dropped it.
-fn read(
-    state: &mut HostState,
-    file: Resource<Descriptor>,
-    offset: u64,
-) -> wasmtime::Result<Result<Resource<DynInputStream>, files::ErrorCode>> {
-    let place = state.descriptors.shared(&file);
-    match state.filesystem().read_via_stream(file, offset) {
-        Ok(stream) => {
-            if let Some(place) = place {
-                state.descriptors.hold(&stream, place);
-            }
-            Ok(Ok(stream))
-        }
-        Err(error) => Ok(Err(state.filesystem().convert_error_code(error)?)),
-    }
-}
-
 /// What is granted, and where is said what happens.
 pub(crate) fn context(sandbox: &Sandbox) -> Wasi {
     let grants = &sandbox.grants;
@@ -264,9 +208,15 @@ pub(crate) fn context(sandbox: &Sandbox) -> Wasi {
     if !grants.wall_clock {
         wasi.wall_clock(NoWallClock);
     }
-    for directory in &grants.directories {
-        let opened = wasi.preopened_dir(&directory.host, &directory.guest, FsPerms::ReadOnly);
-        if let Err(error) = opened {
+    let read = grants.directories.iter().cloned();
+    let read = read.map(|directory| (directory, FsPerms::ReadOnly));
+    let written = sandbox.writable_directories();
+    let written = written.map(|directory| (directory, FsPerms::ReadWrite));
+    for (directory, perms) in read.chain(written) {
+        if perms == FsPerms::ReadWrite && sandbox.connection.is_some() {
+            make_own(&directory.host);
+        }
+        if let Err(error) = wasi.preopened_dir(&directory.host, &directory.guest, perms) {
             let host = directory.host.display();
             tracing::error!(%host, "a directory that is granted to a plugin cannot be opened: {error}");
         }
@@ -282,6 +232,13 @@ pub(crate) fn context(sandbox: &Sandbox) -> Wasi {
         http: Http::new(&grants.http, places.clone(), net.said.clone()),
         net,
         descriptors: Descriptors::new(places),
+    }
+}
+
+/// A connection's own directory in one that is there. What keeps it from being made, opening it says.
+fn make_own(directory: &Path) {
+    match std::fs::create_dir(directory) {
+        Ok(()) | Err(_) => {}
     }
 }
 

@@ -28,11 +28,15 @@ pub enum Limit {
     State,
     /// Descriptors of the host it has open.
     Descriptors,
+    /// Bytes in the directories it may write.
+    DirectoryBytes,
+    /// Files and directories in them.
+    DirectoryEntries,
 }
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Memory,
         Self::Tables,
         Self::Instances,
@@ -43,6 +47,8 @@ impl Limit {
         Self::Stream,
         Self::State,
         Self::Descriptors,
+        Self::DirectoryBytes,
+        Self::DirectoryEntries,
     ];
 
     /// The key in `[connector.limits]`.
@@ -59,6 +65,8 @@ impl Limit {
             Self::Stream => "stream_bytes_per_s",
             Self::State => "state_bytes_max",
             Self::Descriptors => "descriptors_max",
+            Self::DirectoryBytes => "directory_bytes_max",
+            Self::DirectoryEntries => "directory_entries_max",
         }
     }
 
@@ -73,6 +81,8 @@ impl Limit {
             Self::Stream => "it waits for its stream",
             Self::State => "the value is not kept",
             Self::Descriptors => "nothing more is opened for it",
+            Self::DirectoryBytes => "nothing more is written for it",
+            Self::DirectoryEntries => "nothing more is made for it",
         }
     }
 }

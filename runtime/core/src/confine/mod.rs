@@ -6,6 +6,7 @@
 //!  log, stdout              ─► Bucket ──► held back, counted
 //!  streams                  ─► Bucket ──► the call waits
 //!  CPU time of each call    ─► CpuShare ► the next call waits
+//!  files and directories    ─► Quota ───► no room
 //!  memory, tables, deadline ────────────► the guest ends ─► Restart ─► back-off, open circuit
 //! ```
 
@@ -14,6 +15,7 @@ mod cpu;
 mod grants;
 mod limit;
 mod origin;
+mod quota;
 mod restart;
 
 pub use bucket::Bucket;
@@ -21,4 +23,5 @@ pub use cpu::{CpuShare, WINDOW as CPU_WINDOW};
 pub use grants::{BadTarget, PortRange, TcpGrant};
 pub use limit::{Exceeded, Hits, Limit};
 pub use origin::{BadOrigin, Origin};
+pub use quota::{Quota, Used};
 pub use restart::{Restart, Verdict};

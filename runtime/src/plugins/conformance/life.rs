@@ -84,6 +84,7 @@ impl<'a> Life<'a> {
                 "conformance",
                 bench.limits.state_bytes,
             ),
+            directories: None,
             confined: Confined::new(clock.now(), &sandbox),
             report: Reporting::new(&moorline_core::report::Rules::default(), gaps),
             names: Names::default(),

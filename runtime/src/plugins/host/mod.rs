@@ -31,6 +31,7 @@ pub(crate) use state::{
 };
 
 use super::bindings::connector::moorline::edge;
+use super::directories::Directories;
 use super::names::Names;
 use super::routes::Claims;
 use super::store::HostState;
@@ -51,6 +52,8 @@ pub(crate) struct Resident {
     pub(crate) rpcs: PendingRpcs,
     pub(crate) streams: Streams,
     pub(crate) state: KeyValues,
+    /// The directories it may write.
+    pub(crate) directories: Option<Directories>,
     /// What it has used of its limits.
     pub(crate) confined: Confined,
     pub(crate) report: Reporting,

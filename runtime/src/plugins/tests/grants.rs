@@ -14,40 +14,52 @@ use super::gateway::{Gateway, Plan};
 use super::guests::{connector, reaching};
 use crate::plugins::{DirectoryGrant, Grants, InstanceStatus, Limits};
 
-struct Reach {
-    gateway: Gateway,
-    asked: u64,
+pub(super) struct Reach {
+    pub(super) gateway: Gateway,
+    pub(super) asked: u64,
 }
 
 impl Reach {
     async fn with(grants: Grants) -> Self {
-        let gateway = Plan::new()
-            .connector("line", &reaching())
-            .grants(grants)
-            .start()
-            .await;
+        Self::within(grants, Limits::default()).await
+    }
+
+    pub(super) async fn within(grants: Grants, limits: Limits) -> Self {
+        let plan = Plan::new().connector("line", &reaching());
+        Self::start(plan.grants(grants).limits(limits)).await
+    }
+
+    pub(super) async fn start(plan: Plan) -> Self {
+        let gateway = plan.start().await;
         let mut reach = Self { gateway, asked: 0 };
         // It has its device once it serves.
         reach.status(|line| line.generation.is_some()).await;
         reach
     }
 
-    async fn status(&mut self, wanted: impl Fn(&InstanceStatus) -> bool) -> InstanceStatus {
+    pub(super) async fn status(
+        &mut self,
+        wanted: impl Fn(&InstanceStatus) -> bool,
+    ) -> InstanceStatus {
         self.gateway.instance("line", "its status", wanted).await
     }
 
-    async fn tries(&mut self, method: &str, text: &str) -> String {
+    pub(super) async fn tries(&mut self, method: &str, text: &str) -> String {
+        self.tries_at("line", method, text).await
+    }
+
+    pub(super) async fn tries_at(&mut self, device: &str, method: &str, text: &str) -> String {
         self.asked += 1;
         let params = format!("\"{text}\"");
         self.gateway
-            .ask_with("line", self.asked, method, &params)
+            .ask_with(device, self.asked, method, &params)
             .await;
         let answer = self.gateway.reply(self.asked).await;
         answer.trim_matches('"').to_owned()
     }
 
     /// That it is refused, and what the status says of it.
-    async fn denied(&mut self, method: &str, text: &str, answer: &str, told: &str) {
+    pub(super) async fn denied(&mut self, method: &str, text: &str, answer: &str, told: &str) {
         let before = self.status(|_any| true).await.denied.count;
         let refused = self.tries(method, text).await;
         assert!(
@@ -291,9 +303,18 @@ async fn a_directory_can_be_read_and_neither_written_nor_left() {
         reach.tries("read", "/maps/press").await,
         "granted 40001 u16"
     );
-    for (method, path) in [
+    let key = "writable_directories of [connector.grants]";
+    for (method, text) in [
         ("create", "/maps/new"),
+        ("write", "/maps/press=0"),
+        ("cut", "/maps/press"),
         ("remove", "/maps/press"),
+        ("make-directory", "/maps/new"),
+        ("rename", "/maps/press=/maps/new"),
+    ] {
+        reach.denied(method, text, "'not-permitted'", key).await;
+    }
+    for (method, path) in [
         ("read", "/maps/../secret"),
         ("read", "/maps/up"),
         ("read", "/maps/beside"),
@@ -310,7 +331,8 @@ async fn a_directory_can_be_read_and_neither_written_nor_left() {
         assert!(!answer.starts_with("granted"), "{method} {path}: {answer}");
     }
     reach.gateway.stop().await;
-    assert!(directory.path().join("maps/press").exists());
+    let press = std::fs::read_to_string(directory.path().join("maps/press"));
+    assert_eq!(press.unwrap(), "40001 u16");
     assert!(!directory.path().join("maps/new").exists());
 }
 

@@ -10,11 +10,22 @@
 //! | `resolve` | `"name"` | a name |
 //! | `request` | `"http://127.0.0.1:80"` | an HTTP request |
 //! | `read`, `create`, `remove` | `"/maps/file"` | a file |
+//! | `cut` | `"/maps/file"` | to open it and cut it to nothing |
+//! | `write` | `"/maps/file=text"` | a file with this in it |
+//! | `write-at`, `stream-at` | `"/maps/file=7"` | one byte at an offset, by a call or by a stream |
+//! | `append` | `"/maps/file=7"` | so many bytes, by a stream |
+//! | `resize` | `"/maps/file=7"` | a file of this length |
+//! | `make-directory`, `remove-directory` | `"/maps/directory"` | a directory |
+//! | `rename`, `link` | `"/maps/old=/maps/new"` | another name of a file |
+//! | `symlink` | `"target=/maps/new"` | a symbolic link |
+//! | `fill` | `"/maps/name"` | files, `name0` and so on, until one is refused |
 //! | `print` | `"text"` | a line on stdout and on stderr |
 //! | `stream` | `"name"` | a stream by that name |
 //! | `sockets` | | TCP sockets until one is refused; it keeps them |
 //! | `files` | `"/maps/file"` | the same with a file |
 //! | `readers` | `"/maps/file"` | the same with what reads from a file, which it closes |
+//! | `keep` | `"/maps/file"` | a file, which it keeps open to be written |
+//! | `trap` | | nothing: it ends |
 //! | `let-go` | | none of what it has kept |
 //!
 //! With `hoards` in its configuration it takes sockets and its directories by itself, every 50 ms, and lets nothing go.
@@ -28,10 +39,13 @@ use moorline_plugin_sdk::{
 use wasi::wasi::cli::{environment, stderr, stdout};
 use wasi::wasi::clocks::wall_clock;
 use wasi::wasi::filesystem::preopens;
-use wasi::wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
+use wasi::wasi::filesystem::types::{
+    Descriptor, DescriptorFlags, ErrorCode as FileError, OpenFlags, PathFlags,
+    filesystem_error_code,
+};
 use wasi::wasi::http::outgoing_handler;
 use wasi::wasi::http::types::{Fields, OutgoingRequest, Scheme};
-use wasi::wasi::io::streams::InputStream;
+use wasi::wasi::io::streams::{InputStream, OutputStream, StreamError};
 use wasi::wasi::sockets::network::{
     ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress,
 };
@@ -154,6 +168,13 @@ impl Reaching {
         host: &mut dyn Host,
     ) -> Result<String, String> {
         match request.method.as_str() {
+            "keep" => {
+                let how = OpenFlags::empty();
+                let _file = opened(text, how, DescriptorFlags::READ | DescriptorFlags::WRITE)?;
+                self.kept.push(Kept::File { _file });
+                Ok(String::new())
+            }
+            "trap" => panic!("as it was asked to"),
             "sockets" => Ok(self.hoard(a_socket)),
             "files" => Ok(self.hoard(|| a_file(text).map(|file| Kept::File { _file: file }))),
             "readers" => Ok(self.hoard(|| a_reader(text))),
@@ -180,6 +201,18 @@ fn tried(request: &RpcRequest, text: &str, host: &mut dyn Host) -> Result<String
         "read" => file(text, OpenFlags::empty(), DescriptorFlags::READ),
         "create" => file(text, OpenFlags::CREATE, DescriptorFlags::WRITE),
         "remove" => remove(text),
+        "cut" => file(text, OpenFlags::TRUNCATE, DescriptorFlags::WRITE),
+        "write" | "write-at" | "stream-at" | "append" | "resize" | "rename" | "link"
+        | "symlink" => change(request.method.as_str(), text),
+        "make-directory" => {
+            let (directory, rest) = found(text)?;
+            plain(directory.create_directory_at(&rest))
+        }
+        "remove-directory" => {
+            let (directory, rest) = found(text)?;
+            plain(directory.remove_directory_at(&rest))
+        }
+        "fill" => fill(text),
         "print" => {
             for stream in [stdout::get_stdout(), stderr::get_stderr()] {
                 stream
@@ -293,6 +326,80 @@ fn file(path: &str, how: OpenFlags, flags: DescriptorFlags) -> Result<String, St
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }
     Ok(String::new())
+}
+
+fn plain<T>(result: Result<T, FileError>) -> Result<String, String> {
+    match result {
+        Ok(_) => Ok(String::new()),
+        Err(error) => Err(format!("{error:?}")),
+    }
+}
+
+fn opened(path: &str, how: OpenFlags, flags: DescriptorFlags) -> Result<Descriptor, String> {
+    let (directory, rest) = found(path)?;
+    directory
+        .open_at(PathFlags::SYMLINK_FOLLOW, &rest, how, flags)
+        .map_err(|error| format!("{error:?}"))
+}
+
+fn streamed(stream: &OutputStream, bytes: &[u8]) -> Result<String, String> {
+    for chunk in bytes.chunks(4_096) {
+        match stream.blocking_write_and_flush(chunk) {
+            Ok(()) => {}
+            Err(StreamError::Closed) => return Err("closed".to_owned()),
+            Err(StreamError::LastOperationFailed(error)) => {
+                return Err(format!("{:?}", filesystem_error_code(&error)));
+            }
+        }
+    }
+    Ok(String::new())
+}
+
+/// What needs two words.
+fn change(method: &str, text: &str) -> Result<String, String> {
+    let (first, second) = text.split_once('=').ok_or("no =")?;
+    let number = || second.parse::<u64>().map_err(|_bad| "no number");
+    let file = || opened(first, OpenFlags::CREATE, DescriptorFlags::WRITE);
+    match method {
+        "write" => plain(file()?.write(second.as_bytes(), 0)),
+        "write-at" => plain(file()?.write(b"x", number()?)),
+        "resize" => plain(file()?.set_size(number()?)),
+        "stream-at" => {
+            let file = file()?;
+            let stream = file.write_via_stream(number()?);
+            streamed(&stream.map_err(|error| format!("{error:?}"))?, b"x")
+        }
+        "append" => {
+            let file = file()?;
+            let stream = file.append_via_stream();
+            let count = usize::try_from(number()?).map_err(|_large| "too large")?;
+            let bytes = vec![b'x'; count];
+            streamed(&stream.map_err(|error| format!("{error:?}"))?, &bytes)
+        }
+        "symlink" => {
+            let (directory, rest) = found(second)?;
+            plain(directory.symlink_at(first, &rest))
+        }
+        _ => {
+            let ((from, old), (to, new)) = (found(first)?, found(second)?);
+            plain(if method == "rename" {
+                from.rename_at(&old, &to, &new)
+            } else {
+                from.link_at(PathFlags::empty(), &old, &to, &new)
+            })
+        }
+    }
+}
+
+fn fill(name: &str) -> Result<String, String> {
+    let mut count = 0;
+    loop {
+        let path = format!("{name}{count}");
+        match opened(&path, OpenFlags::CREATE, DescriptorFlags::WRITE) {
+            Ok(_file) => count += 1,
+            Err(error) => return Ok(format!("{count} then {error}")),
+        }
+    }
 }
 
 fn remove(path: &str) -> Result<String, String> {
