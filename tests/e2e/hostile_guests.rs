@@ -21,6 +21,8 @@ use moorline_tests::rig::{Rig, Running};
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long each half is looked at.
 const MEASURED: Duration = Duration::from_secs(15);
+/// Of the neighbour's readings, milliseconds: enough of them for a p99 that two stray ones do not make.
+const PERIOD_MS: u32 = 20;
 const NEIGHBOUR: &str = "good";
 /// Kilobytes that eight hostile guests may cost: two of them may have 32 MiB each, and what the host remembers.
 const COST_KB_MAX: u64 = 128 * 1024;
@@ -51,8 +53,15 @@ const HOSTILE: [(&str, &str, &str, &str); 7] = [
     ),
 ];
 
-/// Of a hundred readings of the neighbour ninety-nine came within this, milliseconds.
-async fn p99_ms(platform: &Punctuality) -> u64 {
+/// How late the neighbour's readings came, milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Late {
+    p50: u64,
+    p99: u64,
+    max: u64,
+}
+
+async fn late_ms(platform: &Punctuality) -> Late {
     let began = now_ms();
     tokio::time::sleep(MEASURED).await;
     let mut late: Vec<u64> = platform
@@ -67,7 +76,11 @@ async fn p99_ms(platform: &Punctuality) -> u64 {
         "only {} publishes of the neighbour",
         late.len()
     );
-    late[late.len() * 99 / 100]
+    Late {
+        p50: late[late.len() / 2],
+        p99: late[late.len() * 99 / 100],
+        max: late[late.len() - 1],
+    }
 }
 
 fn resident_kb(running: &Running) -> u64 {
@@ -100,13 +113,19 @@ async fn a_good_neighbour_is_not_disturbed() {
     }
     let configuration = rig
         .configuration()
-        .simulated_at(NEIGHBOUR, good.path(), Some(rig.audit.witness()), 2, 200)
+        .simulated_at(
+            NEIGHBOUR,
+            good.path(),
+            Some(rig.audit.witness()),
+            2,
+            PERIOD_MS,
+        )
         .with(&lines);
     let mut running = rig.gateway(&configuration);
     running.expect_error(Provoked::PluginMissing);
     running.expect_error(Provoked::PluginFailed);
     running.flows().await;
-    let (alone, before_kb) = (p99_ms(&platform).await, resident_kb(&running));
+    let (alone, before_kb) = (late_ms(&platform).await, resident_kb(&running));
 
     for (place, guest) in places {
         std::fs::write(place, guest.bytes()).unwrap();
@@ -120,9 +139,9 @@ async fn a_good_neighbour_is_not_disturbed() {
     running
         .wait("every limit that is exceeded is named", DEADLINE, exceeded)
         .await;
-    let (beside, after_kb) = (p99_ms(&platform).await, resident_kb(&running));
+    let (beside, after_kb) = (late_ms(&platform).await, resident_kb(&running));
     println!(
-        "p99 of the neighbour: {alone} ms alone, {beside} ms beside them; {before_kb} kB, {after_kb} kB"
+        "the neighbour in ms: {alone:?} alone, {beside:?} beside them; {before_kb} kB, {after_kb} kB"
     );
     assert!(
         after_kb < before_kb + COST_KB_MAX,
@@ -130,8 +149,8 @@ async fn a_good_neighbour_is_not_disturbed() {
     );
     // How late is a figure of the machine and of whatever else runs on it; that nobody starves is not.
     assert!(
-        Duration::from_millis(beside) < MEASURED / 3,
-        "{alone} ms alone, {beside} ms beside them"
+        Duration::from_millis(beside.p99) < MEASURED / 3,
+        "{alone:?} alone, {beside:?} beside them"
     );
     let history = running.history();
     let entry = history
