@@ -24,6 +24,7 @@ pub(super) struct RawLimits {
     log_lines_per_s: Option<Within<1, 100_000>>,
     stream_bytes_per_s: Option<Within<1, 10_000_000_000>>,
     state_bytes_max: Option<Within<1, 67_108_864>>,
+    state_write_bytes_per_s: Option<Within<4_096, 10_000_000_000>>,
     descriptors_max: Option<Within<1, 1_024>>,
     directory_bytes_max: Option<Within<1, 1_099_511_627_776>>,
     directory_entries_max: Option<Within<1, 100_000>>,
@@ -80,6 +81,9 @@ impl Resolver<'_> {
             state_bytes: raw
                 .state_bytes_max
                 .map_or(usual.state_bytes, |bytes| size(bytes.0)),
+            state_write_bytes_per_s: raw
+                .state_write_bytes_per_s
+                .map_or(usual.state_write_bytes_per_s, |rate| rate.0),
             descriptors: raw
                 .descriptors_max
                 .map_or(usual.descriptors, |count| size(count.0)),

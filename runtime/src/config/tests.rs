@@ -632,7 +632,7 @@ fn every_limit_can_be_set_and_what_cannot_be_right_is_named_with_its_line() {
     let settings = parse(
         "[connector.limits]\nmemory_bytes_max = 1048576\ntable_elements_max = 1\ninstances_max = 2\n\
          call_deadline_ms = 10\ncpu_percent = 3\nemit_readings_per_s = 4\nlog_lines_per_s = 5\n\
-         stream_bytes_per_s = 6\nstate_bytes_max = 7\ndescriptors_max = 8\n\
+         stream_bytes_per_s = 6\nstate_bytes_max = 7\nstate_write_bytes_per_s = 8192\ndescriptors_max = 8\n\
          directory_bytes_max = 9\ndirectory_entries_max = 10\n",
     )
     .unwrap();
@@ -646,6 +646,7 @@ fn every_limit_can_be_set_and_what_cannot_be_right_is_named_with_its_line() {
         log_lines_per_s: 5,
         stream_bytes_per_s: 6,
         state_bytes: 7,
+        state_write_bytes_per_s: 8192,
         descriptors: 8,
         directory_bytes: 9,
         directory_entries: 10,

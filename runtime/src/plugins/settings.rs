@@ -110,6 +110,8 @@ pub struct Limits {
     pub stream_bytes_per_s: u64,
     /// Keys and values of its state together.
     pub state_bytes: usize,
+    /// Bytes that its state makes the disk write: all of it, and two blocks, with each call that changed it.
+    pub state_write_bytes_per_s: u64,
     /// Descriptors of the host that it has open by WASI: sockets, files, look-ups and requests.
     pub descriptors: usize,
     /// Bytes in all directories it may write, by the lengths of files.
@@ -131,6 +133,7 @@ impl Default for Limits {
             log_lines_per_s: 20,
             stream_bytes_per_s: 8 * 1024 * 1024,
             state_bytes: 256 * 1024,
+            state_write_bytes_per_s: 256 * 1024,
             descriptors: 64,
             directory_bytes: 16 * 1024 * 1024,
             directory_entries: 1_024,
@@ -153,6 +156,7 @@ impl Limits {
             Limit::Log => self.log_lines_per_s,
             Limit::Stream => self.stream_bytes_per_s,
             Limit::State => count(self.state_bytes),
+            Limit::StateWrite => self.state_write_bytes_per_s,
             Limit::Descriptors => count(self.descriptors),
             Limit::DirectoryBytes => self.directory_bytes,
             Limit::DirectoryEntries => self.directory_entries,

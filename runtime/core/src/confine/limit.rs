@@ -26,6 +26,8 @@ pub enum Limit {
     Stream,
     /// Bytes of its key-value state.
     State,
+    /// Bytes a second of its state on their way to the disk.
+    StateWrite,
     /// Descriptors of the host it has open.
     Descriptors,
     /// Bytes in the directories it may write.
@@ -36,7 +38,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Memory,
         Self::Tables,
         Self::Instances,
@@ -46,6 +48,7 @@ impl Limit {
         Self::Log,
         Self::Stream,
         Self::State,
+        Self::StateWrite,
         Self::Descriptors,
         Self::DirectoryBytes,
         Self::DirectoryEntries,
@@ -64,6 +67,7 @@ impl Limit {
             Self::Log => "log_lines_per_s",
             Self::Stream => "stream_bytes_per_s",
             Self::State => "state_bytes_max",
+            Self::StateWrite => "state_write_bytes_per_s",
             Self::Descriptors => "descriptors_max",
             Self::DirectoryBytes => "directory_bytes_max",
             Self::DirectoryEntries => "directory_entries_max",
@@ -75,7 +79,7 @@ impl Limit {
     pub const fn consequence(self) -> &'static str {
         match self {
             Self::Memory | Self::Tables | Self::Instances | Self::Call => "it is ended",
-            Self::Cpu => "its next call waits",
+            Self::Cpu | Self::StateWrite => "its next call waits",
             Self::Emit => "it is told to wait",
             Self::Log => "lines are held back",
             Self::Stream => "it waits for its stream",

@@ -17,6 +17,9 @@ const LINES_BURST: u32 = 50;
 /// Readings that are always let through at once: what one call may hold.
 const READINGS_BURST: u64 = 10_000;
 
+/// Seconds' worth of its state that may be written at once.
+const STATE_BURST_S: u64 = 10;
+
 /// The limits of an instance, and how they stand.
 #[derive(Clone, Debug)]
 pub(crate) struct Confined {
@@ -28,6 +31,7 @@ pub(crate) struct Confined {
     pub(super) log: LogGate,
     emit: Bucket,
     stream: Bucket,
+    state: Bucket,
 }
 
 impl Confined {
@@ -38,6 +42,7 @@ impl Confined {
         let interval = Duration::from_nanos((1_000_000_000 / per_s).max(1));
         let emit = limits.emit_readings_per_s;
         let stream = limits.stream_bytes_per_s;
+        let state = limits.state_write_bytes_per_s;
         Self {
             limits: *limits,
             wall_clock: sandbox.grants.wall_clock,
@@ -46,6 +51,7 @@ impl Confined {
             log: LogGate::new(now, LINES_BURST, interval),
             emit: Bucket::new(now, emit, emit.max(READINGS_BURST)),
             stream: Bucket::new(now, stream, stream),
+            state: Bucket::new(now, state, state.saturating_mul(STATE_BURST_S)),
         }
     }
 
@@ -63,6 +69,16 @@ impl Confined {
     pub(crate) fn count_stream_bytes(&mut self, now: Instant, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.stream.charge(now, bytes);
+    }
+
+    /// Its state went to the disk, or was tried to.
+    pub(crate) fn count_state_written(&mut self, now: Instant, bytes: u64) {
+        self.state.charge(now, bytes);
+    }
+
+    /// How long its state has to rest; zero within the limit.
+    pub(crate) fn state_rest(&mut self, now: Instant) -> Duration {
+        self.state.debt(now)
     }
 
     /// How long its streams have to rest; zero within the limit.

@@ -211,6 +211,16 @@ pub(crate) struct StateWrite {
 }
 
 impl StateWrite {
+    /// What it makes the disk write: the file, and a block each for its end and its directory.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        let lengths = self
+            .entries
+            .iter()
+            .map(|(key, value)| key.len() + value.len());
+        let bytes = u64::try_from(lengths.sum::<usize>()).unwrap_or(u64::MAX);
+        bytes.saturating_add(2 * BLOCK_BYTES)
+    }
+
     /// Writes the disk: not for a task that has other things to do.
     pub(crate) fn run(&self) -> Result<(), StateTrouble> {
         let bytes = postcard::to_stdvec(&self.entries).map_err(|_refused| StateTrouble::Damaged)?;
@@ -226,6 +236,9 @@ impl StateWrite {
         sync(directory)
     }
 }
+
+/// What a file system writes at least.
+const BLOCK_BYTES: u64 = 4_096;
 
 /// Without this a loss of power could bring the file before back.
 fn sync(directory: &Path) -> Result<(), StateTrouble> {

@@ -113,6 +113,10 @@ impl Instance {
     }
 
     async fn write_state(&mut self, write: StateWrite) {
+        let (cost_bytes, now) = (write.cost_bytes(), self.clock.now());
+        if let Some(resident) = self.resident() {
+            resident.confined.count_state_written(now, cost_bytes);
+        }
         let written = tokio::task::spawn_blocking(move || write.run()).await;
         let error: Arc<str> = match written {
             Ok(Ok(())) => {
@@ -151,7 +155,7 @@ impl Instance {
 
     /// Brings the figures up to date without waking anybody.
     pub(super) fn show(&mut self) {
-        self.settle_cpu();
+        self.settle();
         let Some(Body::Up(guest)) = &mut self.body else {
             return;
         };

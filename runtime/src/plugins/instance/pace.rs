@@ -1,4 +1,5 @@
-//! Pauses: of a guest that has used more of the processor than its share, and of streams that carried too much.
+//! Pauses: of a guest that has used more of the processor than its share or whose state wears the disk, and of streams that
+//! carried too much.
 
 use std::sync::Arc;
 
@@ -9,20 +10,25 @@ use super::{Body, Instance};
 use crate::plugins::streams::{Happened, StreamEvent};
 
 impl Instance {
-    /// Charges the guest's share with what its calls have used. Over it, the next call waits.
-    pub(super) fn settle_cpu(&mut self) {
+    /// Charges the guest's share with what its calls have used. Over it, or over what its state may write, the next call
+    /// waits.
+    pub(super) fn settle(&mut self) {
         let Some(Body::Up(guest)) = &mut self.body else {
             return;
         };
         let used = guest.take_cpu();
         let now = self.clock.now();
-        let pause = self.cpu.charge(now, used);
-        let until = (!pause.is_zero()).then(|| now + pause);
-        if until.is_some()
-            && let Some(resident) = guest.resident()
-        {
-            resident.hit(Limit::Cpu);
+        let mut pause = self.cpu.charge(now, used);
+        if let Some(resident) = guest.resident() {
+            let rest = resident.confined.state_rest(now);
+            for (waits, limit) in [(pause, Limit::Cpu), (rest, Limit::StateWrite)] {
+                if !waits.is_zero() {
+                    resident.hit(limit);
+                }
+            }
+            pause = pause.max(rest);
         }
+        let until = (!pause.is_zero()).then(|| now + pause);
         self.paused_until = until;
         self.status.send_if_modified(|status| {
             status.cpu += used;

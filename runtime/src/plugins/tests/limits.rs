@@ -176,6 +176,25 @@ async fn state_beyond_its_limit_is_refused_and_named() {
 }
 
 #[tokio::test]
+async fn state_that_changes_with_every_call_is_written_at_its_pace() {
+    let limits = Limits {
+        state_write_bytes_per_s: 20_000,
+        ..Limits::default()
+    };
+    let mut gateway = beside_a_good_one("timer:flood-state", limits).start().await;
+    let line = exceeds(&mut gateway, Limit::StateWrite, 20_000).await;
+    assert_eq!((line.traps, line.state), (0, InstanceState::Serving));
+    let paused = gateway
+        .instance("line", "a pause", |line| line.paused_until.is_some())
+        .await;
+    let calls = paused.served.calls;
+    gateway
+        .instance("line", "another call", |line| line.served.calls > calls)
+        .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_stream_carries_no_more_than_its_limit() {
     let device = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = device.local_addr().unwrap();

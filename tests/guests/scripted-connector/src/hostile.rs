@@ -114,8 +114,11 @@ pub(crate) fn annoy(stream: Option<StreamId>, host: &mut dyn Host) -> Result<(),
         }
     }
     if scripted("timer:flood-state") {
+        // Another value each time, or it would be written once.
+        let fill = host.monotonic_ms().to_le_bytes();
+        let value = fill.repeat(2 * 1024);
         for number in 0..64 {
-            match host.state_set(&format!("key-{number}"), &vec![7; 16 * 1024]) {
+            match host.state_set(&format!("key-{number}"), &value) {
                 // Refused sooner or later, which is no reason to stop.
                 Ok(()) | Err(_) => {}
             }
