@@ -89,6 +89,51 @@ fn a_missing_secret_file_is_named() {
     assert_refused(text.text(), &["/nowhere/secret"]);
 }
 
+#[test]
+fn check_says_what_a_connector_refuses_and_in_which_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::stock(directory.path().join("modbus.wasm"), Guest::MODBUS);
+    let head = format!(
+        "[gateway]\nname = \"e2e\"\nstate_dir = {:?}\n[link]\nurl = \"mqtt://127.0.0.1\"\n\
+         [[connector]]\nname = \"line\"\ncomponent = {:?}\n[connector.config]\n",
+        directory.path().join("state"),
+        place.path()
+    );
+    let device = "devices = [{ name = \"a\", points = [{ key = \"t\", address = 1 }] }]\n";
+    // Nothing listens there: that is no fault of the file.
+    let connection = "[[connector.connection]]\nname = \"plc\"\nstream = \"tcp://127.0.0.1:9\"\n";
+    let check = |text: &str| {
+        let output = moorline("check", &format!("{head}{text}"));
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = check(&format!("{device}{connection}"));
+    assert_eq!(code, Some(0), "{said}");
+    for (text, words) in [
+        (
+            format!("{device}poll_ms = \"1000\"\n{connection}"),
+            "gateway.toml:11: connector \"line\": connection \"plc\": config: ",
+        ),
+        (
+            format!("{device}{connection}[connector.connection.config]\npol_ms = 1\n"),
+            "gateway.toml:15: connector \"line\": connection \"plc\": config: ",
+        ),
+        (
+            device.to_owned(),
+            "gateway.toml:9: connector \"line\": config: the plugin refuses this configuration: give the connector one \
+             [[connector.connection]]",
+        ),
+    ] {
+        let (code, said) = check(&text);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(
+            said.contains(words) && said.contains("1 finding"),
+            "{words}: {said}"
+        );
+    }
+    assert!(!directory.path().join("state").exists());
+}
+
 #[tokio::test]
 async fn an_unknown_plugin_stops_nobody_else() {
     let Some(kind) = mosquitto() else { return };

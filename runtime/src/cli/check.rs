@@ -1,5 +1,7 @@
 //! `moorline check`: everything that can be known without connecting.
 
+mod configured;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use super::{ConfigFile, OutputFormat, exit};
 use crate::bounded_file;
 use crate::config::{self, Diagnostic, Place as ConfigPlace, Settings};
 use crate::gateway::{self, Unfit};
-use crate::plugins::{self, Inspection, Kind, Rehearsal};
+use crate::plugins::{self, ConnectorSettings, Inspected, Kind, Rehearsal};
 use crate::trust::{Ledger, Place};
 
 /// The configuration was read a moment ago; this is only to find lines in it.
@@ -24,6 +26,9 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 struct Report {
     ok: bool,
     findings: Vec<Finding>,
+    /// The file could be read, and its plugins were looked at.
+    #[serde(skip)]
+    is_whole: bool,
     /// What does not keep the gateway from running.
     warnings: Vec<Finding>,
     plugins: Vec<Checked>,
@@ -56,6 +61,7 @@ pub(super) fn check(config: &ConfigFile, format: OutputFormat) -> ExitCode {
             Ok(settings) => examined(file, &settings).await,
             Err(refused) => Report {
                 ok: false,
+                is_whole: false,
                 findings: refused.0.into_iter().map(Finding::from).collect(),
                 warnings: Vec::new(),
                 plugins: Vec::new(),
@@ -73,16 +79,20 @@ pub(super) fn check(config: &ConfigFile, format: OutputFormat) -> ExitCode {
 async fn examined(file: &Path, settings: &Settings) -> Report {
     let text = bounded_file::read_text(file, FILE_BYTES_MAX).unwrap_or_default();
     let ledger = Ledger::peek(&settings.state_dir);
-    let mut findings = Vec::new();
     let warnings = settings.warnings.iter().cloned();
-    let mut warnings: Vec<_> = warnings.map(Finding::from).collect();
-    let mut checked = Vec::new();
+    let mut report = Report {
+        ok: false,
+        is_whole: true,
+        findings: Vec::new(),
+        warnings: warnings.map(Finding::from).collect(),
+        plugins: Vec::new(),
+    };
     let connectors = settings.connectors.iter().enumerate();
     let connectors = connectors.map(|(index, connector)| Part {
         name: connector.name.clone(),
         component: &connector.component,
         connections: connector.connections.len(),
-        policy: None,
+        configured: Configured::Connector(index, connector),
         table: format!("connector.{index}"),
         field: format!("connector {:?}: component", connector.name),
     });
@@ -90,49 +100,85 @@ async fn examined(file: &Path, settings: &Settings) -> Report {
         name: "policy".to_owned(),
         component: &policy.component,
         connections: 0,
-        policy: Some(&policy.configuration),
+        configured: Configured::Policy(&policy.configuration),
         table: "policy".to_owned(),
         field: "policy".to_owned(),
     });
     for unfit in gateway::unfit(settings) {
         let (borne, found) = (unfit.is_borne(), of_state_dir(file, &text, &unfit));
-        if borne {
-            warnings.push(found);
-        } else {
-            findings.push(found);
-        }
+        report.find(found, borne);
     }
     for part in connectors.chain(policy) {
-        let finding = |why: &dyn std::fmt::Display| Finding {
-            file: file.to_owned(),
-            line: line_of(&text, &part.table, "component"),
+        let part = Examined {
+            part,
+            file,
+            text: &text,
+            settings,
+            ledger: &ledger,
+        };
+        part.add_to(&mut report).await;
+    }
+    report.ok = report.findings.is_empty();
+    report
+}
+
+impl Report {
+    fn find(&mut self, finding: Finding, is_warning: bool) {
+        if is_warning {
+            self.warnings.push(finding);
+        } else {
+            self.findings.push(finding);
+        }
+    }
+}
+
+/// A part under examination, and what it is judged by.
+struct Examined<'a> {
+    part: Part<'a>,
+    file: &'a Path,
+    text: &'a str,
+    settings: &'a Settings,
+    ledger: &'a Ledger,
+}
+
+impl Examined<'_> {
+    fn finding(&self, why: &str) -> Finding {
+        let part = &self.part;
+        Finding {
+            file: self.file.to_owned(),
+            line: line_of(self.text, &part.table, "component"),
             column: None,
             field: part.field.clone(),
             message: format!("{} {why}", part.component.display()),
-        };
-        match inspected(&part, settings, &ledger).await {
-            Ok((inspection, origin)) => {
-                if let Origin::Doubtful(failure) = &origin {
-                    let why = format!("{failure}; it is loaded because signatures = \"warn\"");
-                    warnings.push(finding(&why));
-                }
-                checked.push(Checked {
-                    connector: part.name,
-                    component: part.component.clone(),
-                    plugin: inspection.name,
-                    version: inspection.version,
-                    signature: origin.to_string(),
-                    connections: part.connections,
-                });
-            }
-            Err(why) => findings.push(finding(&why)),
         }
     }
-    Report {
-        ok: findings.is_empty(),
-        findings,
-        warnings,
-        plugins: checked,
+
+    async fn add_to(&self, report: &mut Report) {
+        let part = &self.part;
+        let (inspected, origin) = match inspected(part, self.settings, self.ledger).await {
+            Ok(good) => good,
+            Err(why) => return report.find(self.finding(&why), false),
+        };
+        if let (Configured::Connector(number, connector), Some(loaded)) =
+            (&part.configured, &inspected.loaded)
+        {
+            let source = (self.file, self.text);
+            for found in configured::findings(source, *number, connector, loaded).await {
+                report.find(found.finding, found.is_doubtful);
+            }
+        }
+        if let Origin::Doubtful(failure) = &origin {
+            let why = format!("{failure}; it is loaded because signatures = \"warn\"");
+            report.find(self.finding(&why), true);
+        }
+        report.plugins.push(Checked {
+            connector: part.name.clone(),
+            component: part.component.clone(),
+            plugin: inspected.inspection.name,
+            version: inspected.inspection.version,
+            signature: origin.to_string(),
+            connections: part.connections,
+        });
     }
 }
 
@@ -167,11 +213,17 @@ struct Part<'a> {
     name: String,
     component: &'a PathBuf,
     connections: usize,
-    /// The configuration, if it is the policy.
-    policy: Option<&'a serde_json::Value>,
+    configured: Configured<'a>,
     /// Where it is in the file.
     table: String,
     field: String,
+}
+
+/// What is configured with it.
+enum Configured<'a> {
+    /// With its place in the file.
+    Connector(usize, &'a ConnectorSettings),
+    Policy(&'a serde_json::Value),
 }
 
 /// A policy's configuration is tried, too: it reads it without reaching anything.
@@ -179,15 +231,16 @@ async fn inspected(
     part: &Part<'_>,
     settings: &Settings,
     ledger: &Ledger,
-) -> Result<(Inspection, Origin), String> {
+) -> Result<(Inspected, Origin), String> {
     let trust = &settings.plugins.trust;
     let words = |failure: Failure| failure.to_string();
-    let inspection = plugins::inspect(part.component, trust)
+    let inspected = plugins::inspect_to_start(part.component, trust)
         .await
         .map_err(words)?;
-    let kind = match part.policy {
-        Some(_) => Kind::Policy,
-        None => Kind::Connector,
+    let inspection = &inspected.inspection;
+    let kind = match part.configured {
+        Configured::Policy(_) => Kind::Policy,
+        Configured::Connector(..) => Kind::Connector,
     };
     if inspection.kind != kind {
         return Err(format!(
@@ -201,11 +254,11 @@ async fn inspected(
     let origin = gate
         .pass(origin, &inspection.name, &inspection.version)
         .map_err(words)?;
-    if let Some(configuration) = part.policy {
+    if let Configured::Policy(configuration) = part.configured {
         let configured = Rehearsal::load(part.component, configuration).await;
         configured.map_err(words)?;
     }
-    Ok((inspection, origin))
+    Ok((inspected, origin))
 }
 
 impl From<Diagnostic> for Finding {
@@ -270,15 +323,21 @@ fn print(file: &Path, report: &Report, format: OutputFormat) {
         exit::print(finding);
     }
     let file = file.display();
-    match report.findings.len() {
-        0 => exit::print(&format!(
-            "{file} is valid; nothing was connected to (`moorline doctor` examines the broker)"
-        )),
-        1 => exit::print(&format!(
-            "{file}: 1 finding; `moorline run` would refuse it or run without that part"
-        )),
-        n => exit::print(&format!(
-            "{file}: {n} findings; `moorline run` would refuse it or run without those parts"
-        )),
-    }
+    let count = match report.findings.len() {
+        0 => {
+            return exit::print(&format!(
+                "{file} is valid; nothing was connected to (`moorline doctor` examines the broker)"
+            ));
+        }
+        1 => "1 finding".to_owned(),
+        n => format!("{n} findings"),
+    };
+    let then = match (report.is_whole, report.findings.len()) {
+        (false, _) => {
+            "`moorline run` would refuse it; the plugins were not looked at, and there may be more findings then"
+        }
+        (true, 1) => "`moorline run` would refuse it or run without that part",
+        (true, _) => "`moorline run` would refuse it or run without those parts",
+    };
+    exit::print(&format!("{file}: {count}; {then}"));
 }

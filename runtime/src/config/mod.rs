@@ -7,6 +7,7 @@ use std::path::Path;
 mod diagnostic;
 mod grants;
 mod limits;
+mod parse;
 mod place;
 mod plugins;
 mod probation;
@@ -39,7 +40,7 @@ enum Secrets {
 /// Reads and resolves a configuration file, secrets included: for who connects, or says whether one could.
 ///
 /// # Errors
-/// With everything that is wrong, not only the first finding; a file that does not parse has exactly one.
+/// With everything that is wrong, as far as it can be told: what cannot be parsed may hide what comes after it.
 pub fn load(file: &Path) -> Result<Settings, Refused> {
     read(file, Secrets::Resolved)
 }
@@ -82,8 +83,31 @@ fn parse(file: &Path, text: &str) -> Result<Settings, Refused> {
 }
 
 fn resolve(file: &Path, text: &str, secrets: Secrets) -> Result<Settings, Refused> {
-    let source = Source { file, text };
-    let raw: raw::File =
-        toml::from_str(text).map_err(|error| Refused(vec![source.parse_error(&error)]))?;
-    settings::resolve(raw, &source, secrets)
+    let parsed = parse::parse(&Source { file, text });
+    let mut findings = parsed.mistakes;
+    let source = Source {
+        file,
+        text: &parsed.text,
+    };
+    let resolved = match parsed.raw {
+        Some(raw) => settings::resolve(raw, &source, secrets),
+        None => return Err(Refused(findings)),
+    };
+    if findings.is_empty() {
+        return resolved;
+    }
+    findings.sort_by_key(|finding| finding.position);
+    if let Err(Refused(others)) = resolved {
+        // In the table of a mistake they may be there only for what was put aside.
+        let tables: Vec<String> = findings.iter().map(table_of).collect();
+        let others = others.into_iter();
+        findings.extend(others.filter(|other| !tables.contains(&table_of(other))));
+    }
+    Err(Refused(findings))
+}
+
+/// The table that a finding is about.
+fn table_of(finding: &Diagnostic) -> String {
+    let table = finding.field.rsplit_once('.');
+    table.map_or_else(String::new, |(table, _key)| table.to_owned())
 }

@@ -1,6 +1,7 @@
 //! From the raw file to settings without options, references or defaults left open.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env::VarError;
 use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -324,9 +325,15 @@ impl Resolver<'_> {
         let text = match source.get_ref() {
             raw::SecretSource::Literal(text) => text.clone(),
             raw::SecretSource::Env(name) => std::env::var(name).unwrap_or_else(|error| {
+                let what = match error {
+                    VarError::NotPresent => "is not set",
+                    VarError::NotUnicode(_) => "is not UTF-8",
+                };
                 self.find(
                     source.span(),
-                    format!("environment variable {name}: {error}"),
+                    format!(
+                        "the environment variable {name} {what}: export it before the gateway starts, or use \"file:PATH\""
+                    ),
                 );
                 String::new()
             }),

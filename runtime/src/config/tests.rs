@@ -170,13 +170,39 @@ fn everything_wrong_is_reported_at_once() {
     let found = findings(&text);
     assert_eq!(found.len(), 4, "{found:#?}");
     assert!(
-        found[0].contains(":8:") && found[0].contains("MOORLINE_TEST_UNSET"),
+        found[0].contains(":8:")
+            && found[0].contains("variable MOORLINE_TEST_UNSET is not set: export it"),
         "{found:?}"
     );
     assert!(
         found[3].contains("connector \"a\" is there twice"),
         "{found:?}"
     );
+}
+
+#[test]
+fn a_mistake_hides_no_others() {
+    let text = MINIMAL.replace("name = \"line-7\"", "name = \"\"");
+    assert_ne!(text, MINIMAL);
+    let text = format!(
+        "{text}keep_alive = 5\nkeep_alive_s = \"thirty\"\nmqtt_version = \"6\"\nunknown = [\n  1,\n]\n\
+         [[connector]]\nname = \"a\"\ncomponent = \"a.wasm\"\n\
+         [[connector]]\nname = \"a\"\ncomponent = \"a.wasm\"\n"
+    );
+    let found = findings(&text);
+    let words = [
+        "gateway.toml:3:8: gateway.name: ",
+        "link.keep_alive: unknown field",
+        "link.keep_alive_s: invalid type",
+        "link.mqtt_version: ",
+        "link.unknown: unknown field",
+        "gateway.toml:18:8: connector.name: connector \"a\" is there twice",
+    ];
+    assert_eq!(found.len(), words.len(), "{found:#?}");
+    for words in words {
+        let is_said = found.iter().any(|found| found.contains(words));
+        assert!(is_said, "{words}: {found:#?}");
+    }
 }
 
 #[test]

@@ -144,6 +144,17 @@ pub enum BuildError {
     },
 }
 
+/// The file name that the component of the plugin in `directory` will have.
+///
+/// # Errors
+/// When there is no plugin, or cargo cannot describe its crate.
+pub fn component_file_name(directory: &Path) -> Result<String, BuildError> {
+    match manifest::describe(directory)? {
+        Source::Crate(directory) => rust::component(&directory),
+        Source::Files(files) => Ok(files.component()),
+    }
+}
+
 /// Builds the plugins in these directories, all crates first; the answers are in the order of `directories`.
 ///
 /// # Errors

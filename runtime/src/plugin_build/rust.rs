@@ -69,6 +69,16 @@ pub(super) fn build(
     Ok(built.into_iter().map(|(_, plugin)| plugin).collect())
 }
 
+/// The file name of the crate's component.
+pub(super) fn component(directory: &Path) -> Result<String, BuildError> {
+    let (_root, described) = describe(directory)?;
+    Ok(file_name(&described.library))
+}
+
+fn file_name(library: &str) -> String {
+    format!("{library}.wasm")
+}
+
 fn describe(directory: &Path) -> Result<(PathBuf, Crate), BuildError> {
     let not_a_crate = |detail: String| BuildError::NotACrate {
         path: directory.to_owned(),
@@ -162,7 +172,7 @@ fn componentize(
     target_directory: &Path,
     out: Option<&Path>,
 ) -> Result<BuiltPlugin, BuildError> {
-    let file_name = format!("{}.wasm", member.library);
+    let file_name = file_name(&member.library);
     let module_path = target_directory
         .join(toolchain::TARGET)
         .join("release")

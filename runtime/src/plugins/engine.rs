@@ -113,6 +113,8 @@ struct Compilation {
     kind: Kind,
     digest: Digest,
     bytes: Arc<Vec<u8>>,
+    /// Who waits for it and is told that it begins; one that is only looked at is not.
+    whose: Option<Arc<str>>,
     reply: oneshot::Sender<Result<Compiled, Failure>>,
 }
 
@@ -155,7 +157,7 @@ impl Engines {
         bytes: Arc<Vec<u8>>,
     ) -> Result<Component, Failure> {
         let digest = digest_of(&bytes);
-        let compiled = self.compile_shared(kind, digest, bytes).await?;
+        let compiled = self.compile_shared(kind, digest, bytes, None).await?;
         Ok(compiled.component)
     }
 
@@ -165,6 +167,7 @@ impl Engines {
         kind: Kind,
         digest: Digest,
         bytes: Arc<Vec<u8>>,
+        whose: Option<Arc<str>>,
     ) -> Result<Compiled, Failure> {
         let gone = || Failure::new(Reason::Host, "the compiler has stopped");
         let (reply, answer) = oneshot::channel();
@@ -172,6 +175,7 @@ impl Engines {
             kind,
             digest,
             bytes,
+            whose,
             reply,
         };
         self.compiler
@@ -207,6 +211,7 @@ fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation
         kind,
         digest,
         bytes,
+        whose,
         reply,
     }) = queue.blocking_recv()
     {
@@ -218,7 +223,13 @@ fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation
                 component: component.clone(),
                 shared: true,
             }),
-            None => compile(engines, kind, &bytes),
+            None => {
+                if let Some(component) = &whose {
+                    let kib = bytes.len() / 1024;
+                    tracing::info!(component = &**component, %digest, kib, "compiling the plugin; once for each build");
+                }
+                compile(engines, kind, &bytes)
+            }
         };
         if let Ok(compiled) = &compiled {
             last = Some((kind, digest, compiled.component.clone()));

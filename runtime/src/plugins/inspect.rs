@@ -58,18 +58,23 @@ pub struct Inspection {
 /// # Errors
 /// When it could not be loaded by a gateway that trusts everybody either, with the reason.
 pub async fn inspect(path: &Path, trust: &trust::Settings) -> Result<Inspection, Failure> {
-    let owned = path.to_owned();
-    let keys = trust.clone();
-    let looked = tokio::task::spawn_blocking(move || {
-        let bytes = read(&owned)?;
-        world::check_header(&bytes)?;
-        let digest = digest_of(&bytes);
-        let signature = signer(&bytes, digest, &owned, &keys);
-        Ok::<_, Failure>((bytes, digest, signature))
-    });
-    let (bytes, digest, signature) = looked
-        .await
-        .map_err(|error| Failure::new(Reason::Host, error.to_string()))??;
+    let inspected = inspect_to_start(path, trust).await?;
+    Ok(inspected.inspection)
+}
+
+/// What was looked at, compiled.
+pub(crate) struct Inspected {
+    pub(crate) inspection: Inspection,
+    /// The connector, if it is one.
+    pub(crate) loaded: Option<Loaded>,
+}
+
+/// As [`inspect`], for who goes on with it.
+pub(crate) async fn inspect_to_start(
+    path: &Path,
+    trust: &trust::Settings,
+) -> Result<Inspected, Failure> {
+    let (bytes, digest, signature) = read_signed(path, trust).await?;
     let engines = Engines::start()?;
     let length = bytes.len() as u64;
     let build = Build {
@@ -98,7 +103,7 @@ pub async fn inspect(path: &Path, trust: &trust::Settings) -> Result<Inspection,
         bytes: length,
         digest,
     };
-    match (contract, kind) {
+    let connector = match (contract, kind) {
         (Contract::V0_1, Kind::Connector) => {
             let engine = engines.of(Kind::Connector);
             let pre = guest::link(engine, &component).map_err(contract::explain_types)?;
@@ -109,6 +114,7 @@ pub async fn inspect(path: &Path, trust: &trust::Settings) -> Result<Inspection,
                 .configuration_schema
                 .clone_from(&loaded.description.configuration_schema);
             inspection.hand_over_schema = Some(loaded.description.hand_over_schema);
+            Some(loaded)
         }
         (Contract::V0_1, Kind::Policy) => {
             let component = engines.compile(Kind::Policy, bytes).await?;
@@ -121,10 +127,33 @@ pub async fn inspect(path: &Path, trust: &trust::Settings) -> Result<Inspection,
             inspection.name = description.name;
             inspection.version = description.version;
             inspection.configuration_schema = description.configuration_schema;
+            None
         }
-    }
+    };
     inspection.check_release();
-    Ok(inspection)
+    Ok(Inspected {
+        inspection,
+        loaded: connector,
+    })
+}
+
+/// What is in the file, and who has signed it.
+async fn read_signed(
+    path: &Path,
+    trust: &trust::Settings,
+) -> Result<(Vec<u8>, Digest, Result<Signer, Failure>), Failure> {
+    let owned = path.to_owned();
+    let keys = trust.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let bytes = read(&owned)?;
+        world::check_header(&bytes)?;
+        let digest = digest_of(&bytes);
+        let signature = signer(&bytes, digest, &owned, &keys);
+        Ok((bytes, digest, signature))
+    });
+    looked
+        .await
+        .map_err(|error| Failure::new(Reason::Host, error.to_string()))?
 }
 
 impl Inspection {

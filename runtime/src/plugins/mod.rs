@@ -66,9 +66,12 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) use cache::{digest_of, write_private};
 pub use conformance::{Answer, Check, Device, Outcome, Plan, Report, Rule, Standalone, test};
+pub(crate) use conformance::{Unstarted, unstarted};
 pub use engine::Kind;
 pub use grants::{DirectoryGrant, Grants};
+pub(crate) use guest::Loaded;
 pub(crate) use host::StateTrouble;
+pub(crate) use inspect::{Inspected, inspect_to_start};
 pub use inspect::{Inspection, inspect};
 pub use orders::{OrderEnd, OrderRefused, RestoreRefused, Restored, SwapOrders, Until};
 pub use rehearsal::{Contradiction, Rehearsal};

@@ -151,7 +151,13 @@ impl Shelf {
             return Ok(TakenBack::LiesThere);
         }
         let Some(kept) = digest(&self.before()).filter(|kept| is_good(*kept)) else {
-            return Ok(TakenBack::NotKept);
+            // Somebody else may have brought it back since the place was looked at.
+            let is_back = self.digest().is_some_and(&is_good);
+            return Ok(if is_back {
+                TakenBack::LiesThere
+            } else {
+                TakenBack::NotKept
+            });
         };
         let signature = signature_path(&self.0);
         let aside = lies.is_some_and(is_proved);

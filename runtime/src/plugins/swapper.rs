@@ -286,6 +286,7 @@ impl Running {
                     engines: self.swapper.engines.clone(),
                     cache: self.swapper.cache.clone(),
                     trust: self.swapper.trust.clone(),
+                    component: found.name.clone(),
                 };
                 let (kind, path) = (found.target.kind(), found.path.clone());
                 let shared = self.code_of_another(kind, build.digest);

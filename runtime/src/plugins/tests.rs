@@ -7,6 +7,7 @@ mod cache;
 mod confinement;
 mod delivery;
 mod directories;
+mod first_start;
 mod gateway;
 mod grants;
 mod guests;

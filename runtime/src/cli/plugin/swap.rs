@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use moorline_core::swap::Digest;
@@ -12,6 +13,10 @@ use crate::cli::{ConfigFile, OutputFormat, exit, figures};
 use crate::config::Settings;
 use crate::journal::HistoryEntry;
 use crate::plugins::{Shelf, ShelfError, Stocked, TakenBack};
+
+/// How long the gateway may take to put back what lay in the place before a build that it rolled back.
+const PUT_BACK_MAX: Duration = Duration::from_secs(2);
+const PUT_BACK_LOOK: Duration = Duration::from_millis(100);
 
 /// What both commands take.
 #[derive(Debug, Args)]
@@ -57,10 +62,15 @@ pub(super) fn swap(options: &SwapOptions) -> ExitCode {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
+    let before = match listed(&mut client, &order.name) {
+        Ok(before) => before,
+        Err(code) => return code,
+    };
+    let proved = before.as_ref().and_then(|plugin| plugin.proved.as_ref());
     let installed = options
         .file
         .as_ref()
-        .map(|file| Installed::new(&settings, &mut client, &order.name, file));
+        .map(|file| Installed::new(&settings, proved, &order.name, file));
     let installed = match installed.transpose() {
         Ok(installed) => installed,
         Err(code) => return code,
@@ -77,6 +87,11 @@ pub(super) fn swap(options: &SwapOptions) -> ExitCode {
     };
     let good = ["loaded", "swapped", "proved", "replaced", "unchanged"];
     let code = order.report(&answer, &good);
+    if let (Some(before), Answer::Swap(swap)) = (&before, &answer)
+        && let Some(words) = another_plugin(before, swap)
+    {
+        exit::progress(&words);
+    }
     if let (Some(installed), Answer::Swap(swap)) = (installed, &answer) {
         match swap.outcome.as_str() {
             "refused" | "shunned" => installed.put_back(),
@@ -209,6 +224,21 @@ fn ended(end: &HistoryEntry, outcome: &str) -> String {
     figures::harmless(&words)
 }
 
+/// That what serves now calls itself otherwise than what served: perhaps somebody took the wrong file.
+fn another_plugin(before: &PluginEntry, swap: &SwapAnswer) -> Option<String> {
+    let end = swap.end.as_ref()?;
+    let serves = matches!(swap.outcome.as_str(), "swapped" | "proved");
+    let (now, then) = (&end.name, &before.plugin);
+    if !serves || now.is_empty() || then.is_empty() || now == then {
+        return None;
+    }
+    let words = format!(
+        "{}: {now} serves, before it was {then}; if that was not meant, `moorline plugin rollback {0}` goes back",
+        end.plugin
+    );
+    Some(figures::harmless(&words))
+}
+
 /// Where the configuration has a plugin's component.
 fn place(settings: &Settings, name: &str) -> Option<PathBuf> {
     let mut connectors = settings.connectors.iter();
@@ -255,7 +285,7 @@ struct Installed {
 impl Installed {
     fn new(
         settings: &Settings,
-        client: &mut Client,
+        proved: Option<&String>,
         name: &str,
         file: &Path,
     ) -> Result<Self, ExitCode> {
@@ -263,10 +293,9 @@ impl Installed {
             let why = format!("the configuration has no connector {name:?}");
             return Err(exit::fail(exit::DATA, &why));
         };
-        let proved = listed(client, name)?.and_then(|plugin| plugin.proved);
         let shelf = Shelf::new(&place);
         let lay = Stocked::read(file)
-            .and_then(|new| shelf.install(&new, is_build(proved.as_ref())))
+            .and_then(|new| shelf.install(&new, is_build(proved)))
             .map_err(|error| refuse(&error))?;
         Ok(Self { shelf, lay })
     }
@@ -294,7 +323,18 @@ fn keep_at_next_start(place: &Path, swap: &SwapAnswer, proved: Option<&String>) 
     let shelf = Shelf::new(place);
     let good = is_build(Some(&serving));
     let place = place.display();
-    let words = match shelf.take_back(good, is_build(proved)) {
+    let mut taken_back = shelf.take_back(&good, is_build(proved));
+    if swap.outcome == "rolled-back" {
+        // The gateway is at it, too, and may do what is not allowed here.
+        let until = Instant::now() + PUT_BACK_MAX;
+        while matches!(&taken_back, Ok(TakenBack::NotKept) | Err(_)) && Instant::now() < until {
+            std::thread::sleep(PUT_BACK_LOOK);
+            if shelf.digest().is_some_and(&good) {
+                taken_back = Ok(TakenBack::LiesThere);
+            }
+        }
+    }
+    let words = match taken_back {
         Ok(TakenBack::LiesThere) => format!("{place} holds build {serving}, which serves"),
         Ok(TakenBack::Back(_)) => format!("{place} is again what it was"),
         Ok(TakenBack::NotKept) => format!(
@@ -306,4 +346,34 @@ fn keep_at_next_start(place: &Path, swap: &SwapAnswer, proved: Option<&String>) 
         ),
     };
     exit::progress(&words);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_plugin_in_the_place_of_one_is_named() {
+        let before = PluginEntry {
+            plugin: "chiller".to_owned(),
+            ..PluginEntry::default()
+        };
+        let swap = |name: &str, outcome: &str| SwapAnswer {
+            outcome: outcome.to_owned(),
+            end: Some(HistoryEntry {
+                plugin: "line".to_owned(),
+                name: name.to_owned(),
+                ..HistoryEntry::default()
+            }),
+            ..SwapAnswer::default()
+        };
+        let words = |name, outcome| another_plugin(&before, &swap(name, outcome));
+        let said = words("press-counter", "swapped").unwrap();
+        assert!(
+            said.starts_with("line: press-counter serves, before it was chiller"),
+            "{said}"
+        );
+        assert_eq!(words("chiller", "swapped"), None);
+        assert_eq!(words("press-counter", "refused"), None);
+    }
 }

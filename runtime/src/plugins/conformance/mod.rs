@@ -15,6 +15,7 @@ mod bench;
 mod configurations;
 mod connector;
 mod device;
+mod first_start;
 mod hand_over;
 mod life;
 mod platform;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use moorline_core::swap::{Build, Digest, Failure, Generation, Reason};
 
 pub use answers::Answer;
+pub(crate) use first_start::{Unstarted, unstarted};
 pub use rules::{Check, Outcome, Rule};
 
 use super::cache::digest_of;

@@ -72,6 +72,14 @@ impl KeyValues {
         }
     }
 
+    /// A state that begins empty and is in no file.
+    pub(crate) fn nowhere(bytes_max: usize) -> Self {
+        Self {
+            kept: Some(Entries::new()),
+            ..Self::of(Path::new(""), "", bytes_max)
+        }
+    }
+
     /// How often a file was put aside because it held no state.
     pub(crate) fn damaged(&self) -> u64 {
         self.damaged

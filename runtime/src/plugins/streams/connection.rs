@@ -118,6 +118,25 @@ pub(super) async fn run(
     }
 }
 
+/// In the place of a line that nobody is to connect. Ends when the instance drops its end.
+pub(super) async fn lead_nowhere(mut commands: mpsc::Receiver<Command>) {
+    let closed = || StreamFault::Closed("nothing is connected here".to_owned());
+    while let Some(command) = commands.recv().await {
+        // The guest's call may have been given up.
+        match command {
+            Command::Open { reply } | Command::Close { reply } => match reply.send(()) {
+                Ok(()) | Err(()) => {}
+            },
+            Command::Write { reply, .. } => match reply.send(Err(closed())) {
+                Ok(()) | Err(_) => {}
+            },
+            Command::Exchange { reply, .. } => match reply.send(Err(closed())) {
+                Ok(()) | Err(_) => {}
+            },
+        }
+    }
+}
+
 enum Step {
     Connected(Result<Line, String>),
     Read(io::Result<usize>),

@@ -71,6 +71,21 @@ impl Streams {
         (Self { granted }, receiver)
     }
 
+    /// Streams of these names that lead nowhere: they can be opened, and are never connected.
+    pub(crate) fn unconnected(names: &[String]) -> Self {
+        let granted = names.iter().map(|name| {
+            let (commands, queue) = mpsc::channel(COMMANDS_QUEUED);
+            tokio::spawn(connection::lead_nowhere(queue));
+            Granted {
+                name: name.clone(),
+                commands,
+            }
+        });
+        Self {
+            granted: granted.collect(),
+        }
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.granted
             .iter()

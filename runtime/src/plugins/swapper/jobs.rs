@@ -108,12 +108,17 @@ pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Do
     })
 }
 
-/// The next start must not load the build that failed. What is kept beside its file comes back if it is one of `good`.
+/// The next start must not load the build that failed, or that an operator took back. What is kept beside its file comes back if it is one of `good`.
 pub(super) async fn take_back(
     path: Arc<Path>,
-    failed: Digest,
+    (failed, reason): (Digest, Reason),
     good: [Option<Digest>; 2],
 ) -> Option<Done> {
+    let end = if reason == Reason::Ordered {
+        "was taken back"
+    } else {
+        "failed"
+    };
     let shelf = Shelf::new(&path);
     let done = blocking(move || match shelf.digest() {
         Some(lies) if lies == failed => {
@@ -127,17 +132,17 @@ pub(super) async fn take_back(
     match done {
         Ok(Ok(TakenBack::LiesThere)) => {}
         Ok(Ok(TakenBack::Back(digest))) => {
-            tracing::info!(%path, %digest, "the plugin's file is again what it was before the build that failed");
+            tracing::info!(%path, %digest, "the plugin's file is again what it was before the build that {end}");
         }
         Ok(Ok(TakenBack::NotKept)) => tracing::warn!(
             %path,
             %failed,
-            "the plugin's file still holds the build that failed, and no good one is kept beside it: the next start loads it; put another there"
+            "the plugin's file still holds the build that {end}, and no good one is kept beside it: the next start loads it; put another there"
         ),
         Ok(Err(error)) => tracing::warn!(
             %path,
             %failed,
-            "the plugin's file still holds the build that failed, and what is kept beside it cannot be brought back: {error}; the next start loads it; put another there"
+            "the plugin's file still holds the build that {end}, and what is kept beside it cannot be brought back: {error}; the next start loads it; put another there"
         ),
         Err(failure) => tracing::warn!(%path, %failure, "the plugin's file was not looked at"),
     }
@@ -150,6 +155,8 @@ pub(super) struct Workshop {
     pub(super) engines: Engines,
     pub(super) cache: Cache,
     pub(super) trust: Arc<trust::Settings>,
+    /// For whom, for the log.
+    pub(super) component: Arc<str>,
 }
 
 pub(super) async fn compile(
@@ -185,6 +192,7 @@ async fn try_compile(
         engines,
         cache,
         trust,
+        component: whose,
     } = workshop;
     let engine = engines.of(kind).clone();
     let digest = build.digest;
@@ -213,7 +221,7 @@ async fn try_compile(
         });
     }
     let Compiled { component, shared } = engines
-        .compile_shared(kind, digest, bytes)
+        .compile_shared(kind, digest, bytes, Some(whose))
         .await
         .map_err(world::explain_compile_error)?;
     if shared {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::swap::{Build, Failure, NoFile, Report, Step};
+use moorline_core::swap::{Build, Digest, Failure, NoFile, Reason, Report, Step};
 use moorline_core::time::{Instant, rounded_ms};
 use moorline_core::trust::Origin;
 
-use super::{Candidate, Running, Slot, Target, nobody};
+use super::{Candidate, Running, Slot, Target, jobs, nobody};
 use crate::plugins::instance::TookOver;
 use crate::plugins::orders::OrderEnd;
 use crate::plugins::status::{
@@ -35,13 +35,11 @@ impl Running {
             }
             Report::Unchanged(build) => {
                 // Whoever touches the file, or orders a swap to what serves, wants it to be tried again.
-                super::spawn(&self.done, super::jobs::retry(&found.target));
+                super::spawn(&self.done, jobs::retry(&found.target));
                 return found.waiting.nothing_new(&OrderEnd::Unchanged(build));
             }
             Report::Shunned(digest) => {
-                let refused = found.refused.as_deref();
-                let why = refused.filter(|(refused, _)| *refused == digest);
-                let why = why.map(|(_, failure)| failure.clone());
+                let why = found.failure_of(digest);
                 return found.waiting.nothing_new(&OrderEnd::Shunned(digest, why));
             }
             Report::PutBack(digest) => {
@@ -76,9 +74,9 @@ impl Running {
                 step,
                 failure,
             } => {
-                let path = found.path.clone();
                 let good = [Some(to.digest), found.proved];
-                super::spawn(&self.done, super::jobs::take_back(path, from.digest, good));
+                let job = jobs::take_back(found.path.clone(), (from.digest, failure.reason), good);
+                super::spawn(&self.done, job);
                 (Some(to), from, SwapOutcome::RolledBack(step, failure))
             }
         };
@@ -135,6 +133,13 @@ impl Running {
 }
 
 impl Slot {
+    /// Why this build was refused, if it was the last one that was.
+    fn failure_of(&self, build: Digest) -> Option<Failure> {
+        let refused = self.refused.as_deref();
+        let why = refused.filter(|(refused, _)| *refused == build);
+        why.map(|(_, failure)| failure.clone())
+    }
+
     fn component(&self) -> ComponentStatus {
         let active = self.machine.active();
         let (card, origin) = if active.is_some() && active != self.told {
@@ -221,6 +226,12 @@ impl Slot {
         self.told = Some(build);
         self.refused = None;
         let (plugin, version) = (&*self.card.0, &*self.card.1);
+        let missing = self.target.missing(build.generation);
+        let what = if missing.is_some() {
+            "plugin loaded, but not all of its instances serve"
+        } else {
+            "plugin serves"
+        };
         tracing::info!(
             component = &*self.name,
             generation = %build.generation,
@@ -230,7 +241,8 @@ impl Slot {
             origin = %self.origin,
             gap_ms = rounded_ms(gap),
             took_ms = rounded_ms(took),
-            "plugin serves"
+            serving = missing.as_deref(),
+            "{what}"
         );
         if let Origin::Doubtful(failure) = &self.origin {
             tracing::warn!(
@@ -246,18 +258,24 @@ impl Slot {
             .machine
             .active()
             .map_or_else(|| "none".to_owned(), |active| active.to_string());
-        let end = if rolled_back {
-            "rolled back"
+        let component = &*self.name;
+        let candidate = build;
+        if failure.reason == Reason::Ordered {
+            tracing::info!(
+                component, %candidate, %step, serving,
+                "plugin rolled back by an operator's order"
+            );
         } else {
-            "refused"
-        };
-        tracing::error!(
-            component = &*self.name,
-            candidate = %build,
-            %step,
-            serving,
-            "plugin {end}: it {failure}"
-        );
+            let end = if rolled_back {
+                "rolled back"
+            } else {
+                "refused"
+            };
+            tracing::error!(
+                component, %candidate, %step, serving,
+                "plugin {end}: it {failure}"
+            );
+        }
         self.refused = Some(Arc::new((build.digest, failure.clone())));
     }
 }

@@ -17,7 +17,7 @@ use crate::plugins::engine::Kind;
 use crate::plugins::grants::Sandbox;
 use crate::plugins::instance::{Control, Prepared, TookOver};
 use crate::plugins::policy::{self, Figures, PolicyGuest};
-use crate::plugins::status::InstanceStatus;
+use crate::plugins::status::{InstanceState, InstanceStatus};
 use crate::trust::Place;
 
 /// One instance, as the swapper sees it.
@@ -42,6 +42,20 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// How many instances serve as `generation`, of how many; none if all do.
+    pub(super) fn missing(&self, generation: Generation) -> Option<String> {
+        let instances = match self {
+            Self::Connector { instances, .. } => instances,
+            Self::Policy { .. } => return None,
+        };
+        let serves = |status: &InstanceStatus| {
+            status.state == InstanceState::Serving && status.generation == Some(generation)
+        };
+        let serving = instances.iter().filter(|i| serves(&i.status.borrow()));
+        let (serving, all) = (serving.count(), instances.len());
+        (serving < all).then(|| format!("{serving} of {all}"))
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Connector { .. } => Kind::Connector,
