@@ -1,7 +1,7 @@
 //! Plugins that are not written in Rust: each language's connector at its own instrument, its policy through an outage, a
 //! swap of both; and the rules of the contract, the same for all.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -331,33 +331,222 @@ fn every_language_begins_with_a_plugin_that_keeps_the_contract() {
         for kind in ["connector", "policy"] {
             let name = format!("try-{language}-{kind}");
             let plugin = directory.path().join(&name);
-            let moorline = |arguments: &[&str]| {
-                let output = Command::new(binary())
-                    .args(arguments)
-                    .env("MOORLINE_TOOLS", tools())
-                    .current_dir(directory.path())
-                    .output()
-                    .unwrap();
-                let said = [output.stdout, output.stderr].concat();
-                (
-                    output.status.code(),
-                    String::from_utf8_lossy(&said).into_owned(),
-                )
-            };
+            let path = plugin.to_str().unwrap();
             let (code, said) =
-                moorline(&["plugin", "new", "--lang", language, "--kind", kind, &name]);
+                moorline(&["plugin", "new", "--lang", language, "--kind", kind, path]);
             assert_eq!(code, Some(0), "{said}");
-            let (code, said) = moorline(&["plugin", "test", &name]);
+            let (code, said) = moorline(&["plugin", "test", path]);
             if code == Some(i32::from(exit::UNAVAILABLE)) {
                 println!("SKIPPED: {language} cannot be built here: {said}");
                 continue;
             }
             assert_eq!(code, Some(0), "{name}: {said}");
             assert!(said.contains("0 broken, 0 not judged"), "{name}: {said}");
-            let (code, said) = moorline(&["plugin", "new", "--lang", language, &name]);
+            let (code, said) = moorline(&["plugin", "new", "--lang", language, path]);
             assert_eq!(code, Some(i32::from(exit::USAGE)), "{said}");
             assert!(plugin.join("gateway.toml").is_file());
         }
+    }
+}
+
+/// A plugin of the template, with changes in one of its files: each takes the first text away and puts the second there.
+fn templated(directory: &Path, language: &str, file: &str, changes: &[(&str, &str)]) -> PathBuf {
+    let plugin = directory.join("changed");
+    drop(std::fs::remove_dir_all(&plugin));
+    let kind = file.split('.').next().unwrap();
+    let name = plugin.to_str().unwrap();
+    let (code, said) = moorline(&["plugin", "new", "--lang", language, "--kind", kind, name]);
+    assert_eq!(code, Some(0), "{said}");
+    let path = plugin.join(file);
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old:?} is not in {file}");
+        text = text.replace(old, new);
+    }
+    std::fs::write(path, text).unwrap();
+    plugin
+}
+
+/// How the command ended, and what it said on both outputs.
+fn moorline(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary())
+        .args(arguments)
+        .env("MOORLINE_TOOLS", tools())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+/// `plugin build` or `plugin test` of a changed template, which must fail; none where the language cannot be built.
+fn fails(verb: &str, language: &str, file: &str, changes: &[(&str, &str)]) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let plugin = templated(directory.path(), language, file, changes);
+    let (code, said) = moorline(&["plugin", verb, plugin.to_str().unwrap()]);
+    if code == Some(i32::from(exit::UNAVAILABLE)) {
+        println!("SKIPPED: {language} cannot be built here: {said}");
+        return None;
+    }
+    assert_eq!(code, Some(i32::from(exit::DATA)), "{said}");
+    Some(said)
+}
+
+fn assert_says(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in:\n{said}");
+    }
+}
+
+#[test]
+fn an_exception_in_javascript_is_named_with_its_place() {
+    let trap = [("  unsent ??=", "  undefinedName.foo;\n  unsent ??=")];
+    if let Some(said) = fails("test", "js", "connector.js", &trap) {
+        assert_says(
+            &said,
+            &[
+                "FAIL  works",
+                "handle(timer) trapped",
+                "it said: ReferenceError: undefinedName is not defined",
+                "connector.js:",
+                "1 broken",
+            ],
+        );
+    }
+    let promise = [("function handle", "async function handle")];
+    if let Some(said) = fails("test", "javascript", "connector.js", &promise) {
+        assert_says(&said, &["handle() returned a promise"]);
+    }
+}
+
+#[test]
+fn an_export_that_is_missing_in_javascript_is_named_by_the_build() {
+    for (file, export, parts) in [
+        (
+            "connector.js",
+            "connectorGuest",
+            "describe, start, handle and stop",
+        ),
+        ("policy.js", "policyGuest", "describe, configure and decide"),
+    ] {
+        let (old, new) = (format!("const {export} ="), format!("const {export}t ="));
+        if let Some(said) = fails("build", "js", file, &[(&old, &new)]) {
+            let missing =
+                format!("{file} must export {export}, an object with the functions {parts}");
+            let there = format!("it exports {export}t");
+            assert_says(&said, &[&missing, &there]);
+        }
+    }
+    let stop = [("  stop,\n", "")];
+    if let Some(said) = fails("build", "js", "connector.js", &stop) {
+        assert_says(&said, &["stop is missing"]);
+    }
+}
+
+#[test]
+fn a_start_that_traps_breaks_one_rule_and_the_others_are_not_judged() {
+    let trap = [(
+        "function start(setup) {",
+        "function start(setup) {\n  nope();",
+    )];
+    if let Some(said) = fails("test", "javascript", "connector.js", &trap) {
+        assert_says(
+            &said,
+            &[
+                "ok    describes-itself",
+                "FAIL  takes-its-configuration    start() trapped with the configuration of test.toml",
+                "ReferenceError: nope is not defined",
+                "skip  works                      not judged: takes-its-configuration is broken",
+                "1 rules kept, 1 broken, 13 not judged",
+            ],
+        );
+    }
+}
+
+#[test]
+fn an_error_in_python_is_shown_with_file_and_line() {
+    let syntax = [("HAND_OVER_SCHEMA = 1", "HAND_OVER_SCHEMA = = 1")];
+    if let Some(said) = fails("build", "py", "connector.py", &syntax) {
+        assert_says(&said, &["connector.py\", line 27", "SyntaxError"]);
+        assert!(!said.contains("0x"), "{said}");
+    }
+    let import = [("import device\n", "import devize as device\n")];
+    if let Some(said) = fails("build", "python", "connector.py", &import) {
+        assert_says(&said, &["connector.py", "No module named 'devize'"]);
+        assert!(!said.contains("0x"), "{said}");
+    }
+}
+
+#[test]
+fn what_c_lacks_is_said_in_the_words_of_c() {
+    let print = [(
+        "    unsent.is_some = false;\n    return",
+        "    puts(\"sent\");\n    return",
+    )];
+    if let Some(said) = fails("build", "c", "connector.c", &print) {
+        assert_says(&said, &["operating system", "moorline_edge_log_write"]);
+        assert!(!said.contains("export_connector!"), "{said}");
+    }
+    let abort = [(
+        "static bool poll(wake *ret, fault *err) {",
+        "__attribute__((noinline)) static bool poll(wake *ret, fault *err) {\n    abort();",
+    )];
+    if let Some(said) = fails("test", "c", "connector.c", &abort) {
+        assert_says(&said, &["handle(timer) trapped", "!poll"]);
+    }
+}
+
+/// Answers each line that it is asked by a line, as the templates expect it of their device.
+async fn line_device() -> std::net::SocketAddr {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _peer)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut lines = BufReader::new(stream).lines();
+                while let Ok(Some(_request)) = lines.next_line().await {
+                    if lines.get_mut().write_all(b"21.5\n").await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_plugin_of_the_template_answers_with_its_last_reading() {
+    let Some(kind) = mosquitto() else { return };
+    let device = line_device().await;
+    for (language, file) in [("javascript", "connector.js"), ("c", "connector.c")] {
+        let rig = Rig::start(kind.clone()).await;
+        let plugin = templated(&rig.path(""), language, file, &[]);
+        let (code, said) = moorline(&["plugin", "build", plugin.to_str().unwrap()]);
+        if code == Some(i32::from(exit::UNAVAILABLE)) {
+            println!("SKIPPED: {language} cannot be built here: {said}");
+            continue;
+        }
+        let platform = Subscriber::start(rig.broker.address(), "v1/gateway/#").await;
+        let configuration = rig.configuration().with(&format!(
+            "\n[[connector]]\nname = \"own\"\ncomponent = {:?}\n[connector.config]\ndevice = \"d-1\"\npoll_ms = 50\n\
+             [[connector.connection]]\nname = \"device\"\nstream = \"tcp://{device}\"\n",
+            plugin.join("build/changed.wasm")
+        ));
+        let running = rig.gateway(&configuration);
+        let reads = |message: &Message| message.topic == TELEMETRY;
+        platform.first("telemetry arrives", DEADLINE, reads).await;
+        let request = json!({"device": "d-1", "data": {"id": 1, "method": "get", "params": {}}});
+        platform.publish("v1/gateway/rpc", &request).await;
+        let replied = |message: &Message| {
+            message.topic == "v1/gateway/rpc" && message.json()["data"]["method"].is_null()
+        };
+        let reply = platform.first("the reply comes", DEADLINE, replied).await;
+        assert_eq!(reply.json()["data"], json!({"last": 21.5}), "{language}");
+        drop(running);
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::BuildError;
-use super::component::encode;
+use super::component::{encode, without_debug};
 use super::files::{Workshop, finish};
 use super::manifest::Files;
 use super::tools::{Tools, ZIG};
@@ -44,6 +44,12 @@ const fn bindings(kind: Kind) -> [(&'static str, &'static [u8]); 3] {
     }
 }
 
+/// What an author includes.
+const fn header(kind: Kind) -> &'static str {
+    let [(header, _), ..] = bindings(kind);
+    header
+}
+
 /// zig's own is 16 MiB, which would be the memory of every instance.
 const STACK: &str = "-Wl,-z,stack-size=131072";
 
@@ -66,12 +72,9 @@ pub(super) fn componentize(
     command
         .args(["-m", "ziglang", "cc", "-target", "wasm32-wasi"])
         .args(["-std=c17", "-Os", "-Wall", "-Wextra"])
-        .args([
-            "-mexec-model=reactor",
-            "-Wl,--no-entry",
-            "-Wl,--strip-debug",
-            STACK,
-        ])
+        // Without it zig leaves out the functions' names, too, which a trap is told by.
+        .arg("-g1")
+        .args(["-mexec-model=reactor", "-Wl,--no-entry", STACK])
         .arg("-I")
         .arg(&bindings)
         .arg("-o")
@@ -86,14 +89,18 @@ pub(super) fn componentize(
         move |source: io::Error| BuildError::File { path, source }
     };
     let module = std::fs::read(&module_path).map_err(failed(&module_path))?;
-    let component = encode(&module).map_err(|detail| {
+    let component = encode(&without_debug(&module)).map_err(|detail| {
         let detail = if detail.contains(PREVIEW1) {
             format!(
                 "it reaches for the operating system ({detail}); printf, assert, time and files have nothing behind \
-                 them in a plugin: use moorline:edge/log and moorline:edge/clock"
+                 them in a plugin: use moorline_edge_log_write and moorline_edge_clock_now"
             )
         } else {
-            detail
+            format!(
+                "{detail}\n(it has to define every function of {} that begins with exports_, and may call no others \
+                 but those of the header and of the C library)",
+                bindings.join(header(files.kind)).display()
+            )
         };
         BuildError::NotAGuest {
             module: module_path.clone(),

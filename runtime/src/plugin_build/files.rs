@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::manifest::{Files, Language};
-use super::tools::{Tools, isolated, last_lines};
+use super::tools::{Tools, isolated, last_lines, text};
 use super::{
     BuildError, BuildOptions, BuiltPlugin, Progress, c, component, javascript, python, wit,
 };
@@ -70,9 +70,19 @@ pub(super) fn build(
 
 /// Runs a tool in the plugin's directory. What it says is shown only if it fails.
 pub(super) fn finish(
+    command: Command,
+    tool: &'static str,
+    files: &Files,
+) -> Result<(), BuildError> {
+    finish_with(command, tool, files, str::to_owned)
+}
+
+/// Like [`finish`]; `relevant` is the part of what the tool said that is the author's.
+pub(super) fn finish_with(
     mut command: Command,
     tool: &'static str,
     files: &Files,
+    relevant: impl FnOnce(&str) -> String,
 ) -> Result<(), BuildError> {
     let output = isolated(&mut command)
         .current_dir(&files.directory)
@@ -88,6 +98,6 @@ pub(super) fn finish(
     Err(BuildError::Refused {
         tool,
         plugin: files.name.clone(),
-        said: last_lines(&output),
+        said: last_lines(&relevant(&text(&output))),
     })
 }

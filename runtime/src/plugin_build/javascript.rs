@@ -1,4 +1,8 @@
 //! JavaScript: QuickJS and the author's modules in one component, by componentize-qjs.
+//!
+//! ```text
+//!  build/entry.js ──imports──► connector.js or policy.js ──imports──► the author's other modules
+//! ```
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,6 +11,15 @@ use super::files::{Workshop, finish};
 use super::manifest::Files;
 use super::tools::{COMPONENTIZE_QJS, Tools};
 use super::{BuildError, wit};
+use crate::plugins::Kind;
+
+/// What the component exports: it calls what the author's module exports.
+const fn entry(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Connector => include_str!("javascript/connector.js"),
+        Kind::Policy => include_str!("javascript/policy.js"),
+    }
+}
 
 pub(super) fn componentize(
     files: &Files,
@@ -16,6 +29,11 @@ pub(super) fn componentize(
 ) -> Result<PathBuf, BuildError> {
     let bin = tools.node(COMPONENTIZE_QJS, installing)?;
     let draft = workshop.draft();
+    let entry_path = files.build_directory().join("entry.js");
+    std::fs::write(&entry_path, entry(files.kind)).map_err(|source| BuildError::File {
+        path: entry_path.clone(),
+        source,
+    })?;
     let mut command = Command::new(bin.join("componentize-qjs"));
     // Nothing of WASI is left over: a plugin in JavaScript imports the contract and no more.
     command
@@ -25,7 +43,7 @@ pub(super) fn componentize(
         .arg("--module-root")
         .arg(&files.directory)
         .arg("--js")
-        .arg(&files.entry)
+        .arg(&entry_path)
         .arg("--output")
         .arg(&draft);
     finish(command, "componentize-qjs", files)?;

@@ -30,8 +30,12 @@ pub enum Language {
     /// A crate, compiled by cargo.
     Rust,
     /// CPython inside the component, by componentize-py.
+    #[value(alias = "py")]
+    #[serde(alias = "py")]
     Python,
     /// QuickJS inside the component, by componentize-qjs.
+    #[value(alias = "js")]
+    #[serde(alias = "js")]
     Javascript,
     /// Compiled by zig.
     C,
@@ -272,6 +276,13 @@ mod tests {
             panic!("a crate")
         };
         assert_eq!(files.language, Language::C);
+        let held = directory(&[
+            ("connector.js", ""),
+            ("plugin.toml", "name = \"a\"\nlanguage = \"js\""),
+        ]);
+        assert!(
+            matches!(describe(held.path()), Ok(Source::Files(files)) if files.language == Language::Javascript)
+        );
     }
 
     #[test]

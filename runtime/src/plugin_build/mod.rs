@@ -125,13 +125,11 @@ pub enum BuildError {
         plugin: String,
     },
     /// The module is no component of ours.
-    #[error(
-        "{module} is not a Moorline guest: {detail}\n(does it export what its world names? In Rust that is export_connector! or export_policy!)"
-    )]
+    #[error("{module} is not a Moorline guest: {detail}")]
     NotAGuest {
         /// The core module.
         module: PathBuf,
-        /// What the encoder said.
+        /// What the encoder said, and what to do in its language.
         detail: String,
     },
     /// A file could not be read or written.

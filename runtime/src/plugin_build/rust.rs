@@ -183,7 +183,9 @@ fn componentize(
     })?;
     let component = encode(&module).map_err(|detail| BuildError::NotAGuest {
         module: module_path.clone(),
-        detail,
+        detail: format!(
+            "{detail}\n(does it export what its world names? That is what export_connector! and export_policy! do)"
+        ),
     })?;
     let out = out.map_or_else(|| member.target_directory.join("plugins"), Path::to_owned);
     let path = out.join(&file_name);

@@ -22,8 +22,8 @@ use thiserror::Error;
 pub(crate) const TOOLS_VARIABLE: &str = "MOORLINE_TOOLS";
 /// Written into a directory when it is complete.
 const MARKER: &str = ".complete";
-/// Lines of a failed installer that are repeated.
-const LINES_SHOWN: usize = 6;
+/// Lines of a failed installer or compiler that are repeated: enough for a traceback.
+const LINES_SHOWN: usize = 24;
 
 /// A set of packages from a language's registry.
 #[derive(Clone, Copy, Debug)]
@@ -232,16 +232,20 @@ impl Said {
         Err(ToolError::Install {
             packages: tool.packages.join(" "),
             directory: directory.to_owned(),
-            said: last_lines(&self.0),
+            said: last_lines(&text(&self.0)),
             registry,
         })
     }
 }
 
-/// The end of what a program said, standard error after standard output.
-pub(super) fn last_lines(output: &Output) -> String {
-    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    let text = String::from_utf8_lossy(&text);
+/// What a program said, standard error after standard output.
+pub(super) fn text(output: &Output) -> String {
+    let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// The end of what a program said.
+pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| !line.trim().is_empty())

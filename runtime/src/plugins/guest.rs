@@ -20,7 +20,7 @@ use super::host::{self, Resident};
 use super::meter::{Free, Meter};
 use super::settings::Limits;
 use super::store::HostState;
-use super::wasi;
+use super::wasi::{self, Said};
 
 /// Hand-over bytes of one instance.
 pub(crate) const HAND_OVER_BYTES_MAX: usize = 1024 * 1024;
@@ -207,7 +207,9 @@ impl Guest {
     }
 
     fn begin(&mut self) -> Arc<Meter> {
-        self.store.data_mut().cpu.begin();
+        let state = self.store.data_mut();
+        state.cpu.begin();
+        state.last_words.clear();
         self.store.set_epoch_deadline(1);
         self.store.data().cpu.meter.clone()
     }
@@ -225,13 +227,24 @@ impl Guest {
         if let (Some(limit), Some(resident)) = (limit, self.resident()) {
             resident.hit(limit);
         }
-        judged.map_err(|ended| ended.failure)
+        judged.map_err(|ended| {
+            let mut failure = ended.failure;
+            if failure.reason == Reason::Trapped {
+                failure
+                    .detail
+                    .push_str(&self.store.data().last_words.clause());
+            }
+            failure
+        })
     }
 
     /// Takes what the guest said in its call to the log.
     fn hear(&mut self) {
         let state = self.store.data_mut();
         while let Ok(said) = state.said.try_recv() {
+            if let Said::Err(line) = &said {
+                state.last_words.add(line);
+            }
             match &mut state.resident {
                 Some(resident) => resident.hear(&said),
                 None => tracing::debug!(?said, "said by a component that does not serve yet"),

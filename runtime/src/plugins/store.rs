@@ -23,6 +23,9 @@ const HANDLES_MAX: usize = 1024;
 /// What one host call may make the host allocate: a batch of 1 MiB and 10 000 readings, lifted.
 const HOSTCALL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What is kept of a guest's last words: their end, where interpreters name the error.
+const LAST_WORDS_BYTES_MAX: usize = 600;
+
 /// The data of a Store.
 pub(crate) struct HostState {
     pub(crate) resident: Option<Box<Resident>>,
@@ -30,6 +33,7 @@ pub(crate) struct HostState {
     pub(crate) memory: Memory,
     /// What the guest printed, and what was refused to it, in the call under way.
     pub(crate) said: mpsc::Receiver<Said>,
+    pub(crate) last_words: LastWords,
     /// What the guest may connect to by itself.
     pub(crate) net: Net,
     /// The descriptors of the host it holds.
@@ -61,6 +65,7 @@ impl HostState {
             },
             memory: Memory::new(limits),
             said,
+            last_words: LastWords::default(),
             net,
             descriptors,
             http,
@@ -97,6 +102,38 @@ impl WasiView for HostState {
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,
+        }
+    }
+}
+
+/// What the guest said of an error in the call under way. A trap has no words; these are the nearest to a reason.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastWords(String);
+
+impl LastWords {
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn add(&mut self, line: &str) {
+        for word in line.split(|c: char| c.is_whitespace() || c.is_control()) {
+            if word.is_empty() {
+                continue;
+            }
+            if !self.0.is_empty() {
+                self.0.push(' ');
+            }
+            self.0.push_str(word);
+        }
+        let excess = self.0.len().saturating_sub(LAST_WORDS_BYTES_MAX);
+        self.0.drain(..self.0.ceil_char_boundary(excess));
+    }
+
+    /// As the end of a sentence about the trap; empty if it said nothing.
+    pub(crate) fn clause(&self) -> String {
+        match self.0.as_str() {
+            "" => String::new(),
+            words => format!("; it said: {words}"),
         }
     }
 }
@@ -210,5 +247,25 @@ impl ResourceLimiter for Memory {
 
     fn memories(&self) -> usize {
         self.instances_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_one_line_and_keep_their_end() {
+        let mut words = LastWords::default();
+        assert_eq!(words.clause(), "");
+        words.add("NameError:\n   \u{1b}[1mx");
+        words.add("at poll");
+        assert_eq!(words.clause(), "; it said: NameError: [1mx at poll");
+        words.add(&"ü".repeat(LAST_WORDS_BYTES_MAX));
+        words.add("the end");
+        let clause = words.clause();
+        assert!(clause.ends_with("ü the end") && clause.len() < LAST_WORDS_BYTES_MAX + 20);
+        words.clear();
+        assert_eq!(words.clause(), "");
     }
 }

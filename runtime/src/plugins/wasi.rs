@@ -37,7 +37,7 @@ const RANDOM_BYTES_MAX: u64 = 4096;
 const SAID_QUEUED: usize = 64;
 /// Characters of a name that are repeated.
 const NAME_CHARS_SHOWN: usize = 64;
-/// Bytes of one write to stdout or stderr.
+/// Bytes of one write to stdout or stderr, and of a line that is kept.
 const WRITE_BYTES_MAX: usize = 4096;
 
 /// What the host learns of a guest beside its calls.
@@ -192,19 +192,13 @@ pub(crate) fn context(sandbox: &Sandbox) -> Wasi {
     };
     let places = Places::new(sandbox.limits.descriptors, said.clone());
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(Output {
-        said: said.clone(),
-        wrap: Said::Out,
-    })
-    .stderr(Output {
-        said,
-        wrap: Said::Err,
-    })
-    .envs(&grants.environment)
-    .max_random_size(RANDOM_BYTES_MAX)
-    .allow_tcp(!grants.tcp.is_empty())
-    .allow_udp(false)
-    .allow_ip_name_lookup(true);
+    wasi.stdout(Output::new(said.clone(), Said::Out))
+        .stderr(Output::new(said, Said::Err))
+        .envs(&grants.environment)
+        .max_random_size(RANDOM_BYTES_MAX)
+        .allow_tcp(!grants.tcp.is_empty())
+        .allow_udp(false)
+        .allow_ip_name_lookup(true);
     if !grants.wall_clock {
         wasi.wall_clock(NoWallClock);
     }
@@ -286,17 +280,36 @@ impl HostWallClock for NoWallClock {
     }
 }
 
-/// A guest's stdout or stderr. It takes everything; what is too much is dropped.
+/// A guest's stdout or stderr, by line: interpreters write a line in many pieces. It takes everything; what is too much is
+/// dropped.
 #[derive(Clone)]
 struct Output {
     said: mpsc::Sender<Said>,
     wrap: fn(String) -> Said,
+    /// The line that has not ended.
+    line: Vec<u8>,
 }
 
 impl Output {
-    fn say(&self, bytes: &[u8]) {
-        let shown = bytes.get(..WRITE_BYTES_MAX).unwrap_or(bytes);
-        let text = String::from_utf8_lossy(shown);
+    fn new(said: mpsc::Sender<Said>, wrap: fn(String) -> Said) -> Self {
+        let line = Vec::new();
+        Self { said, wrap, line }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = WRITE_BYTES_MAX.saturating_sub(self.line.len());
+            let kept = piece.get(..room).unwrap_or(piece);
+            self.line.extend_from_slice(kept);
+            if piece.ends_with(b"\n") {
+                self.say();
+            }
+        }
+    }
+
+    fn say(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
         if text.is_empty() {
             return;
@@ -305,6 +318,12 @@ impl Output {
             // Full: one call has said enough.
             Ok(()) | Err(_) => {}
         }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.say();
     }
 }
 
@@ -330,7 +349,7 @@ impl OutputStream for Output {
         if bytes.len() > WRITE_BYTES_MAX {
             return Err(StreamError::trap("more was written than is permitted"));
         }
-        self.say(&bytes);
+        self.take(&bytes);
         Ok(())
     }
 
@@ -355,11 +374,11 @@ impl Pollable for Output {
 
 impl AsyncWrite for Output {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        self.say(bytes);
+        self.take(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -372,5 +391,31 @@ impl AsyncWrite for Output {
         _context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_in_pieces_is_said_by_line() {
+        let (said, mut queue) = mpsc::channel(SAID_QUEUED);
+        let mut output = Output::new(said, Said::Err);
+        for piece in [
+            "Trace", "back:\n", "Name", "Error", ": ", "x\n\n", "and then",
+        ] {
+            output.take(piece.as_bytes());
+        }
+        output.take(&[b'-'; 2 * WRITE_BYTES_MAX]);
+        drop(output);
+        let mut next = || queue.try_recv().unwrap();
+        assert_eq!(next(), Said::Err("Traceback:".to_owned()));
+        assert_eq!(next(), Said::Err("NameError: x".to_owned()));
+        let Said::Err(last) = next() else {
+            panic!("not of stderr")
+        };
+        assert!(last.starts_with("and then-") && last.len() == WRITE_BYTES_MAX);
+        assert!(queue.try_recv().is_err());
     }
 }

@@ -18,11 +18,15 @@ typedef exports_moorline_edge_connector_guest_wake_t wake;
 
 static settings configuration;
 static connector_string_t stream_name;
-// Read, and not yet taken by the host: handed over as these bytes.
-static struct {
+typedef struct {
     bool is_some;
     double value;
-} unsent;
+} measurement;
+
+// Read, and not yet taken by the host: handed over as these bytes.
+static measurement unsent;
+// What was read last.
+static measurement last;
 
 static bool fail(fault *err, uint8_t whose, const char *words) {
     err->tag = whose;
@@ -55,6 +59,7 @@ static bool started(const exports_moorline_edge_connector_guest_setup_t *setup, 
             return fail(err, MOORLINE_EDGE_TYPES_FAULT_HAND_OVER, "the bytes are not of this plugin");
         }
         memcpy(&unsent, old->bytes.ptr, sizeof unsent);
+        last = unsent;
     }
     const connector_string_t *name = setup->granted_streams.ptr;
     connector_string_dup_n(&stream_name, (const char *)name->ptr, name->len);
@@ -98,6 +103,7 @@ static bool poll(wake *ret, fault *err) {
     if (!unsent.is_some) {
         unsent.is_some = ask(&unsent.value);
         if (!unsent.is_some) return fail(err, MOORLINE_EDGE_TYPES_FAULT_DEVICE, "the device does not answer by a number");
+        last = unsent;
     }
     moorline_edge_types_reading_t reading = {
         .value = {.tag = MOORLINE_EDGE_TYPES_VALUE_DOUBLE, .val.double_ = unsent.value},
@@ -124,7 +130,7 @@ bool exports_moorline_edge_connector_guest_handle(exports_moorline_edge_connecto
     if (event->tag == EXPORTS_MOORLINE_EDGE_CONNECTOR_GUEST_EVENT_TIMER) ok = poll(ret, err);
     if (event->tag == EXPORTS_MOORLINE_EDGE_CONNECTOR_GUEST_EVENT_RPC) {
         char text[64] = "{\"last\":null}";
-        if (unsent.is_some) snprintf(text, sizeof text, "{\"last\":%.9g}", unsent.value);
+        if (last.is_some) snprintf(text, sizeof text, "{\"last\":%.9g}", last.value);
         connector_string_t body;
         moorline_edge_rpc_emit_error_t refusal;
         connector_string_set(&body, text);

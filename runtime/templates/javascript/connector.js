@@ -19,6 +19,8 @@ let configuration;
 let stream;
 // Read, and not yet taken by the host.
 let unsent = null;
+// What was read last.
+let last = null;
 
 function start(setup) {
   try {
@@ -30,7 +32,7 @@ function start(setup) {
     throw { tag: "configuration", val: "a [[connector.connection]] with a stream is needed" };
   }
   stream = setup.grantedStreams[0];
-  unsent = takenOver(setup.handOver);
+  unsent = last = takenOver(setup.handOver);
   open(stream);
   connected(configuration.device, "");
   return 0; // the first timer comes at once
@@ -38,7 +40,7 @@ function start(setup) {
 
 function handle(event) {
   if (event.tag === "timer") return poll();
-  if (event.tag === "rpc") reply(event.val.id, JSON.stringify({ last: unsent }));
+  if (event.tag === "rpc") reply(event.val.id, JSON.stringify({ last }));
   return null; // leaves the timer as it is
 }
 
@@ -47,7 +49,7 @@ function stop() {
 }
 
 function poll() {
-  unsent ??= read();
+  unsent ??= last = read();
   const reading = { key: "value", value: { tag: "double", val: unsent }, quality: "good", timestamp: null };
   try {
     emit([{ device: configuration.device, readings: [reading] }]);

@@ -44,7 +44,7 @@ class ConnectorGuest(exports.ConnectorGuest):
             case Event_Timer():
                 return line.poll()
             case Event_Rpc(request):
-                rpc.reply(request.id, json.dumps({"last": line.unsent}))
+                rpc.reply(request.id, json.dumps({"last": line.last}))
         return None  # leaves the timer as it is
 
     def stop(self) -> HandOver:
@@ -63,13 +63,13 @@ class Line:
         if not setup.granted_streams:
             raise Err(Fault_Configuration("a [[connector.connection]] with a stream is needed"))
         self.stream = setup.granted_streams[0]
-        self.unsent = taken_over(setup.hand_over)
+        self.unsent = self.last = taken_over(setup.hand_over)
         streams.open(self.stream)
         devices.connected(self.device, "")
 
     def poll(self) -> int:
         if self.unsent is None:
-            self.unsent = self.read()
+            self.unsent = self.last = self.read()
         reading = Reading("value", Value_Double(self.unsent), Quality.GOOD, None)
         try:
             telemetry.emit([DeviceReadings(self.device, [reading])])

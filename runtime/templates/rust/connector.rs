@@ -27,6 +27,8 @@ struct Lines {
     stream: String,
     /// Read, and not yet taken by the host.
     unsent: Option<f64>,
+    /// What was read last.
+    last: Option<f64>,
 }
 
 impl Connector for Lines {
@@ -50,7 +52,7 @@ impl Connector for Lines {
         let unsent = setup.hand_over.map_or(Ok(None), taken_over)?;
         host.open(&stream).map_err(|error| Fault::Device(format!("{error:?}")))?;
         host.device_connected(&configuration.device, "").map_err(|error| Fault::Internal(format!("{error:?}")))?;
-        let connector = Self { configuration, stream, unsent };
+        let connector = Self { configuration, stream, unsent, last: unsent };
         // The first timer comes at once.
         Ok((connector, Some(Duration::ZERO)))
     }
@@ -59,7 +61,7 @@ impl Connector for Lines {
         match event {
             Event::Timer => self.poll(host),
             Event::Rpc(request) => {
-                let answer = serde_json::json!({ "last": self.unsent }).to_string();
+                let answer = serde_json::json!({ "last": self.last }).to_string();
                 host.reply(request.id, &answer).map_err(|error| Fault::Internal(format!("{error:?}")))?;
                 Ok(None)
             }
@@ -79,6 +81,7 @@ impl Lines {
             Some(value) => value,
             None => self.read(host)?,
         };
+        self.last = Some(value);
         let reading = Reading { key: "value".into(), value: Value::Double(value), quality: Quality::Good, timestamp: None };
         let batch = [DeviceReadings { device: self.configuration.device.clone(), readings: vec![reading] }];
         match host.emit(&batch) {
@@ -121,7 +124,7 @@ export_connector!(Lines);
 
 #[cfg(test)]
 mod tests {
-    use moorline_plugin_sdk::{EmitError, FakeHost};
+    use moorline_plugin_sdk::{EmitError, FakeHost, RpcRequest};
 
     use super::*;
 
@@ -136,6 +139,9 @@ mod tests {
         assert_eq!(connector.handle(Event::Timer, &mut host).unwrap(), Some(Duration::from_millis(50)));
         connector.handle(Event::Timer, &mut host).unwrap();
         assert_eq!(host.emitted[0][0].readings[0].value, Value::Double(21.5));
+        let request = RpcRequest { id: 7, device: "d-1".into(), method: "get".into(), params: "{}".into() };
+        connector.handle(Event::Rpc(request), &mut host).unwrap();
+        assert_eq!(host.replies, [(7, r#"{"last":21.5}"#.to_owned())]);
     }
 
     #[test]

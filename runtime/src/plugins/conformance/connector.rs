@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use moorline_core::message::{DeviceName, Uplink};
+use moorline_core::swap::Failure;
 
 use super::back_pressure;
 use super::bench::Bench;
 use super::configurations;
 use super::device::Mood;
 use super::hand_over;
-use super::life::{End, Life};
+use super::life::{End, Life, START};
 use super::rules::{Check, Outcome, Rule};
 use crate::plugins::bindings::connector::exports::moorline::edge::connector_guest::{
     AttributeUpdate, Event, Fault, LinkState,
@@ -28,11 +29,23 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Judges every rule; `checked` hears of each at once.
 pub(super) async fn judge(bench: &Bench, checked: &mut dyn FnMut(&Check)) -> Vec<Check> {
     let mut checks = Vec::with_capacity(Rule::CONNECTOR.len());
+    // The rule without which none of the others can be judged.
+    let mut unfit: Option<Rule> = None;
     for rule in Rule::CONNECTOR {
         bench.set_mood(Mood::Answers);
-        let outcome = match one(bench, rule).await {
-            Ok(outcome) => outcome,
-            Err(end) => Outcome::Broken(words(&end)),
+        let outcome = match unfit {
+            Some(first) => skipped(format!("not judged: {} is broken", first.name())),
+            None => match (one(bench, rule).await, rule) {
+                (Ok(broken @ Outcome::Broken(_)), Rule::Starts) => {
+                    unfit = Some(rule);
+                    broken
+                }
+                (Ok(outcome), _) => outcome,
+                (Err(end), _) => {
+                    unfit = matches!(rule, Rule::Starts | Rule::Works).then_some(rule);
+                    broken(words(&end))
+                }
+            },
         };
         let check = Check { rule, outcome };
         checked(&check);
@@ -67,9 +80,9 @@ async fn one(bench: &Bench, rule: Rule) -> Result<Outcome, End> {
 /// What an end is to the author.
 pub(super) fn words(end: &End) -> String {
     match end {
-        End::Failed(failure) => format!("it {failure}"),
+        End::Failed(call, failure) => format!("{call} {failure}"),
         End::Refused(fault) => format!(
-            "start answered the good configuration with {}",
+            "start() answered the configuration of test.toml (or --with, --config) with {}",
             named(fault)
         ),
         End::Restless => {
@@ -134,8 +147,14 @@ async fn describes(bench: &Bench) -> Result<Outcome, End> {
     }
     let mut life = Life::conceived(bench).await?;
     let mut cards = vec![life.describe().await?, life.describe().await?];
-    life.start(&bench.configuration.to_string(), None).await?;
-    cards.push(life.describe().await?);
+    // Whether it starts is the next rule's question.
+    if life
+        .start(&bench.configuration.to_string(), None)
+        .await
+        .is_ok()
+    {
+        cards.push(life.describe().await?);
+    }
     let all_alike = cards.iter().all(|other| {
         (
             &other.name,
@@ -189,8 +208,13 @@ pub(super) fn sound_schema(schema: &str) -> Result<(), String> {
 }
 
 async fn starts(bench: &Bench) -> Result<Outcome, End> {
-    Life::begin(bench).await?;
-    Ok(kept("start() took the configuration"))
+    match Life::begin(bench).await {
+        Ok(_life) => Ok(kept("start() took the configuration")),
+        Err(End::Failed(START, Failure { reason, detail })) => Ok(broken(format!(
+            "start() {reason} with the configuration of test.toml (or --with, --config): {detail}"
+        ))),
+        Err(end) => Err(end),
+    }
 }
 
 async fn refuses_bad_configuration(bench: &Bench) -> Result<Outcome, End> {
@@ -209,9 +233,11 @@ async fn refuses_bad_configuration(bench: &Bench) -> Result<Outcome, End> {
                     "a configuration {what} is answered with {fault}"
                 )));
             }
-            Err(End::Failed(failure)) => {
+            Err(End::Failed(call, failure)) => {
                 let what = &configuration.what;
-                return Ok(broken(format!("given a configuration {what} it {failure}")));
+                return Ok(broken(format!(
+                    "given a configuration {what}: {call} {failure}"
+                )));
             }
             Err(End::Restless) => {}
             Ok(()) if configuration.must => {

@@ -38,7 +38,7 @@ pub(super) async fn hands_over(bench: &Bench) -> Result<Outcome, End> {
                 named(&fault)
             )));
         }
-        Err(end @ (End::Failed(_) | End::Restless)) => return Err(end),
+        Err(end @ (End::Failed(..) | End::Restless)) => return Err(end),
     }
     drop(life.tell(Event::LinkChanged(LinkState::Up)).await?);
     Ok(if goes_on(bench, &mut life).await? {
@@ -86,7 +86,7 @@ pub(super) async fn bears_foreign_hand_over(bench: &Bench) -> Result<Outcome, En
             Err(End::Refused(fault)) => {
                 return Ok(broken(format!("{what} is answered with {}", named(&fault))));
             }
-            Err(end @ (End::Failed(_) | End::Restless)) => {
+            Err(end @ (End::Failed(..) | End::Restless)) => {
                 return Ok(broken(format!("given {what}: {}", words(&end))));
             }
         }
@@ -118,7 +118,7 @@ pub(super) async fn refuses_other_schema(bench: &Bench) -> Result<Outcome, End> 
                 broken(format!("schema {other} is answered with {}", named(&fault)))
             }
             Ok(()) => broken(format!("it takes schema {other}, which it cannot know")),
-            Err(end @ (End::Failed(_) | End::Restless)) => return Err(end),
+            Err(end @ (End::Failed(..) | End::Restless)) => return Err(end),
         },
     )
 }

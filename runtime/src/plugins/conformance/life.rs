@@ -35,12 +35,32 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// Why a life came to an end before its time.
 #[derive(Clone, Debug)]
 pub(super) enum End {
-    /// It trapped, stalled or took too much memory.
-    Failed(Failure),
+    /// It trapped, stalled or took too much memory in this call.
+    Failed(&'static str, Failure),
     /// `start` said no.
     Refused(Fault),
     /// It asks to be woken again and again, and does nothing.
     Restless,
+}
+
+/// The first call.
+pub(super) const START: &str = "start()";
+
+/// The call of `handle` with this event, as the contract names it.
+const fn call_with(event: &Event) -> &'static str {
+    match event {
+        Event::Timer => "handle(timer)",
+        Event::StreamConnected(_) => "handle(stream-connected)",
+        Event::StreamData(_) => "handle(stream-data)",
+        Event::StreamClosed(_) => "handle(stream-closed)",
+        Event::Rpc(_) => "handle(rpc)",
+        Event::AttributesChanged(_) => "handle(attributes-changed)",
+        Event::LinkChanged(_) => "handle(link-changed)",
+    }
+}
+
+fn failed_in(call: &'static str) -> impl FnOnce(Failure) -> End {
+    move |failure| End::Failed(call, failure)
 }
 
 /// A guest under test and everything around it.
@@ -67,7 +87,7 @@ impl<'a> Life<'a> {
             .loaded
             .instantiate(&sandbox)
             .await
-            .map_err(End::Failed)?;
+            .map_err(failed_in("instantiating it"))?;
         let clock = Clock::start();
         let (platform, appender, claims) = Platform::start();
         let (streams, events) = Streams::spawn(&bench.grants());
@@ -139,22 +159,23 @@ impl<'a> Life<'a> {
                 Ok(())
             }
             Ok(Err(fault)) => Err(End::Refused(fault)),
-            Err(failure) => Err(End::Failed(failure)),
+            Err(failure) => Err(End::Failed(START, failure)),
         }
     }
 
     pub(super) async fn describe(&mut self) -> Result<Description, End> {
-        self.guest.describe().await.map_err(End::Failed)
+        self.guest.describe().await.map_err(failed_in("describe()"))
     }
 
     /// Ends it; what it hands over.
     pub(super) async fn stop(mut self) -> Result<HandOver, End> {
-        self.guest.stop().await.map_err(End::Failed)
+        self.guest.stop().await.map_err(failed_in("stop()"))
     }
 
     /// Tells the guest something.
     pub(super) async fn tell(&mut self, event: Event) -> Result<Result<(), Fault>, End> {
-        let answer = self.guest.handle(&event).await.map_err(End::Failed)?;
+        let handled = self.guest.handle(&event).await;
+        let answer = handled.map_err(failed_in(call_with(&event)))?;
         self.keep_state();
         match answer {
             Ok(wake) => {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each rule has lives of its own, so that one that is broken does not hide the next. A rule that cannot be judged, for
-//! want of a device that answers, is skipped and says so.
+//! want of a device that answers, or because no life gets as far, is skipped and says so.
 
 mod answers;
 mod back_pressure;

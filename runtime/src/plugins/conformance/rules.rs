@@ -105,7 +105,7 @@ impl Rule {
                 "describe() returns constants: a name, a version like 1.2.3, a JSON Schema or nothing"
             }
             Self::Starts => {
-                "give the test a configuration that works (--with FILE or --config JSON)"
+                "give the test a configuration that works (test.toml, --with FILE or --config JSON); a trap is a defect whatever the configuration"
             }
             Self::RefusesBadConfiguration => {
                 "check every field in start() or configure(), and return fault.configuration (a policy: the error) with the field's name"

@@ -17,6 +17,9 @@ impl Host for HostState {
             Level::Info => Importance::INFO,
             Level::Debug => Importance::DEBUG,
         };
+        if importance == Importance::ERROR {
+            self.last_words.add(&message);
+        }
         if let Some(resident) = &mut self.resident {
             resident.log(importance, &message);
         }

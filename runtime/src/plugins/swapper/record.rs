@@ -22,15 +22,7 @@ impl Running {
         };
         let (from, to, outcome) = match report {
             Report::Missing(why) => {
-                if found.missing_said.as_ref() != Some(&why) {
-                    let (name, path) = (&*found.name, found.path.display());
-                    let next = match why {
-                        NoFile::Absent => "it is loaded when it appears",
-                        NoFile::Unreadable(_) => "it is tried again",
-                    };
-                    tracing::error!(component = name, %path, "the plugin's file {why}; {next}");
-                    found.missing_said = Some(why.clone());
-                }
+                found.say_missing(&why);
                 return found.waiting.nothing_new(&OrderEnd::Missing(why));
             }
             Report::Unchanged(build) => {
@@ -133,6 +125,20 @@ impl Running {
 }
 
 impl Slot {
+    /// Says once why there is no file.
+    fn say_missing(&mut self, why: &NoFile) {
+        if self.missing_said.as_ref() == Some(why) {
+            return;
+        }
+        let (name, path) = (&*self.name, self.path.display());
+        let next = match why {
+            NoFile::Absent => "it is loaded when it appears",
+            NoFile::Unreadable(_) => "it is tried again",
+        };
+        tracing::error!(component = name, %path, "the plugin's file {why}; {next}");
+        self.missing_said = Some(why.clone());
+    }
+
     /// Why this build was refused, if it was the last one that was.
     fn failure_of(&self, build: Digest) -> Option<Failure> {
         let refused = self.refused.as_deref();
