@@ -385,7 +385,8 @@ fn moorline(arguments: &[&str]) -> (Option<i32>, String) {
 fn fails(verb: &str, language: &str, file: &str, changes: &[(&str, &str)]) -> Option<String> {
     let directory = tempfile::tempdir().unwrap();
     let plugin = templated(directory.path(), language, file, changes);
-    let (code, said) = moorline(&["plugin", verb, plugin.to_str().unwrap()]);
+    let place = plugin.display().to_string();
+    let (code, said) = moorline(&["plugin", verb, &place]);
     if code == Some(i32::from(exit::UNAVAILABLE)) {
         println!("SKIPPED: {language} cannot be built here: {said}");
         return None;
