@@ -6,7 +6,6 @@ use std::time::Duration;
 use moorline_core::confine::Limit;
 use moorline_core::swap::{Build, Failure, Reason};
 use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, Trap, WasmBacktrace};
 
@@ -130,8 +129,9 @@ impl Guest {
         let mut store = state_of(engine, sandbox).await?.into_store(engine);
         let meter = store.data().cpu.meter.clone();
         let mut free = Free::new();
-        let call = meter.measure(&mut free, pre.instantiate_async(&mut store));
-        let world = timeout(limits.call_wall, call).await;
+        let call = pre.instantiate_async(&mut store);
+        let world = meter.measure_within(&mut free, limits.call_wall, call);
+        let world = world.await;
         let world = judge(&store, world, limits).map_err(|ended| ended.failure)?;
         Ok(Self {
             store,
@@ -172,32 +172,36 @@ impl Guest {
     pub(crate) async fn describe(&mut self) -> Result<Description, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(&mut self.free, guest.call_describe(&mut self.store));
-        let result = timeout(self.limits.call_wall, call).await;
+        let call = guest.call_describe(&mut self.store);
+        let wall = self.limits.call_wall;
+        let result = meter.measure_within(&mut self.free, wall, call).await;
         self.end(result)
     }
 
     pub(crate) async fn start(&mut self, setup: &Setup) -> Result<Answer, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(&mut self.free, guest.call_start(&mut self.store, setup));
-        let result = timeout(self.limits.call_wall, call).await;
+        let call = guest.call_start(&mut self.store, setup);
+        let wall = self.limits.call_wall;
+        let result = meter.measure_within(&mut self.free, wall, call).await;
         self.end(result).map(|answer| answer.map(wake))
     }
 
     pub(crate) async fn handle(&mut self, event: &Event) -> Result<Answer, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(&mut self.free, guest.call_handle(&mut self.store, event));
-        let result = timeout(self.limits.call_wall, call).await;
+        let call = guest.call_handle(&mut self.store, event);
+        let wall = self.limits.call_wall;
+        let result = meter.measure_within(&mut self.free, wall, call).await;
         self.end(result).map(|answer| answer.map(wake))
     }
 
     pub(crate) async fn stop(&mut self) -> Result<HandOver, Failure> {
         let meter = self.begin();
         let guest = self.world.moorline_edge_connector_guest();
-        let call = meter.measure(&mut self.free, guest.call_stop(&mut self.store));
-        let result = timeout(self.limits.call_wall, call).await;
+        let call = guest.call_stop(&mut self.store);
+        let wall = self.limits.call_wall;
+        let result = meter.measure_within(&mut self.free, wall, call).await;
         let hand_over = self.end(result)?;
         if hand_over.bytes.len() > HAND_OVER_BYTES_MAX {
             let detail = format!("its hand-over has more than {HAND_OVER_BYTES_MAX} bytes");

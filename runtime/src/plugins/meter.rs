@@ -28,7 +28,9 @@ use std::time::Duration;
 
 use moorline_core::confine::Bucket;
 use moorline_core::time::Instant;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::pulse::Pulse;
 use crate::clock;
@@ -39,8 +41,10 @@ const SAMPLE_AGE: Duration = Duration::from_micros(200);
 const LONG_POLL: Duration = Duration::from_micros(500);
 /// Nanoseconds of long polls a guest has free each second: a hundredth of a core.
 const FREE_NS_PER_S: u64 = 10_000_000;
-/// And at once.
-const FREE_NS: u64 = 5_000_000;
+/// And at once: what it takes to be made and started, so that no candidate waits for those it is to replace.
+const FREE_NS: u64 = 250_000_000;
+/// A call that waits for its turns may take so many times longer than one that does not.
+const WALL_TIMES_MAX: u32 = 10;
 
 thread_local! {
     /// What the monotonic clock and that of this thread showed when the latter was last looked at, in nanoseconds.
@@ -92,6 +96,8 @@ pub(crate) struct Meter {
     began_ns: AtomicU64,
     /// What the thread's clock showed then, or a little earlier.
     began_cpu_ns: AtomicU64,
+    /// How long this call waited for its turns.
+    waited_ns: AtomicU64,
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -114,6 +120,7 @@ impl Meter {
             ended_ns: AtomicU64::new(0),
             began_ns: AtomicU64::new(0),
             began_cpu_ns: AtomicU64::new(0),
+            waited_ns: AtomicU64::new(0),
         }
     }
 
@@ -172,13 +179,47 @@ impl Meter {
         polled
     }
 
+    /// Another call, that may take `wall`. To wait for a turn is no fault of the guest's: it does not count, up to a bound.
+    pub(crate) async fn measure_within<F: Future>(
+        &self,
+        free: &mut Free,
+        wall: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        let mut call = pin!(self.measure(free, future));
+        let (mut left, mut granted) = (wall, Duration::ZERO);
+        loop {
+            match timeout(left, call.as_mut()).await {
+                Ok(output) => return Ok(output),
+                Err(elapsed) => {
+                    let waited = Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed))
+                        .min(wall * (WALL_TIMES_MAX - 1));
+                    left = waited.saturating_sub(granted);
+                    if left.is_zero() {
+                        return Err(elapsed);
+                    }
+                    granted = waited;
+                }
+            }
+        }
+    }
+
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let began_ns = monotonic_ns();
+        let turn = self.turns.0.acquire().await.ok();
+        let waited_ns = monotonic_ns().saturating_sub(began_ns);
+        self.waited_ns.fetch_add(waited_ns, Ordering::Relaxed);
+        turn
+    }
+
     /// Another call: `future`, measured, and in turns with others where what is `free` is used up.
-    pub(crate) async fn measure<F: Future>(&self, free: &mut Free, future: F) -> F::Output {
+    async fn measure<F: Future>(&self, free: &mut Free, future: F) -> F::Output {
         self.ended_ns.store(0, Ordering::Relaxed);
+        self.waited_ns.store(0, Ordering::Relaxed);
         let mut future = pin!(future);
         loop {
             let turn = if free.is_used_up() {
-                self.turns.0.acquire().await.ok()
+                self.turn().await
             } else {
                 None
             };
@@ -264,7 +305,7 @@ mod tests {
     async fn who_computes_long_waits_for_a_turn_and_who_does_not_never() {
         let meter = Meter::alone(1);
         let long = async {
-            compute(&meter, Duration::from_millis(20));
+            compute(&meter, Duration::from_nanos(FREE_NS) + LONG_POLL);
             tokio::task::yield_now().await;
         };
         let mut free = Free::new();
@@ -273,12 +314,21 @@ mod tests {
         let taken = meter.turns.0.acquire().await.unwrap();
         let waits = Duration::from_millis(50);
         let call = meter.measure(&mut free, std::future::ready(()));
-        let waited = tokio::time::timeout(waits, call).await;
+        let waited = timeout(waits, call).await;
         assert!(waited.is_err(), "it ran while another had the turn");
         let mut fresh = Free::new();
         meter.measure(&mut fresh, std::future::ready(())).await;
-        drop(taken);
-        meter.measure(&mut free, std::future::ready(())).await;
+        let call = meter.measure_within(&mut free, waits, std::future::ready(()));
+        let gives_back = async {
+            tokio::time::sleep(waits * 2).await;
+            drop(taken);
+        };
+        let (called, ()) = tokio::join!(call, gives_back);
+        assert!(called.is_ok(), "waiting for a turn used up its time");
+        let stuck = std::future::pending::<()>();
+        let mut fresh = Free::new();
+        let call = meter.measure_within(&mut fresh, waits, stuck).await;
+        assert!(call.is_err(), "a call without an end");
         assert_eq!(meter.turns.0.available_permits(), 1, "it was given back");
     }
 }

@@ -93,9 +93,7 @@ pub struct Swap {
     quarantined: Option<Digest>,
     /// It failed for want of trust alone, which can change while the build stays as it is.
     distrusted: bool,
-    /// What has proved itself last; what was loaded first needs no proof.
-    proved: Option<Digest>,
-    /// What the host puts into the file for the next start, where that is not what serves.
+    /// What the host has put into the file for the next start, where that is not what serves.
     put_back: Option<Digest>,
     /// The file changed while it could not be looked at.
     look_again: bool,
@@ -120,7 +118,6 @@ impl Swap {
             recalling: false,
             quarantined: None,
             distrusted: false,
-            proved: None,
             put_back: None,
             look_again: false,
             read_again: None,
@@ -200,6 +197,14 @@ impl Swap {
         match input {
             Input::Start => self.probe(Seen::Anything),
             Input::FileChanged => self.on_file_changed(now),
+            Input::Ordered => {
+                self.put_back = None;
+                self.on_file_changed(now);
+            }
+            Input::PutBack(digest) => {
+                let serves = self.active.is_some_and(|active| active.digest == digest);
+                self.put_back = (!serves).then_some(digest);
+            }
             Input::Again => {
                 self.quarantined = None;
                 self.put_back = None;

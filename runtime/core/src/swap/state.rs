@@ -288,8 +288,13 @@ pub enum Input {
     Start,
     /// The file changed, appeared or vanished.
     FileChanged,
+    /// An operator wants what is in the file.
+    Ordered,
     /// Look at the file, and try what is in it even if it failed before.
     Again,
+    /// After a failure the host has put this into the file, for the next start: until another lies there, or an operator
+    /// wants it, it is no candidate.
+    PutBack(Digest),
     /// Go back to the generation before the active one: on probation as if that had failed, later as a swap of its own.
     /// Ignored when [`super::Swap::can_revert`] says no.
     Revert,

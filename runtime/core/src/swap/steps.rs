@@ -93,7 +93,7 @@ impl Swap {
             return self.settle(now, Some(digest));
         }
         if let Some(active) = self.active.filter(|active| active.digest == digest) {
-            self.quarantined = None;
+            (self.quarantined, self.put_back) = (None, None);
             self.outputs
                 .push_back(Output::Report(Report::Unchanged(active)));
             return self.idle(now);
@@ -228,7 +228,6 @@ impl Swap {
         match (result, self.active) {
             (Ok(()), None) => {
                 self.active = Some(candidate);
-                self.proved = Some(candidate.digest);
                 self.quarantined = None;
                 self.outputs
                     .push_back(Output::Report(Report::Loaded(candidate)));
@@ -268,7 +267,6 @@ impl Swap {
         }
         self.recalling = false;
         self.quarantined = Some(from.digest);
-        self.put_back = self.proved.filter(|proved| *proved != to.digest);
         self.distrusted = false;
         self.stage = Stage::RollingBack {
             from,
@@ -342,7 +340,6 @@ impl Swap {
             Some(failure) => self.on_troubled(now, active.generation, failure),
             None => {
                 self.retire();
-                self.proved = Some(active.digest);
                 self.outputs
                     .push_back(Output::Report(Report::Proved(active)));
             }

@@ -110,6 +110,7 @@ pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Do
 
 /// The next start must not load the build that failed, or that an operator took back. What is kept beside its file comes back if it is one of `good`.
 pub(super) async fn take_back(
+    slot: usize,
     path: Arc<Path>,
     (failed, reason): (Digest, Reason),
     good: [Option<Digest>; 2],
@@ -133,6 +134,12 @@ pub(super) async fn take_back(
         Ok(Ok(TakenBack::LiesThere)) => {}
         Ok(Ok(TakenBack::Back(digest))) => {
             tracing::info!(%path, %digest, "the plugin's file is again what it was before the build that {end}");
+            return Some(Done {
+                slot,
+                build: None,
+                input: Input::PutBack(digest),
+                product: Product::Nothing,
+            });
         }
         Ok(Ok(TakenBack::NotKept)) => tracing::warn!(
             %path,

@@ -8,11 +8,7 @@ use crate::plugins::orders::{OrderRefused, Reply, RestoreRefused, RestoreReply, 
 
 impl Running {
     pub(super) fn on_swap(&mut self, name: &str, again: bool, until: Until, reply: Reply) {
-        let input = if again {
-            Input::Again
-        } else {
-            Input::FileChanged
-        };
+        let input = if again { Input::Again } else { Input::Ordered };
         let taken = self.slot_of(name).map(|slot| {
             let found = self.swapper.slots.get(slot);
             (slot, found.map(Slot::under_way).unwrap_or_default())

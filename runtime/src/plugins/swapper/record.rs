@@ -37,9 +37,10 @@ impl Running {
             Report::PutBack(digest) => {
                 tracing::info!(
                     component = &*found.name, %digest,
-                    "the plugin's file holds the last build that proved itself, for the next start; what serves goes on"
+                    "the plugin's file holds the last build that proved itself, for the next start; what serves goes on; moorline plugin swap loads what is in the file"
                 );
-                return found.waiting.nothing_new(&OrderEnd::Shunned(digest, None));
+                let serves = found.machine.active().map(OrderEnd::Unchanged);
+                return serves.iter().for_each(|end| found.waiting.nothing_new(end));
             }
             Report::Proved(build) => {
                 tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
@@ -67,7 +68,12 @@ impl Running {
                 failure,
             } => {
                 let good = [Some(to.digest), found.proved];
-                let job = jobs::take_back(found.path.clone(), (from.digest, failure.reason), good);
+                let job = jobs::take_back(
+                    slot,
+                    found.path.clone(),
+                    (from.digest, failure.reason),
+                    good,
+                );
                 super::spawn(&self.done, job);
                 (Some(to), from, SwapOutcome::RolledBack(step, failure))
             }

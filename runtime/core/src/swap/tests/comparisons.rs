@@ -210,7 +210,9 @@ fn what_is_put_back_for_the_next_start_does_not_replace_what_serves() {
     tracer.input(10_600, Input::Troubled(Generation(3), trap()));
     tracer.input(10_700, Input::RolledBack(Generation(3)));
     // The file changes in the moment before, and in that in which it is put back.
-    tracer.change_to(11_000, 3).change_to(12_000, 1);
+    tracer.change_to(11_000, 3);
+    tracer.input(11_900, Input::PutBack(digest(1)));
+    tracer.change_to(12_000, 1);
     tracer.expect(
         "+10.600s roll back g3:030303030303 to g2:020202020202
          +10.700s report rolled back g3:030303030303 g2:020202020202 at probation: trapped: unreachable
@@ -223,10 +225,39 @@ fn what_is_put_back_for_the_next_start_does_not_replace_what_serves() {
     );
     tracer.trace.clear();
     // An operator may want it all the same, and another build is another build.
-    tracer.input(13_000, Input::Again);
+    tracer.input(13_000, Input::Ordered);
     tracer.time(13_100).probed(13_100, 1);
     tracer.time(13_200).probed(13_200, 1);
     tracer.expect("+13.100s probe 10\n+13.200s probe 11\n+13.200s compile g4:010101010101");
+}
+
+/// An operator who put the good build there himself was once told that it had failed.
+#[test]
+fn what_the_host_has_not_put_back_is_a_candidate() {
+    let mut tracer = swapped();
+    tracer.change_to(10_100, 3).prepared(10_400, 3);
+    tracer.input(10_500, Input::CutOver(Generation(3), Ok(())));
+    tracer.input(10_600, Input::Troubled(Generation(3), trap()));
+    tracer.input(10_700, Input::RolledBack(Generation(3)));
+    let mut forgotten = tracer.swap.clone();
+    tracer.trace.clear();
+    tracer.change_to(12_000, 1);
+    tracer.expect("+12.100s probe 6\n+12.200s probe 7\n+12.200s compile g4:010101010101");
+    // Nor is it one no more once another has been there.
+    forgotten.handle(at(11_000), Input::PutBack(digest(1)));
+    let mut tracer = Tracer {
+        swap: forgotten,
+        trace: String::new(),
+    };
+    tracer.change_to(12_000, 2).change_to(13_000, 1);
+    tracer.expect(
+        "+12.100s probe 6
+         +12.200s probe 7
+         +12.200s report unchanged g2:020202020202
+         +13.100s probe 8
+         +13.200s probe 9
+         +13.200s compile g4:010101010101",
+    );
 }
 
 #[test]
