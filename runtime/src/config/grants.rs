@@ -1,6 +1,6 @@
 //! `[connector.grants]`: what each instance of a connector may reach beside its streams.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -49,8 +49,8 @@ struct Own {
     closed: bool,
 }
 
-/// All that is the gateway's.
-fn owns(base: &Path, settings: &Settings) -> Vec<Own> {
+/// All that is the gateway's. `read` are the files beside this one that say what it is to do, and whom it is to trust.
+fn owns(base: &Path, settings: &Settings, read: &[PathBuf]) -> Vec<Own> {
     let own = |what, place: &Path, closed| Own {
         what,
         place: real(place),
@@ -79,6 +79,15 @@ fn owns(base: &Path, settings: &Settings) -> Vec<Own> {
     let components = connectors.map(|connector| &connector.component);
     let directories = components.chain(policies).filter_map(|file| file.parent());
     owns.extend(directories.map(|directory| own("a directory of components", directory, true)));
+    // A key or a certificate is somebody else's as well as soon as a name on the way to it is.
+    let ways = read.iter().flat_map(|file| way(file));
+    owns.extend(ways.map(|place| Own {
+        what: "a key, certificate or secret that this file names",
+        place,
+        closed: false,
+    }));
+    let mut seen = BTreeSet::new();
+    owns.retain(|own| seen.insert((own.what, own.place.clone())));
     owns
 }
 
@@ -152,13 +161,14 @@ impl Resolver<'_> {
 
     /// No guest writes what is the gateway's, or another's.
     pub(super) fn check_written(&mut self, settings: &Settings) {
-        let owns = owns(self.base, settings);
+        let owns = owns(self.base, settings, &self.read);
         let mut written = std::mem::take(&mut self.written);
         for directory in &mut written {
             directory.host = real(&directory.host);
         }
         for (index, directory) in written.iter().enumerate() {
             let host = directory.host.display();
+            let mut said = BTreeSet::new();
             for Own {
                 what,
                 place,
@@ -166,6 +176,10 @@ impl Resolver<'_> {
             } in &owns
             {
                 if place.starts_with(&directory.host) {
+                    // One word for all the keys in it.
+                    if !said.insert(what) {
+                        continue;
+                    }
                     self.find(
                         directory.span.clone(),
                         format!("a plugin could write {what}, which is in {host}: grant it a directory of its own"),
@@ -230,6 +244,18 @@ impl Resolver<'_> {
 
 /// Where a path leads now; as far as it is there, for the rest as it is written.
 fn real(path: &Path) -> PathBuf {
+    walk(path, |_link| {})
+}
+
+/// That, and the links on the way: who may write where one lies puts something else in its place.
+fn way(path: &Path) -> Vec<PathBuf> {
+    let mut links = Vec::new();
+    let end = walk(path, |link| links.push(link.to_owned()));
+    links.push(end);
+    links
+}
+
+fn walk(path: &Path, mut passes: impl FnMut(&Path)) -> PathBuf {
     let here = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -246,6 +272,9 @@ fn real(path: &Path) -> PathBuf {
             Component::Prefix(_) | Component::RootDir | Component::Normal(_) => {
                 plain.push(part);
                 if let Ok(real) = plain.canonicalize() {
+                    if real != plain {
+                        passes(&plain);
+                    }
                     plain = real;
                 }
             }

@@ -109,14 +109,14 @@ impl Resolver<'_> {
         keys
     }
 
-    fn public_key(&self, source: &SecretSource) -> Result<String, String> {
+    fn public_key(&mut self, source: &SecretSource) -> Result<String, String> {
         match source {
             SecretSource::Literal(text) => Ok(text.clone()),
             SecretSource::Env(name) => {
                 std::env::var(name).map_err(|error| format!("environment variable {name}: {error}"))
             }
             SecretSource::File(path) => {
-                let path = self.base.join(path);
+                let path = self.named(path);
                 bounded_file::read_text(&path, SIGNATURE_FILE_BYTES_MAX)
                     .map_err(|error| format!("{} cannot be read: {error}", path.display()))
             }

@@ -106,6 +106,8 @@ pub(super) struct Resolver<'a> {
     secrets: Secrets,
     findings: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+    /// The files that were read, or would be.
+    pub(super) read: Vec<PathBuf>,
     /// What guests are granted to write.
     pub(super) written: Vec<Written>,
 }
@@ -122,6 +124,7 @@ pub(super) fn resolve(
         secrets,
         findings: Vec::new(),
         warnings: Vec::new(),
+        read: Vec::new(),
         written: Vec::new(),
     };
     let state_dir = base.join(&raw.gateway.state_dir);
@@ -278,6 +281,13 @@ impl Resolver<'_> {
         self.warnings.push(self.source.at(span, message));
     }
 
+    /// Where a file is that the configuration names, to be read.
+    pub(super) fn named(&mut self, path: &Path) -> PathBuf {
+        let resolved = self.base.join(path);
+        self.read.push(resolved.clone());
+        resolved
+    }
+
     /// A path that must lead to a readable file.
     fn existing(&mut self, path: &Spanned<PathBuf>) -> PathBuf {
         let resolved = self.base.join(path.get_ref());
@@ -291,7 +301,7 @@ impl Resolver<'_> {
     }
 
     fn content(&mut self, path: &Spanned<PathBuf>) -> Vec<u8> {
-        let resolved = self.base.join(path.get_ref());
+        let resolved = self.named(path.get_ref());
         bounded_file::read(&resolved, PEM_BYTES_MAX).unwrap_or_else(|error| {
             self.find(
                 path.span(),
@@ -304,7 +314,10 @@ impl Resolver<'_> {
     fn private_key(&mut self, path: &Spanned<PathBuf>) -> Secret {
         let pem = match self.secrets {
             Secrets::Resolved => self.content(path),
-            Secrets::LeftAlone => Vec::new(),
+            Secrets::LeftAlone => {
+                self.named(path.get_ref());
+                Vec::new()
+            }
         };
         Secret::new(String::from_utf8_lossy(&pem).into_owned())
     }
@@ -320,6 +333,9 @@ impl Resolver<'_> {
 
     fn secret(&mut self, source: &Spanned<raw::SecretSource>) -> Secret {
         if self.secrets == Secrets::LeftAlone {
+            if let raw::SecretSource::File(path) = source.get_ref() {
+                self.named(path);
+            }
             return Secret::new(String::new());
         }
         let text = match source.get_ref() {
@@ -338,7 +354,7 @@ impl Resolver<'_> {
                 String::new()
             }),
             raw::SecretSource::File(path) => {
-                let resolved = self.base.join(path);
+                let resolved = self.named(path);
                 match bounded_file::read_text(&resolved, SECRET_BYTES_MAX) {
                     Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
                     Err(error) => {

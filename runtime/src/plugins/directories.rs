@@ -2,16 +2,19 @@
 //! so the bound holds whatever streams and calls do at once, and a medium that hangs holds up nobody else. It outlasts the guests:
 //! what the one before had under way is done before the next one writes.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use moorline_core::confine::{Limit, Quota};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::grants::Sandbox;
@@ -20,6 +23,12 @@ use crate::clock;
 
 /// What may be under way beside a write of each descriptor.
 const JOBS_QUEUED_MORE: usize = 16;
+/// How a directory is opened to be looked through.
+const OF_DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+/// After so much of a place in the file system no more of it is shown.
+const PLACE_BYTES_SHOWN: usize = 200;
 
 /// Why nothing, or not all, was written.
 #[derive(Debug)]
@@ -73,6 +82,7 @@ impl Directories {
             quota: Quota::new(limits.directory_bytes, limits.directory_entries),
             instance: instance.to_owned(),
             paths,
+            uncounted: false,
         };
         let thread = std::thread::Builder::new()
             .name("directories".into())
@@ -130,7 +140,8 @@ impl Desk {
         })
     }
 
-    /// Does `work` when everything before it is done. The thread's time counts as that of the call that waits for it.
+    /// Does `work` when everything before it is done. The thread's time counts as that of the call under way, or the next:
+    /// whoever does not wait for it pays as well.
     pub(crate) fn hand_in<T: Send + 'static>(
         &self,
         meter: Arc<Meter>,
@@ -140,31 +151,27 @@ impl Desk {
         self.send(Box::new(move |owner| {
             let began = clock::of_thread();
             let result = work(&mut owner.quota);
-            let cpu = clock::of_thread().saturating_sub(began);
-            match reply.send((result, cpu)) {
+            meter.charge(clock::of_thread().saturating_sub(began));
+            match reply.send(owner.judge(result)) {
                 // The guest that wanted it is gone.
                 Ok(()) | Err(_) => {}
             }
         }))?;
-        Ok(UnderWay { done, meter })
+        Ok(UnderWay { done })
     }
 }
 
 /// Work that was handed in.
 pub(crate) struct UnderWay<T> {
-    done: oneshot::Receiver<(Result<T, Unwritten>, Duration)>,
-    meter: Arc<Meter>,
+    done: oneshot::Receiver<Result<T, Unwritten>>,
 }
 
 impl<T> Future for UnderWay<T> {
     type Output = Result<T, Unwritten>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.done).poll(context).map(|done| {
-            let (result, cpu) = done.map_err(io::Error::other)?;
-            self.meter.charge(cpu);
-            result
-        })
+        let done = Pin::new(&mut self.done).poll(context);
+        done.map(|done| done.map_err(io::Error::other)?)
     }
 }
 
@@ -173,6 +180,8 @@ struct Owner {
     quota: Quota,
     instance: String,
     paths: Vec<PathBuf>,
+    /// Nobody knows what is there: that exceeds no limit.
+    uncounted: bool,
 }
 
 impl Owner {
@@ -182,50 +191,137 @@ impl Owner {
         }
     }
 
+    /// What was not counted leaves no room, whatever the limits are.
+    fn judge<T>(&self, result: Result<T, Unwritten>) -> Result<T, Unwritten> {
+        match result {
+            Err(Unwritten::Full(_)) if self.uncounted => Err(Unwritten::Medium(Errno::IO.into())),
+            judged => judged,
+        }
+    }
+
     /// Counts what is there, as far as it may be there. Links are counted and not followed.
     fn count(&mut self) {
+        self.uncounted = false;
         self.quota.empty();
-        let mut waiting = self.paths.clone();
-        while let Some(directory) = waiting.pop() {
-            match self.count_in(&directory, &mut waiting) {
+        for path in &self.paths {
+            let mut walk = Walk::default();
+            match walk.count(path, &mut self.quota) {
                 Ok(true) => {}
                 Ok(false) => return,
                 // The guest was started without it.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
-                        && self.paths.contains(&directory) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && walk.levels.is_empty() => {
+                }
                 Err(error) => {
-                    let (instance, directory) = (&*self.instance, directory.display());
+                    let (instance, directory) = (&*self.instance, walk.place(path));
                     tracing::error!(
-                        instance, %directory, %error,
+                        instance, directory, %error,
                         "what is in a directory of the plugin cannot be counted: it can write nothing until that is mended and it \
                          is started anew"
                     );
+                    self.uncounted = true;
                     return self.quota.uncountable();
                 }
             }
         }
     }
+}
 
+/// On the way through a directory, from each directory into the next. By whole paths there is an end at `PATH_MAX`, and a guest
+/// can move directories into one another beyond it; a descriptor for each level would be as many as the guest likes.
+#[derive(Default)]
+struct Walk {
+    levels: Vec<Level>,
+}
+
+/// A directory that was looked through, and is again on the way back.
+struct Level {
+    name: CString,
+    /// Which one it is: somebody else may move what lies below it.
+    id: (u64, u64),
+    /// The directories in it that were not gone into yet.
+    waiting: Vec<CString>,
+}
+
+impl Walk {
     /// False when there is more than may be.
-    fn count_in(&mut self, directory: &PathBuf, waiting: &mut Vec<PathBuf>) -> io::Result<bool> {
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let found = match entry.metadata() {
-                // Somebody else has taken it away meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                found => found?,
-            };
-            let bytes = if found.is_dir() { 0 } else { found.len() };
-            if !self.quota.found(bytes) {
-                return Ok(false);
+    fn count(&mut self, path: &Path, quota: &mut Quota) -> io::Result<bool> {
+        let mut here = openat(CWD, path, OF_DIRECTORY, Mode::empty())?;
+        if !self.enter(&here, CString::default(), quota)? {
+            return Ok(false);
+        }
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(name) = level.waiting.pop() {
+                let flags = OF_DIRECTORY | OFlags::NOFOLLOW;
+                here = match openat(&here, &*name, flags, Mode::empty()) {
+                    // Somebody else has taken it away meanwhile, or put something else there.
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                    opened => opened?,
+                };
+                if !self.enter(&here, name, quota)? {
+                    return Ok(false);
+                }
+                continue;
             }
-            if found.is_dir() {
-                waiting.push(entry.path());
+            self.levels.pop();
+            let Some(above) = self.levels.last() else {
+                break;
+            };
+            here = openat(&here, c"..", OF_DIRECTORY, Mode::empty())?;
+            if above.id != id(&fstat(&here)?) {
+                return Err(io::Error::other("it is being moved"));
             }
         }
         Ok(true)
     }
+
+    /// Counts what lies in this directory itself.
+    fn enter(&mut self, here: &OwnedFd, name: CString, quota: &mut Quota) -> io::Result<bool> {
+        let mut level = Level {
+            name,
+            id: id(&fstat(here)?),
+            waiting: Vec::new(),
+        };
+        for entry in Dir::read_from(here)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let found = match statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
+                // Somebody else has taken it away meanwhile.
+                Err(Errno::NOENT) => continue,
+                found => found?,
+            };
+            let is_dir = FileType::from_raw_mode(found.st_mode).is_dir();
+            let length = u64::try_from(found.st_size).unwrap_or(u64::MAX);
+            if !quota.found(if is_dir { 0 } else { length }) {
+                return Ok(false);
+            }
+            if is_dir {
+                level.waiting.push(name.to_owned());
+            }
+        }
+        self.levels.push(level);
+        Ok(true)
+    }
+
+    /// Where it is; its beginning, where that is long.
+    fn place(&self, path: &Path) -> String {
+        let mut place = path.display().to_string();
+        for level in self.levels.iter().skip(1) {
+            if place.len() > PLACE_BYTES_SHOWN {
+                place.push_str("/…");
+                break;
+            }
+            place.push('/');
+            place.push_str(&level.name.to_string_lossy());
+        }
+        place
+    }
+}
+
+fn id(found: &Stat) -> (u64, u64) {
+    (found.st_dev, found.st_ino)
 }
 
 /// Where a write begins.
@@ -335,7 +431,7 @@ mod tests {
                 }],
                 ..Grants::default()
             },
-            connection: None,
+            ..Sandbox::default()
         };
         let file = Arc::new(File::create(directory.path().join("file")).unwrap());
         let mut directories = Directories::spawn("line", &sandbox).unwrap();
@@ -370,5 +466,70 @@ mod tests {
         let counted = counted.hand_in(Arc::new(Meter::alone(1)), |quota| Ok(quota.used()));
         let used = counted.unwrap().await.unwrap();
         assert_eq!((used.bytes, used.entries), (980, 1));
+    }
+
+    fn sandbox(directory: &Path) -> Sandbox {
+        let grant = DirectoryGrant {
+            guest: "/data".to_owned(),
+            host: directory.to_owned(),
+        };
+        Sandbox {
+            grants: Grants {
+                writable_directories: vec![grant],
+                ..Grants::default()
+            },
+            ..Sandbox::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_counted_however_deep_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = "d".repeat(200);
+        let mut below = openat(CWD, directory.path(), OF_DIRECTORY, Mode::empty()).unwrap();
+        for _level in 0..50 {
+            rustix::fs::mkdirat(&below, &*name, Mode::RWXU).unwrap();
+            let beside = openat(&below, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU);
+            File::from(beside.unwrap()).write_at(b"text", 0).unwrap();
+            below = openat(&below, &*name, OF_DIRECTORY, Mode::empty()).unwrap();
+        }
+        let mut directories = Directories::spawn("line", &sandbox(directory.path())).unwrap();
+        let counted = directories.desk().unwrap();
+        let counted = counted.hand_in(Arc::new(Meter::alone(1)), |quota| Ok(quota.used()));
+        let used = counted.unwrap().await.unwrap();
+        assert_eq!((used.bytes, used.entries), (200, 100));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_counted_exceeds_no_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("data");
+        std::fs::write(&place, "no directory").unwrap();
+        let mut directories = Directories::spawn("line", &sandbox(&place)).unwrap();
+        let desk = directories.desk().unwrap();
+        let refused = desk.hand_in(Arc::new(Meter::alone(1)), |quota| Ok(quota.add_entry()?));
+        let refused = refused.unwrap().await.unwrap_err();
+        let Unwritten::Medium(error) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_charged() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut directories = Directories::spawn("line", &sandbox(directory.path())).unwrap();
+        let desk = directories.desk().unwrap();
+        let meter = Arc::new(Meter::alone(1));
+        let work = std::time::Duration::from_millis(20);
+        let dropped = desk.hand_in(meter.clone(), move |_quota| {
+            let began = clock::of_thread();
+            while clock::of_thread() < began + work {}
+            Ok(())
+        });
+        drop(dropped.unwrap());
+        let after = desk.hand_in(Arc::new(Meter::alone(1)), |_quota| Ok(()));
+        after.unwrap().await.unwrap();
+        assert!(meter.running() >= work, "{:?}", meter.running());
     }
 }

@@ -18,6 +18,7 @@ use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
 };
 
+use super::descriptors::Place;
 use super::directories::{self, At, Desk, FileId, UnderWay, Unwritten};
 use super::meter::Meter;
 use super::store::HostState;
@@ -370,6 +371,7 @@ fn writer(state: &mut HostState, file: &Dir, at: At) -> FsResult<Resource<DynOut
         meter: state.cpu.meter.clone(),
         said: state.net.said(),
         progress: Progress::Ready,
+        place: place.clone(),
     });
     let stream = state.filesystem().table.push(writer)?;
     state.descriptors.hold(&stream, place);
@@ -512,6 +514,7 @@ struct Writer {
     meter: Arc<Meter>,
     said: mpsc::Sender<Said>,
     progress: Progress,
+    place: Place,
 }
 
 enum Progress {
@@ -561,8 +564,12 @@ impl OutputStream for Writer {
             return Err(StreamError::trap("more was written than is permitted"));
         }
         let (file, at) = (self.file.clone(), self.at);
+        // The file stays open until that is done, though the guest may have dropped this.
+        let place = self.place.clone();
         let handed_in = self.desk.hand_in(self.meter.clone(), move |quota| {
-            directories::write_all(quota, &file, &bytes, at)
+            let written = directories::write_all(quota, &file, &bytes, at);
+            drop((file, place));
+            written
         });
         match handed_in {
             Ok(under_way) => self.progress = Progress::UnderWay(under_way),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use moorline_core::confine::{Origin, TcpGrant};
 
+use super::opening::Opener;
 use super::settings::{ConnectionSettings, ConnectorSettings, Limits};
 
 /// What is granted. By default nothing but the time.
@@ -68,6 +69,8 @@ pub(crate) struct Sandbox {
     pub(crate) grants: Grants,
     /// The connection it is for, if it is for one.
     pub(crate) connection: Option<String>,
+    /// How its directories are opened.
+    pub(crate) opener: Opener,
 }
 
 impl Sandbox {
@@ -80,6 +83,7 @@ impl Sandbox {
             limits: connector.limits,
             grants: connector.grants.clone(),
             connection: connection.map(|connection| connection.name.clone()),
+            opener: Opener::default(),
         }
     }
 
@@ -99,12 +103,21 @@ impl Sandbox {
         !(self.grants.directories.is_empty() && self.grants.writable_directories.is_empty())
     }
 
+    /// The same, but for its directories.
+    pub(crate) fn without_directories(&self) -> Self {
+        let mut without = self.clone();
+        without.grants.directories.clear();
+        without.grants.writable_directories.clear();
+        without
+    }
+
     /// Under limits, with nothing granted: for a guest that only describes itself.
     pub(crate) fn closed(limits: &Limits) -> Self {
         Self {
             limits: *limits,
             grants: Grants::default(),
             connection: None,
+            opener: Opener::default(),
         }
     }
 }

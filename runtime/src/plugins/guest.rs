@@ -98,15 +98,25 @@ impl Loaded {
     }
 }
 
-/// What stands behind a Store. To open directories could take as long as their medium likes.
-async fn state_of(engine: &Engine, sandbox: &Sandbox) -> Result<HostState, Failure> {
+/// What stands behind a Store. To open directories could take as long as their medium likes. That is no fault of the build: where
+/// they are not opened it does without, as without a directory that is not there.
+async fn state_of(engine: &Engine, sandbox: &Sandbox) -> HostState {
     if !sandbox.has_directories() {
-        return Ok(HostState::new(engine, sandbox));
+        return HostState::new(engine, sandbox);
     }
-    let (engine, sandbox) = (engine.clone(), sandbox.clone());
-    tokio::task::spawn_blocking(move || HostState::new(&engine, &sandbox))
-        .await
-        .map_err(|error| Failure::new(Reason::Host, error.to_string()))
+    let (its_engine, its_sandbox) = (engine.clone(), sandbox.clone());
+    let opening = move || HostState::new(&its_engine, &its_sandbox);
+    match sandbox.opener.open(opening).await {
+        Ok(state) => state,
+        Err(error) => {
+            let host = sandbox.opener.place();
+            tracing::error!(
+                host = %host.display(), %error,
+                "a directory that is granted to a plugin cannot be opened: the plugin is started without all of its directories"
+            );
+            HostState::new(engine, &sandbox.without_directories())
+        }
+    }
 }
 
 /// A guest. After any [`Failure`] its Store is spoilt: drop it, keep what [`Guest::release`] gives back.
@@ -126,7 +136,7 @@ impl Guest {
         sandbox: &Sandbox,
     ) -> Result<Self, Failure> {
         let limits = &sandbox.limits;
-        let mut store = state_of(engine, sandbox).await?.into_store(engine);
+        let mut store = state_of(engine, sandbox).await.into_store(engine);
         let meter = store.data().cpu.meter.clone();
         let mut free = Free::new();
         let call = pre.instantiate_async(&mut store);
@@ -356,7 +366,58 @@ fn authored(backtrace: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use wasmtime_wasi::filesystem::WasiFilesystemView as _;
+    use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+
+    use super::super::engine::{Engines, Kind};
     use super::*;
+    use crate::plugins::{DirectoryGrant, Grants};
+
+    async fn directories(engine: &Engine, sandbox: &Sandbox) -> usize {
+        let mut state = state_of(engine, sandbox).await;
+        state.filesystem().get_directories().unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn a_guest_is_made_without_directories_that_do_not_answer() {
+        let engine = Engines::start().unwrap().of(Kind::Connector).clone();
+        let directory = tempfile::tempdir().unwrap();
+        let grant = DirectoryGrant {
+            guest: "/maps".to_owned(),
+            host: directory.path().to_owned(),
+        };
+        let sandbox = Sandbox {
+            grants: Grants {
+                directories: vec![grant],
+                ..Grants::default()
+            },
+            ..Sandbox::default()
+        };
+        assert_eq!(directories(&engine, &sandbox).await, 1);
+        let (medium, hung) = mpsc::channel::<()>();
+        let before = sandbox.opener.clone();
+        let before = tokio::spawn(async move {
+            let silent = before.clone();
+            let opening = move || {
+                silent.goes_to(Path::new("/mnt/silent"));
+                hung.recv().unwrap_err();
+            };
+            before.open(opening).await
+        });
+        while sandbox.opener.place() != Path::new("/mnt/silent") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Another attempt, and one more: neither fails, neither opens anything.
+        let attempts = [&sandbox, &sandbox].map(|sandbox| directories(&engine, sandbox));
+        let [first, second] = attempts;
+        assert_eq!(tokio::join!(first, second), (0, 0));
+        assert!(before.await.unwrap().is_err());
+        drop(medium);
+        assert_eq!(directories(&engine, &sandbox).await, 1);
+    }
 
     #[test]
     fn a_trap_names_the_authors_functions_and_not_the_librarys() {

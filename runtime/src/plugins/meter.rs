@@ -85,13 +85,16 @@ impl Free {
 }
 
 /// The call under way. Shared by the guest, which polls it, and the Store, which asks between two instructions whether it is
-/// over its deadline: both on the one thread that polls, so that the order of these loads and stores is that of the program.
+/// over its deadline: both on the one thread that polls, so that the order of these loads and stores is that of the program. What
+/// other threads do for it they only add to one sum, of which nothing is lost in whatever order.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pulse: Arc<Pulse>,
     turns: Arc<Turns>,
     /// Of the polls that ended.
     ended_ns: AtomicU64,
+    /// Work of other threads that no poll has taken over yet.
+    owed_ns: AtomicU64,
     /// What the monotonic clock showed when the poll under way began.
     began_ns: AtomicU64,
     /// What the thread's clock showed then, or a little earlier.
@@ -118,6 +121,7 @@ impl Meter {
             pulse,
             turns,
             ended_ns: AtomicU64::new(0),
+            owed_ns: AtomicU64::new(0),
             began_ns: AtomicU64::new(0),
             began_cpu_ns: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
@@ -150,7 +154,9 @@ impl Meter {
     /// The CPU time of this call so far; to be asked while it is polled.
     pub(crate) fn running(&self) -> Duration {
         let ended_ns = self.ended_ns.load(Ordering::Relaxed);
-        Duration::from_nanos(ended_ns.saturating_add(self.polled_ns()))
+        let owed_ns = self.owed_ns.load(Ordering::Relaxed);
+        let others_ns = ended_ns.saturating_add(owed_ns);
+        Duration::from_nanos(others_ns.saturating_add(self.polled_ns()))
     }
 
     /// The CPU time of the call that ended.
@@ -158,10 +164,10 @@ impl Meter {
         Duration::from_nanos(self.ended_ns.load(Ordering::Relaxed))
     }
 
-    /// Work that another thread did for this call; to be said while it is polled.
+    /// Work that another thread did for the guest. It counts in the call under way, or in the next: work that the guest does
+    /// not wait for costs it no less.
     pub(crate) fn charge(&self, work: Duration) {
-        self.ended_ns
-            .fetch_add(nanoseconds(work), Ordering::Relaxed);
+        self.owed_ns.fetch_add(nanoseconds(work), Ordering::Relaxed);
     }
 
     fn poll<F: Future>(
@@ -174,7 +180,9 @@ impl Meter {
         self.begin();
         let polled = future.poll(context);
         let spent_ns = self.polled_ns();
-        self.ended_ns.fetch_add(spent_ns, Ordering::Relaxed);
+        let owed_ns = self.owed_ns.swap(0, Ordering::Relaxed);
+        let both_ns = spent_ns.saturating_add(owed_ns);
+        self.ended_ns.fetch_add(both_ns, Ordering::Relaxed);
         free.charge(Duration::from_nanos(spent_ns));
         polled
     }
@@ -283,6 +291,24 @@ mod tests {
         assert!(meter.spent() >= work * 3, "{:?}", meter.spent());
         meter.measure(&mut free, std::future::ready(())).await;
         assert!(meter.spent() < work, "a call counts for itself");
+    }
+
+    #[tokio::test]
+    async fn work_of_others_counts_once_and_in_the_next_call_if_this_has_ended() {
+        let meter = Meter::alone(1);
+        let mut free = Free::new();
+        let work = Duration::from_secs(1);
+        let call = async {
+            meter.charge(work);
+            assert!(meter.running() >= work);
+        };
+        meter.measure(&mut free, call).await;
+        assert!(meter.spent() >= work && meter.spent() < work * 2);
+        meter.charge(work);
+        meter.measure(&mut free, std::future::ready(())).await;
+        assert!(meter.spent() >= work && meter.spent() < work * 2);
+        meter.measure(&mut free, std::future::ready(())).await;
+        assert!(meter.spent() < work, "it was charged before");
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ mod inspect;
 mod instance;
 mod meter;
 mod names;
+mod opening;
 mod orders;
 mod policy;
 mod pulse;

@@ -207,6 +207,7 @@ pub(crate) fn context(sandbox: &Sandbox) -> Wasi {
     let written = sandbox.writable_directories();
     let written = written.map(|directory| (directory, FsPerms::ReadWrite));
     for (directory, perms) in read.chain(written) {
+        sandbox.opener.goes_to(&directory.host);
         if perms == FsPerms::ReadWrite && sandbox.connection.is_some() {
             make_own(&directory.host);
         }

@@ -271,3 +271,52 @@ fn what_a_plugin_may_write_is_neither_the_gateways_nor_anothers() {
         assert!(found.contains("writable_directories: "), "{found}");
     }
 }
+
+#[test]
+fn what_the_file_names_to_be_read_is_written_by_no_plugin() {
+    let site = tempfile::tempdir().unwrap();
+    let at = |name: &str| site.path().join(name);
+    for name in ["etc", "keys/inner", "links", "certs"] {
+        std::fs::create_dir_all(at(name)).unwrap();
+    }
+    std::fs::write(at("keys/token"), "token").unwrap();
+    std::fs::write(at("certs/ca.pem"), "").unwrap();
+    std::os::unix::fs::symlink(at("keys/token"), at("links/token")).unwrap();
+    let read = |url: &str, link: &str, rest: &str, granted: &str| {
+        let text = format!(
+            "[gateway]\nname = \"line-7\"\nstate_dir = \"state\"\n[link]\nurl = \"{url}\"\n{link}\n[[connector]]\nname = \"c\"\n\
+             component = \"plugins/a.wasm\"\ngrants.writable_directories = {{ \"/data\" = {:?} }}\n{rest}",
+            at(granted)
+        );
+        let Refused(found) = parse(&at("etc/gateway.toml"), &text).unwrap_err();
+        let found = found.iter().map(ToString::to_string);
+        let words = "a plugin could write a key, certificate or secret";
+        found.filter(|found| found.contains(words)).collect()
+    };
+    let secrets = "username = \"file:../keys/token\"\npassword = \"file:../keys/token\"";
+    let behind_a_link = "username = \"file:../links/token\"";
+    let plain = "mqtt://broker";
+    let key = "[plugins.trusted_keys]\nplant = \"file:../keys/plant.pub\"\n";
+    let proxied = "proxy = \"http://proxy:3128\"\nproxy_username = \"u\"\nproxy_password = \"file:../keys/proxy\"";
+    let ca = "tls.ca_file = \"../certs/ca.pem\"";
+    let client =
+        "tls.client_cert_file = \"../certs/c.pem\"\ntls.client_key_file = \"../keys/inner/c.key\"";
+    for (url, link, rest, granted) in [
+        (plain, secrets, "", "keys"),
+        (plain, behind_a_link, "", "keys"),
+        (plain, behind_a_link, "", "links"),
+        (plain, "", key, "keys"),
+        (plain, proxied, "", "keys"),
+        ("mqtts://broker", ca, "", "certs"),
+        ("mqtts://broker", client, "", "certs"),
+        ("mqtts://broker", client, "", "keys/inner"),
+    ] {
+        let found: Vec<String> = read(url, link, rest, granted);
+        assert_eq!(found.len(), 1, "{link}{rest} {granted}: {found:?}");
+        let line = 9 + link.lines().count().max(1);
+        let place = format!("gateway.toml:{line}:");
+        assert!(found[0].contains(&place), "{link}{rest}: {found:?}");
+    }
+    let none: Vec<String> = read(plain, secrets, key, "keys/inner");
+    assert!(none.is_empty(), "{none:?}");
+}
