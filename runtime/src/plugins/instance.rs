@@ -25,6 +25,8 @@ use moorline_core::swap::{Build, Failure, Generation};
 use moorline_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use pace::StreamNews;
+
 use super::bindings::connector::exports::moorline::edge::connector_guest::{
     Event, HandOver, LinkState,
 };
@@ -157,6 +159,7 @@ struct Instance {
     wake: Option<Instant>,
     /// When its state, which could not be written, is tried again.
     state_due: Option<Instant>,
+    stream_news: StreamNews,
     /// A guest has just started, and does not know yet whether the link is up.
     started: bool,
     /// Readings and refused batches of the generations before.
@@ -208,6 +211,7 @@ pub(crate) async fn run(parts: Parts) {
         away_since: Some(clock.now()),
         wake: None,
         state_due: None,
+        stream_news: StreamNews::new(clock.now()),
         started: false,
         before: Served::default(),
         status: parts.status,
@@ -222,7 +226,6 @@ pub(crate) async fn run(parts: Parts) {
                 let paused = instance.paused_until;
                 let up = instance.is_up() && paused.is_none();
                 let timer = instance.wake.filter(|_| up);
-                let retry = instance.retry();
                 let rest = instance.streams_rest_until();
                 tokio::select! {
                     control = controls.recv() => Woken::Control(control),
@@ -233,8 +236,8 @@ pub(crate) async fn run(parts: Parts) {
                         Err(_link_gone) => { link_watched = false; continue }
                     },
                     () = until(clock, timer) => Woken::Timer,
-                    () = until(clock, retry) => Woken::Retry,
-                    () = until(clock, paused.into_iter().chain(rest).min()) => Woken::Rested,
+                    () = until(clock, instance.retry()) => Woken::Retry,
+                    () = until(clock, paused.into_iter().chain(rest).chain(instance.stream_news.due()).min()) => Woken::Rested,
                     () = until(clock, instance.state_due) => Woken::StateDue,
                 }
             }

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::answers::{Known, Rule, look_up};
 use crate::plugins::stream_target::StreamTarget;
-use crate::plugins::streams::Line as DeviceLine;
+use crate::plugins::streams::{Berth, Line as DeviceLine};
 
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 4096;
@@ -106,6 +106,7 @@ async fn listen(
     seen: Arc<watch::Sender<Seen>>,
 ) {
     let mut connections = JoinSet::new();
+    let berth = Arc::new(Berth::default());
     while let Ok((stream, _peer)) = listener.accept().await {
         // A plugin has one connection: the one before is over, or about to be.
         while connections.try_join_next().is_some() {}
@@ -114,13 +115,14 @@ async fn listen(
             connections.shutdown().await;
         }
         let (answering, moods, seen) = (answering.clone(), moods.clone(), seen.clone());
+        let berth = Arc::clone(&berth);
         connections.spawn(async move {
             match (Line {
                 stream,
                 moods,
                 seen,
             })
-            .serve(answering)
+            .serve(answering, &berth)
             .await
             {
                 // Either side may go at any time: that is what this is for.
@@ -138,12 +140,12 @@ struct Line {
 }
 
 impl Line {
-    async fn serve(mut self, answering: Answering) -> io::Result<()> {
+    async fn serve(mut self, answering: Answering, berth: &Berth) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         match answering {
             Answering::Rules(rules) => self.by_rules(&rules).await,
             Answering::Real(target) => {
-                let opened = DeviceLine::open(&target).await;
+                let opened = DeviceLine::open(&target, berth).await;
                 self.through(opened.map_err(io::Error::other)?).await
             }
         }

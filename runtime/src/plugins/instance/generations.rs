@@ -338,6 +338,9 @@ impl Instance {
             "plugin stopped"
         );
         self.retry_state().await;
+        if let Some(resident) = self.resident() {
+            resident.streams.end().await;
+        }
         if let Some(Body::Down(Down { .. }) | Body::Up(_)) = self.body.take() {
             self.status
                 .send_modify(|status| status.state = InstanceState::Waiting);

@@ -4,18 +4,19 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::berth::Berth;
 use super::frame::{FrameRule, Progress};
 use super::line::{Line, Unsent};
 use super::{Happened, StreamEvent};
 use crate::plugins::stream_target::StreamTarget;
 
-/// From one that failed to the next attempt.
+/// From one that failed to the next attempt; also what a line lives at least that has not failed.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// A device that does not read for this long is as good as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,8 +63,6 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Line, String>> + Send>>;
 enum Socket {
     Closed {
         reason: String,
-        /// A port that is still on its way out.
-        closing: Option<JoinHandle<()>>,
     },
     Connecting {
         attempt: Connecting,
@@ -77,8 +76,12 @@ struct Connection {
     id: u32,
     target: StreamTarget,
     socket: Socket,
+    /// Where its port lies, if it is one.
+    berth: Arc<Berth>,
     /// When the last attempt failed, if it did.
     failed: Option<(Instant, String)>,
+    /// Since when it is open, if no byte has come since.
+    unproven: Option<Instant>,
     pending: VecDeque<StreamEvent>,
 }
 
@@ -94,9 +97,10 @@ pub(super) async fn run(
         target,
         socket: Socket::Closed {
             reason: "it was never opened".to_owned(),
-            closing: None,
         },
+        berth: Arc::default(),
         failed: None,
+        unproven: None,
         pending: VecDeque::new(),
     };
     let mut chunk = vec![0; READ_BYTES];
@@ -105,13 +109,13 @@ pub(super) async fn run(
         tokio::select! {
             command = commands.recv() => match command {
                 Some(command) => connection.on_command(command).await,
-                None => return,
+                None => return connection.end().await,
             },
             permit = events.reserve(), if !connection.pending.is_empty() => match permit {
                 Ok(permit) => if let Some(event) = connection.pending.pop_front() {
                     permit.send(event);
                 },
-                Err(_instance_gone) => return,
+                Err(_instance_gone) => return connection.end().await,
             },
             progress = progress(&mut connection.socket, &mut chunk), if readable => connection.on_progress(progress, &chunk),
         }
@@ -150,23 +154,16 @@ async fn progress(socket: &mut Socket, chunk: &mut [u8]) -> Step {
     }
 }
 
-/// After `closing`, and not before `not_before`: what has just failed would fail at once again, and a guest may ask as often
-/// as it likes.
+/// Not before `not_before`: what has just failed would fail at once again, and a guest may ask as often as it likes.
 async fn connect(
     target: StreamTarget,
-    closing: Option<JoinHandle<()>>,
+    berth: Arc<Berth>,
     not_before: Option<Instant>,
 ) -> Result<Line, String> {
-    if let Some(closing) = closing {
-        match closing.await {
-            // A port that panicked while it closed is closed.
-            Ok(()) | Err(_) => {}
-        }
-    }
     if let Some(not_before) = not_before {
         sleep_until(not_before).await;
     }
-    Line::open(&target).await
+    Line::open(&target, &berth).await
 }
 
 impl Connection {
@@ -188,38 +185,44 @@ impl Connection {
     }
 
     fn closed(&mut self, reason: String) {
+        let now = Instant::now();
+        // A peer that accepts and hangs up is no better than one that refuses.
+        let opened = self.unproven.take();
+        if opened.is_some_and(|opened| now - opened < REOPEN_PAUSE) {
+            self.failed = Some((now, reason.clone()));
+        }
         self.shut(reason.clone(), Unsent::Dropped);
         self.happened(Happened::Closed(reason));
     }
 
+    /// An attempt that is dropped may have the port already; its thread lets it go.
     fn shut(&mut self, reason: String, unsent: Unsent) {
-        let nothing = Socket::Closed {
-            reason: String::new(),
-            closing: None,
-        };
-        let closing = match std::mem::replace(&mut self.socket, nothing) {
-            Socket::Open(line) => line.close(unsent),
-            Socket::Closed { closing, .. } => closing,
-            // It may have the port already, and lets it go when it has ended.
-            Socket::Connecting { attempt, .. } if self.target.has_one_user() => {
-                Some(tokio::spawn(async move { drop(attempt.await) }))
-            }
-            Socket::Connecting { .. } => None,
-        };
-        self.socket = Socket::Closed { reason, closing };
+        let before = std::mem::replace(&mut self.socket, Socket::Closed { reason });
+        if let Socket::Open(line) = before {
+            line.close(unsent);
+        }
+    }
+
+    /// Nobody wants it any more. What was written goes first.
+    async fn end(&mut self) {
+        self.shut("its instance has ended".to_owned(), Unsent::Sent);
+        self.berth.closed().await;
     }
 
     fn open(&mut self) {
-        let Socket::Closed { closing, .. } = &mut self.socket else {
+        let Socket::Closed { .. } = &self.socket else {
             return;
         };
-        let closing = closing.take();
         let (not_before, reason) = match self.failed.clone() {
             Some((at, reason)) => (Some(at + REOPEN_PAUSE), Some(reason)),
             None => (None, None),
         };
         self.socket = Socket::Connecting {
-            attempt: Box::pin(connect(self.target.clone(), closing, not_before)),
+            attempt: Box::pin(connect(
+                self.target.clone(),
+                Arc::clone(&self.berth),
+                not_before,
+            )),
             reason,
         };
     }
@@ -228,6 +231,7 @@ impl Connection {
         match step {
             Step::Connected(Ok(line)) => {
                 self.failed = None;
+                self.unproven = Some(Instant::now());
                 self.socket = Socket::Open(line);
                 self.happened(Happened::Connected);
             }
@@ -235,12 +239,12 @@ impl Connection {
                 self.failed = Some((Instant::now(), reason.clone()));
                 self.socket = Socket::Closed {
                     reason: reason.clone(),
-                    closing: None,
                 };
                 self.happened(Happened::Closed(reason));
             }
             Step::Read(Ok(0)) => drop(self.ended()),
             Step::Read(Ok(count)) => {
+                self.unproven = None;
                 let data = chunk.get(..count).unwrap_or(chunk).to_vec();
                 self.happened(Happened::Data(data));
             }
@@ -348,6 +352,7 @@ impl Connection {
                 }
                 Err(_elapsed) => return Err(StreamFault::Timeout),
             };
+            self.unproven = None;
             let searched = response.len();
             response.extend_from_slice(chunk.get(..count).unwrap_or(&chunk));
             match rule.progress(&response, searched) {
@@ -394,7 +399,7 @@ impl Connection {
             };
             match line.read_now(&mut chunk) {
                 Ok(0) => return Err(self.ended()),
-                Ok(_discarded) => {}
+                Ok(_discarded) => self.unproven = None,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(self.failed_by(&error)),
             }

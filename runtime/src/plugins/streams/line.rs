@@ -7,9 +7,9 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::berth::Berth;
 use super::serial_port::SerialPort;
 use crate::plugins::stream_target::{StreamTarget, TcpTarget};
 
@@ -34,29 +34,22 @@ pub(crate) enum Unsent {
 }
 
 impl Line {
+    /// In `berth`, if it is a port.
+    ///
     /// # Errors
     /// With the words for whoever has to see to it.
-    pub(crate) async fn open(target: &StreamTarget) -> Result<Self, String> {
-        let opening = async {
-            match target {
-                StreamTarget::Tcp(peer) => connect(peer)
-                    .await
-                    .map(Self::Tcp)
-                    .map_err(|error| format!("{target}: {error}")),
-                StreamTarget::Serial(port) => SerialPort::open(port).await.map(Self::Serial),
+    pub(crate) async fn open(target: &StreamTarget, berth: &Berth) -> Result<Self, String> {
+        match target {
+            StreamTarget::Tcp(peer) => match timeout(CONNECT_TIMEOUT, connect(peer)).await {
+                Ok(Ok(stream)) => Ok(Self::Tcp(stream)),
+                Ok(Err(error)) => Err(format!("{target}: {error}")),
+                Err(_elapsed) => Err(format!("{target}: no answer to the connection request")),
+            },
+            StreamTarget::Serial(port) => {
+                let opened = SerialPort::open(port, berth, CONNECT_TIMEOUT).await;
+                opened.map(Self::Serial)
             }
-        };
-        let opened = timeout(CONNECT_TIMEOUT, opening).await;
-        opened.unwrap_or_else(|_elapsed| {
-            Err(match target {
-                StreamTarget::Tcp(_) => format!("{target}: no answer to the connection request"),
-                StreamTarget::Serial(port) => format!(
-                    "{}: its driver has not opened it within {} s",
-                    port.device.display(),
-                    CONNECT_TIMEOUT.as_secs()
-                ),
-            })
-        })
+        }
     }
 
     pub(crate) async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
@@ -101,11 +94,11 @@ impl Line {
         }
     }
 
-    /// Whoever opens the same again waits for what is returned.
-    pub(super) fn close(self, unsent: Unsent) -> Option<JoinHandle<()>> {
+    /// Waits for nothing.
+    pub(super) fn close(self, unsent: Unsent) {
         match self {
-            Self::Tcp(_) => None,
-            Self::Serial(port) => Some(port.close(unsent)),
+            Self::Tcp(_) => {}
+            Self::Serial(port) => port.close(unsent),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Streams owned by the host: one task per stream owns its line, a TCP connection or a serial port. A stream belongs to an instance, not to a
 //! generation: it goes on while the guest is swapped or restarted.
 
+mod berth;
 mod connection;
 pub(crate) mod frame;
 mod line;
@@ -11,8 +12,10 @@ mod tests;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub(crate) use berth::Berth;
 pub(crate) use connection::{Command, StreamFault};
 use frame::FrameRule;
 pub(crate) use line::Line;
@@ -51,6 +54,7 @@ pub(crate) struct Streams {
 struct Granted {
     name: String,
     commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
 }
 
 impl Streams {
@@ -61,10 +65,11 @@ impl Streams {
             .zip(grants)
             .map(|(id, (name, target))| {
                 let (commands, queue) = mpsc::channel(COMMANDS_QUEUED);
-                tokio::spawn(connection::run(id, target.clone(), queue, events.clone()));
+                let stream = connection::run(id, target.clone(), queue, events.clone());
                 Granted {
                     name: name.clone(),
                     commands,
+                    task: tokio::spawn(stream),
                 }
             })
             .collect();
@@ -75,10 +80,10 @@ impl Streams {
     pub(crate) fn unconnected(names: &[String]) -> Self {
         let granted = names.iter().map(|name| {
             let (commands, queue) = mpsc::channel(COMMANDS_QUEUED);
-            tokio::spawn(connection::lead_nowhere(queue));
             Granted {
                 name: name.clone(),
                 commands,
+                task: tokio::spawn(connection::lead_nowhere(queue)),
             }
         });
         Self {
@@ -142,6 +147,17 @@ impl Streams {
         if let Ok(granted) = self.granted(id) {
             match ask(granted, |reply| Command::Close { reply }).await {
                 // Without its task the stream is as closed as can be.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Closes all of them, and waits a while for what was written to leave.
+    pub(crate) async fn end(&mut self) {
+        let tasks: Vec<_> = self.granted.drain(..).map(|granted| granted.task).collect();
+        for task in tasks {
+            match task.await {
+                // Ended either way.
                 Ok(()) | Err(_) => {}
             }
         }

@@ -7,29 +7,29 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, FlockOperation, OFlags, access, flock, major};
+use rustix::fs::{Access, FlockOperation, OFlags, access, flock, major, minor};
 use rustix::io::Errno;
 use rustix::termios::{
     ControlModes, InputModes, OptionalActions, QueueSelector, SpecialCodeIndex, Termios,
-    ioctl_tiocexcl, tcdrain, tcflush, tcgetattr, tcsetattr,
+    ioctl_tiocexcl, tcflush, tcgetattr, tcsetattr,
 };
 use tokio::net::unix::pipe;
-use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 
+use super::berth::{Berth, Moored, Mooring};
 use super::line::Unsent;
 use crate::bounded_file;
 use crate::plugins::stream_target::{DataBits, FlowControl, Parity, SerialTarget, StopBits};
 
 /// Ends of pseudo-terminals that programs open (the kernel's list of devices, `Unix98 PTY slaves`).
 const PSEUDO_TERMINALS: std::ops::RangeInclusive<u32> = 136..=143;
+/// `/dev/tty`, and `/dev/ptmx` under each of its names: terminals by their class, and no line behind them.
+const NO_LINES: [(u32, u32); 2] = [(5, 0), (5, 2)];
+/// A link for each character device, to what its driver has made of it.
+const CHARACTER_DEVICES: &str = "/sys/dev/char";
 const GROUPS: &str = "/etc/group";
 const GROUPS_BYTES_MAX: u64 = 1024 * 1024;
 /// Divisors of a clock seldom meet a speed exactly; a UART reads a byte right up to about this.
 const SPEED_DEVIATION: u32 = 40;
-
-/// What a guest wrote before it closed has so long to leave.
-const SENT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What decides how a byte looks on the line.
 const LINE: ControlModes = ControlModes::CSIZE
@@ -47,29 +47,33 @@ pub(crate) struct SerialPort {
     /// In the clothes of a pipe: the same system calls read and write, and no `unsafe` is needed to wait for it.
     reader: pipe::Receiver,
     writer: pipe::Sender,
-    /// Nothing that was written is on its way any more.
-    all_sent: bool,
+    /// After both ends: the thread at the other end of this is the last to have the port, and closes it.
+    mooring: Mooring,
 }
 
 impl SerialPort {
     /// # Errors
     /// With the words for whoever has to see to it.
-    pub(super) async fn open(target: &SerialTarget) -> Result<Self, String> {
-        let wanted = target.clone();
-        // A driver may take its time, for a converter that has just been plugged in, say.
-        let opened = spawn_blocking(move || open(&wanted)).await;
-        let port = opened.map_err(|panicked| panicked.to_string())??;
-        let dressed = || {
-            Ok(Self {
-                device: target.device.clone(),
-                flow_control: target.flow_control,
-                writer: pipe::Sender::from_file_unchecked(port.try_clone()?)?,
-                reader: pipe::Receiver::from_file_unchecked(port)?,
-                all_sent: false,
-            })
-        };
-        let dressed: io::Result<Self> = dressed();
+    pub(super) async fn open(
+        target: &SerialTarget,
+        berth: &Berth,
+        within: Duration,
+    ) -> Result<Self, String> {
+        let moored = berth.open(target.clone(), within, open).await?;
+        let dressed = Self::dressed(target, moored);
         dressed.map_err(|error| format!("{}: {error}", target.device.display()))
+    }
+
+    fn dressed(target: &SerialTarget, moored: Moored) -> io::Result<Self> {
+        // In this order, so that the thread is the last to have the port where this fails, too.
+        let Moored { lines, port } = moored;
+        Ok(Self {
+            device: target.device.clone(),
+            flow_control: target.flow_control,
+            writer: pipe::Sender::from_file_unchecked(port.try_clone()?)?,
+            reader: pipe::Receiver::from_file_unchecked(port)?,
+            mooring: lines,
+        })
     }
 
     pub(super) fn reader(&mut self) -> &mut pipe::Receiver {
@@ -108,50 +112,22 @@ impl SerialPort {
         format!("{}: {why}", self.device.display())
     }
 
-    /// Apart from the stream's task: to close takes as long as the last bytes are on the line.
-    pub(super) fn close(mut self, unsent: Unsent) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            if unsent == Unsent::Sent
-                && let Ok(line) = self.reader.as_fd().try_clone_to_owned()
-            {
-                let mut draining = spawn_blocking(move || tcdrain(line));
-                self.all_sent = match timeout(SENT_WITHIN, &mut draining).await {
-                    Ok(drained) => matches!(drained, Ok(Ok(()))),
-                    Err(_elapsed) => {
-                        // Which ends the waiting, too.
-                        self.drop_unsent();
-                        match draining.await {
-                            Ok(Ok(()) | Err(_)) | Err(_) => false,
-                        }
-                    }
-                };
-            }
-            match spawn_blocking(move || drop(self)).await {
-                Ok(()) | Err(_) => {}
-            }
-        })
-    }
-
-    fn drop_unsent(&self) {
-        match tcflush(&self.reader, QueueSelector::OFlush) {
-            // A port that is gone has none.
-            Ok(()) | Err(_) => {}
-        }
+    /// At once for whoever calls: the port's thread sees to it.
+    pub(super) fn close(self, unsent: Unsent) {
+        let Self {
+            reader,
+            writer,
+            mooring,
+            ..
+        } = self;
+        drop((reader, writer));
+        mooring.cast_off(unsent);
     }
 }
 
 impl AsFd for SerialPort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
-    }
-}
-
-impl Drop for SerialPort {
-    /// Or the kernel would wait with closing for bytes that nobody takes, half a minute long.
-    fn drop(&mut self) {
-        if !self.all_sent {
-            self.drop_unsent();
-        }
     }
 }
 
@@ -293,10 +269,37 @@ pub(crate) fn device_trouble(device: &Path) -> Option<String> {
     if !metadata.file_type().is_char_device() {
         return Some(format!("{shown} is no serial port"));
     }
+    if let Some(trouble) = kind_trouble(device, metadata.rdev()) {
+        return Some(trouble);
+    }
     match access(device, Access::READ_OK | Access::WRITE_OK) {
         Ok(()) => None,
         Err(Errno::ACCESS | Errno::PERM) => Some(not_permitted(device, &metadata)),
         Err(other) => Some(format!("{shown}: {}", io::Error::from(other))),
+    }
+}
+
+/// Opening is no way to find out: it arms a watchdog, for one.
+fn kind_trouble(device: &Path, number: u64) -> Option<String> {
+    let shown = device.display();
+    let number = (major(number), minor(number));
+    if NO_LINES.contains(&number) {
+        return Some(format!(
+            "{shown} is no serial port: it stands for terminals, and has no line of its own"
+        ));
+    }
+    // They come and go with their programs, and have no link.
+    if PSEUDO_TERMINALS.contains(&number.0) {
+        return None;
+    }
+    let devices = Path::new(CHARACTER_DEVICES);
+    let link = devices.join(format!("{}:{}/subsystem", number.0, number.1));
+    match std::fs::read_link(link) {
+        Ok(class) if class.file_name() == Some("tty".as_ref()) => None,
+        Err(_) if !devices.is_dir() => Some(format!(
+            "{shown} is not opened without knowing what it is, and {CHARACTER_DEVICES} is not there to say so: is /sys mounted?"
+        )),
+        Ok(_) | Err(_) => Some(format!("{shown} is no serial port")),
     }
 }
 

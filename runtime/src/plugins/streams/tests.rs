@@ -164,6 +164,26 @@ async fn a_peer_that_closes_is_told_once_and_the_stream_opens_again() {
 }
 
 #[tokio::test]
+async fn a_peer_that_accepts_and_hangs_up_is_paced_and_one_that_speaks_is_not() {
+    let mut fixture = fixture().await;
+    let (_, device) = fixture.connected().await;
+    drop(device);
+    fixture.event().await;
+    let hung_up = Instant::now();
+    let (_, mut device) = fixture.connected().await;
+    let waited = hung_up.elapsed();
+    assert!(waited > Duration::from_millis(900), "{waited:?}");
+    device.write_all(b"hello").await.unwrap();
+    fixture.event().await;
+    drop(device);
+    fixture.event().await;
+    let hung_up = Instant::now();
+    fixture.connected().await;
+    let waited = hung_up.elapsed();
+    assert!(waited < Duration::from_millis(900), "{waited:?}");
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_an_event_and_the_answer_of_a_waiting_exchange() {
     let Fixture {
         streams,

@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{ControlModes, InputModes, LocalModes, Termios, tcgetattr};
@@ -273,7 +276,8 @@ async fn what_is_no_serial_port_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    for path in [&file, Path::new("/dev/null")] {
+    // Not one of them is opened to find out.
+    for path in [&file, Path::new("/dev/null"), Path::new("/dev/zero")] {
         let reason = Port::granted(path, "baud=9600").refused().await;
         assert_eq!(reason, format!("{} is no serial port", path.display()));
     }
@@ -298,4 +302,77 @@ async fn a_guest_that_opens_what_is_not_there_in_a_circle_is_paced() {
         "{:?}",
         told.elapsed()
     );
+}
+
+#[test]
+fn what_stands_for_terminals_is_refused_before_it_is_opened() {
+    for path in ["/dev/ptmx", "/dev/tty"] {
+        let trouble = device_trouble(Path::new(path)).unwrap();
+        assert!(
+            trouble.starts_with(&format!("{path} is no serial port: it stands for")),
+            "{trouble}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_last_leaves_when_the_instance_ends() {
+    let mut device = Device::plugged_in();
+    let mut port = Port::granted(&device.file, "baud=9600");
+    let id = port.open().await;
+    port.streams.write(id, b"bye".to_vec()).await.unwrap();
+    port.streams.end().await;
+    device.hears(b"bye").await;
+    // It is closed by then: somebody else can have it at once.
+    Port::granted(&device.file, "baud=300").open().await;
+}
+
+/// A driver that opens a port when it is let, and not before.
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_hangs_in_opening_costs_one_thread_and_is_told() {
+    let device = Device::plugged_in();
+    let url = format!("serial://{}?baud=9600", device.file.display());
+    let StreamTarget::Serial(target) = url.parse().unwrap() else {
+        panic!("{url}");
+    };
+    let berth = Berth::default();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (let_go, hanging) = sync_channel::<()>(1);
+    let hanging_driver = {
+        let calls = Arc::clone(&calls);
+        move |_: &_| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            match hanging.recv() {
+                Ok(()) | Err(_) => Err::<File, _>("gone".to_owned()),
+            }
+        }
+    };
+    let within = Duration::from_secs(5);
+    let Err(first) = berth.open(target.clone(), within, hanging_driver).await else {
+        panic!("it opened");
+    };
+    assert!(
+        first.ends_with("its driver has not opened it within 5 s"),
+        "{first}"
+    );
+    for _ in 0..1_000 {
+        let calls = Arc::clone(&calls);
+        let again = move |_: &_| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            Err::<File, _>("called".to_owned())
+        };
+        let Err(reason) = berth.open(target.clone(), within, again).await else {
+            panic!("it opened");
+        };
+        assert!(reason.contains("still has not opened it"), "{reason}");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    // The end does not wait for it.
+    let ending = Instant::now();
+    berth.closed().await;
+    assert_eq!(ending.elapsed(), Duration::ZERO);
+    let_go.send(()).unwrap();
+    tokio::time::resume();
+    let opened = timeout(PATIENCE, Line::open(&url.parse().unwrap(), &berth)).await;
+    assert!(matches!(opened, Ok(Ok(Line::Serial(_)))), "{opened:?}");
 }
