@@ -50,7 +50,7 @@ use crate::wear::{Watcher, WearStatus};
 use reload::Reload;
 
 /// For guests to say goodbye.
-const PLUGINS_GRACE: Duration = Duration::from_secs(5);
+const PLUGINS_GRACE: Duration = Duration::from_secs(7);
 /// For the spool to be delivered while the link is up. What is left waits on disk for the next start.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// For what is in flight when the link is told to end.
