@@ -338,10 +338,12 @@ async fn a_driver_that_hangs_in_opening_costs_one_thread_and_is_told() {
     let berth = Berth::default();
     let calls = Arc::new(AtomicUsize::new(0));
     let (let_go, hanging) = sync_channel::<()>(1);
+    let (calling, called) = sync_channel(1);
     let hanging_driver = {
         let calls = Arc::clone(&calls);
         move |_: &_| {
             calls.fetch_add(1, Ordering::SeqCst);
+            calling.send(()).unwrap();
             match hanging.recv() {
                 Ok(()) | Err(_) => Err::<File, _>("gone".to_owned()),
             }
@@ -355,6 +357,8 @@ async fn a_driver_that_hangs_in_opening_costs_one_thread_and_is_told() {
         first.ends_with("its driver has not opened it within 5 s"),
         "{first}"
     );
+    // The clock that stands still does not wait for threads.
+    called.recv_timeout(PATIENCE).unwrap();
     for _ in 0..1_000 {
         let calls = Arc::clone(&calls);
         let again = move |_: &_| {
