@@ -1,6 +1,6 @@
 //! Generations under load, and candidates that are bad in every way there is.
 //!
-//! 60 swaps and one candidate of each kind by default; a thousand and two hundred with `MOORLINE_EXTENDED=1`.
+//! 60 swaps and one candidate of each kind by default; three thousand and two hundred with `MOORLINE_EXTENDED=1`.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const CONNECTORS: usize = 10;
 const READINGS_PER_S: u32 = 5_000;
 const SWAPS: usize = 60;
-const SWAPS_EXTENDED: usize = 1_000;
-/// Swaps after which memory has found its level.
-const WARM: usize = 30;
-/// What a gateway may grow by from then on, whatever the number of swaps.
-const GROWTH_MIB_MAX: f64 = 24.0;
+const SWAPS_EXTENDED: usize = 3_000;
+/// Swaps from which on memory is looked at, and what it may grow by from then on: while the allocator still takes what it will
+/// keep, and after that.
+const WARM: (usize, f64) = (30, 24.0);
+const WARM_EXTENDED: (usize, f64) = (500, 2.0);
 
 fn extended() -> bool {
     std::env::var_os("MOORLINE_EXTENDED").is_some()
@@ -36,6 +36,24 @@ fn resident_mib(running: &Running) -> f64 {
     kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap() / 1024.0
 }
 
+fn median(mut levels: Vec<f64>) -> f64 {
+    levels.sort_by(f64::total_cmp);
+    levels[levels.len() / 2]
+}
+
+/// Of the first and of the last fifth.
+fn ends(levels: &[f64]) -> [f64; 2] {
+    let fifth = levels.len().div_ceil(5);
+    let last = levels.len() - fifth;
+    [&levels[..fifth], &levels[last..]].map(|part| median(part.to_vec()))
+}
+
+fn shown(levels: &[f64]) -> String {
+    let most = levels.iter().copied().fold(0.0, f64::max);
+    let [first, last] = ends(levels);
+    format!("{first:.1} MiB in the first fifth, {last:.1} MiB in the last, at most {most:.1} MiB")
+}
+
 fn gaps(swaps: &[&SwapEntry]) -> String {
     let mut gaps: Vec<f64> = swaps.iter().map(|swap| swap.gap_ms).collect();
     gaps.sort_by(f64::total_cmp);
@@ -47,7 +65,11 @@ fn gaps(swaps: &[&SwapEntry]) -> String {
 #[tokio::test]
 async fn swaps_under_load_cost_no_session_no_reading_and_no_memory() {
     let Some(kind) = mosquitto() else { return };
-    let swaps = if extended() { SWAPS_EXTENDED } else { SWAPS };
+    let (swaps, (warm, growth_mib_max)) = if extended() {
+        (SWAPS_EXTENDED, WARM_EXTENDED)
+    } else {
+        (SWAPS, WARM)
+    };
     let rig = Rig::start(kind).await;
     // Each connector holds a TCP session to a device, which is counted on its way to the audit's witness.
     let device = FaultProxy::bind(rig.audit.witness()).await.unwrap();
@@ -80,7 +102,7 @@ async fn swaps_under_load_cost_no_session_no_reading_and_no_memory() {
                 now.swaps().len() >= done
             })
             .await;
-        if done == WARM || done == swaps {
+        if done >= warm {
             levels.push(resident_mib(&running));
         }
     }
@@ -92,19 +114,14 @@ async fn swaps_under_load_cost_no_session_no_reading_and_no_memory() {
     let all: Vec<&SwapEntry> = history.swaps().collect();
     println!(
         "FIGURE swaps: {swaps} in {took:.1} s under {rate:.0} readings/s of {CONNECTORS} connectors: {}; \
-         RSS {:.1} MiB after {WARM} swaps, {:.1} MiB after {swaps}; {balance:?}",
+         RSS from {warm} swaps on {}; {balance:?}",
         gaps(&all),
-        levels[0],
-        levels[1]
+        shown(&levels)
     );
     assert_eq!(all.len(), swaps);
-    for swap in all {
-        assert_eq!(
-            (swap.outcome.as_str(), swap.new_sessions),
-            ("swapped", 0),
-            "{swap:?}"
-        );
-    }
+    let well = |swap: &&SwapEntry| swap.outcome == "swapped" && swap.new_sessions == 0;
+    let ill: Vec<_> = all.into_iter().filter(|swap| !well(swap)).collect();
+    assert!(ill.is_empty(), "{ill:?}");
     assert_eq!(rig.broker.log().unwrap().matches(" as e2e ").count(), 1);
     assert_eq!(rig.proxy.counts().borrow().connects, 1);
     let sessions = device.counts().borrow().connections;
@@ -115,8 +132,9 @@ async fn swaps_under_load_cost_no_session_no_reading_and_no_memory() {
         "{balance:?}"
     );
     assert_eq!(balance.delivered, history.now.spool.accepted_readings);
-    let growth = levels[1] - levels[0];
-    assert!(growth < GROWTH_MIB_MAX, "grew by {growth:.1} MiB");
+    let [before, after] = ends(&levels);
+    let growth = after - before;
+    assert!(growth < growth_mib_max, "grew by {growth:.1} MiB");
 }
 
 /// A kind of bad candidate, and what is said of it.
