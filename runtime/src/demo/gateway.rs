@@ -79,7 +79,9 @@ impl History {
     }
 
     /// Disconnects and failed attempts over all processes, oldest first.
-    pub fn disconnects(&self) -> impl ExactSizeIterator<Item = &DisconnectEntry> {
+    pub fn disconnects(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = &DisconnectEntry> + ExactSizeIterator {
         self.disconnects.values()
     }
 

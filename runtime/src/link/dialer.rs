@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use moorline_core::link::cause::{Phase, TlsReject};
 use moorline_core::link::endpoints::Target;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -29,6 +30,9 @@ pub(super) use stream::{Carrier, Stream};
 use tcp::Tcp;
 use websocket::Upgrade;
 pub(super) use websocket::{WebSocketEnd, ended as websocket_ended};
+
+/// What takes a connection for a broker that is gone finds out within so much time.
+const ENDS_WITHIN: Duration = Duration::from_millis(300);
 
 /// A stream and how it came to be.
 pub(super) struct Dialled {
@@ -171,6 +175,18 @@ impl Dialer {
     pub(super) async fn connect_to(&self, address: SocketAddr) -> Result<TcpStream, DialFailure> {
         let (stream, _) = self.tcp.connect(&[address]).await?;
         Ok(stream)
+    }
+
+    /// Whether a broker is there: something takes a connection, and neither ends it nor speaks first. What stands before a
+    /// broker, a balancer or a tunnel, takes connections for one that is gone, and ends them at once; a broker waits for
+    /// CONNECT, which is the first packet (MQTT 5.0 section 3.1).
+    pub(super) async fn knock(&self) -> bool {
+        match self.dial().await {
+            Ok(mut dialled) => timeout(ENDS_WITHIN, dialled.stream.read_u8())
+                .await
+                .is_err(),
+            Err(_failure) => false,
+        }
     }
 
     /// One attempt, start to end.

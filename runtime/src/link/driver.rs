@@ -382,7 +382,7 @@ impl Driver {
         self.knocking = Some(Box::pin(async move {
             tokio::time::sleep(after).await;
             match dialer {
-                Some(dialer) => dialer.dial().await.is_ok(),
+                Some(dialer) => dialer.knock().await,
                 None => false,
             }
         }));

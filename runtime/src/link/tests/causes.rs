@@ -646,3 +646,29 @@ async fn a_link_told_to_speak_one_version_parks_instead_of_another() {
         }
     );
 }
+
+/// Two sessions that end soon and without a word, and what a connection meets after that without a CONNECT.
+async fn after_two_silent_ends(knocked: Act) -> Cause {
+    let session = vec![CONNECT, connack_v5(0), Act::Fin];
+    let serve = vec![CONNECT, connack_v5(0), Act::Serve];
+    let broker = play(vec![
+        session.clone(),
+        session,
+        vec![knocked.clone()],
+        vec![knocked],
+        serve,
+    ]);
+    let broker = broker.await;
+    let mut rig = rig::start(broker.address, |settings| settings.versions = Versions::V5);
+    rig.disconnect(1).await.record.disconnect.cause
+}
+
+#[tokio::test]
+async fn a_balancer_that_takes_connections_for_a_dead_broker_is_no_other_client() {
+    let (gone, there) = tokio::join!(
+        after_two_silent_ends(Act::Fin),
+        after_two_silent_ends(Act::Silence)
+    );
+    assert_eq!(gone, Cause::ClosedByServer(Inference::Nothing));
+    assert_eq!(there, Cause::ClosedByServer(Inference::TakeoverOrAccess));
+}
