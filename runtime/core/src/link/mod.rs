@@ -681,6 +681,7 @@ impl Link {
             retry_now,
             park,
         };
+        self.endpoints.begin_round();
         self.consult(now, disconnect, endpoint, session, bounds);
     }
 
@@ -733,6 +734,7 @@ impl Link {
             // The id is ours, whichever broker noticed first: all of them wait.
             Remedy::YieldToTakeover if !self.took_it_ourselves(session) => {
                 let bounds = self.note_takeover(now, disconnect.certainty, session);
+                self.turn_after_takeover(now + bounds.lower, disconnect.cause);
                 return Reaction::Consult(bounds);
             }
             Remedy::YieldToTakeover => Duration::ZERO,
@@ -752,6 +754,18 @@ impl Link {
         };
         self.endpoints.failed(now, rest, &self.settings);
         Reaction::TryOthers { park }
+    }
+
+    /// An access rule of one broker looks like a takeover, and the next one may have none: it has its turn `at` the end of the
+    /// wait, and the preferred ones do not begin anew before it.
+    fn turn_after_takeover(&mut self, at: Instant, cause: Cause) {
+        if cause == Cause::ClosedByServer(Inference::TakeoverOrAccess) {
+            self.endpoints.failed(at, Duration::ZERO, &self.settings);
+            if self.endpoints.round_goes_on(at) {
+                return;
+            }
+        }
+        self.endpoints.begin_round();
     }
 
     /// The least wait until an endpoint can be tried again.
@@ -788,7 +802,6 @@ impl Link {
         session: Duration,
         bounds: Bounds,
     ) {
-        self.endpoints.begin_round();
         let question = Question {
             cause: disconnect.cause.class(),
             fault: disconnect.cause.fault(),

@@ -102,6 +102,36 @@ fn a_round_tries_each_once_by_priority_and_only_its_end_asks_the_policy() {
 }
 
 #[test]
+fn an_access_rule_of_the_preferred_brokers_does_not_hide_the_one_that_has_none() {
+    let refused = || lost(Cause::ClosedByServer(Inference::TakeoverOrAccess));
+    trace(
+        &mut several(&[1, 2, 3]),
+        vec![
+            Input::Start,
+            refused(),
+            after(700_000),
+            refused(),
+            after(700_000),
+            refused(),
+            after(700_000),
+            Input::Opened,
+        ],
+        &[
+            "open 5.0 #1",
+            "consult ClosedByServer #1 600000..900000 ms",
+            "broker-0:1883: closed-by-server-takeover-or-access -> retry in 700000 ms by policy",
+            "open 5.0 #2 at 1",
+            "consult ClosedByServer #1 600000..900000 ms",
+            "broker-1:1883: closed-by-server-takeover-or-access -> retry in 700000 ms by policy",
+            "open 5.0 #2 at 2",
+            "consult ClosedByServer #1 600000..900000 ms",
+            "broker-2:1883: closed-by-server-takeover-or-access -> retry in 700000 ms by policy",
+            "open 5.0 #2",
+        ],
+    );
+}
+
+#[test]
 fn a_session_elsewhere_is_kept_and_its_natural_end_leads_back_to_the_preferred_broker() {
     let mut link = several(&[1, 2]);
     trace(
@@ -435,7 +465,7 @@ proptest! {
             }
             let cause = causes[tries % causes.len()];
             tries += 1;
-            // A takeover waits for all, a change of version tries the same broker again.
+            // After a takeover that is told the round begins anew, a change of version tries the same broker again.
             prop_assume!(!matches!(cause, Cause::TakenOver | Cause::Local(_)));
             prop_assert!(tries < 2 * priorities.len(), "seed {seed}");
             link.handle(now, lost(cause));
