@@ -99,8 +99,10 @@ pub(crate) struct Meter {
     began_ns: AtomicU64,
     /// What the thread's clock showed then, or a little earlier.
     began_cpu_ns: AtomicU64,
-    /// How long this call waited for its turns.
+    /// How long this call waited for turns that it got.
     waited_ns: AtomicU64,
+    /// Since when it waits for one; zero while it does not.
+    waiting_from_ns: AtomicU64,
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -125,6 +127,7 @@ impl Meter {
             began_ns: AtomicU64::new(0),
             began_cpu_ns: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
+            waiting_from_ns: AtomicU64::new(0),
         }
     }
 
@@ -200,8 +203,7 @@ impl Meter {
             match timeout(left, call.as_mut()).await {
                 Ok(output) => return Ok(output),
                 Err(elapsed) => {
-                    let waited = Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed))
-                        .min(wall * (WALL_TIMES_MAX - 1));
+                    let waited = self.waited().min(wall * (WALL_TIMES_MAX - 1));
                     left = waited.saturating_sub(granted);
                     if left.is_zero() {
                         return Err(elapsed);
@@ -213,17 +215,30 @@ impl Meter {
     }
 
     async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        let began_ns = monotonic_ns();
+        self.waiting_from_ns
+            .store(monotonic_ns(), Ordering::Relaxed);
         let turn = self.turns.0.acquire().await.ok();
-        let waited_ns = monotonic_ns().saturating_sub(began_ns);
-        self.waited_ns.fetch_add(waited_ns, Ordering::Relaxed);
+        let waited_ns = nanoseconds(self.waited());
+        self.waiting_from_ns.store(0, Ordering::Relaxed);
+        self.waited_ns.store(waited_ns, Ordering::Relaxed);
         turn
+    }
+
+    /// How long this call has waited for turns, the wait under way included.
+    fn waited(&self) -> Duration {
+        let waiting_ns = match self.waiting_from_ns.load(Ordering::Relaxed) {
+            0 => 0,
+            from_ns => monotonic_ns().saturating_sub(from_ns),
+        };
+        let ended_ns = self.waited_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(ended_ns.saturating_add(waiting_ns))
     }
 
     /// Another call: `future`, measured, and in turns with others where what is `free` is used up.
     async fn measure<F: Future>(&self, free: &mut Free, future: F) -> F::Output {
         self.ended_ns.store(0, Ordering::Relaxed);
         self.waited_ns.store(0, Ordering::Relaxed);
+        self.waiting_from_ns.store(0, Ordering::Relaxed);
         let mut future = pin!(future);
         loop {
             let turn = if free.is_used_up() {
@@ -330,15 +345,16 @@ mod tests {
     #[tokio::test]
     async fn who_computes_long_waits_for_a_turn_and_who_does_not_never() {
         let meter = Meter::alone(1);
+        // More than it has earned again by the end, however slow the machine.
         let long = async {
-            compute(&meter, Duration::from_nanos(FREE_NS) + LONG_POLL);
+            compute(&meter, Duration::from_nanos(FREE_NS) * 2);
             tokio::task::yield_now().await;
         };
         let mut free = Free::new();
         meter.measure(&mut free, long).await;
         assert!(free.is_used_up());
         let taken = meter.turns.0.acquire().await.unwrap();
-        let waits = Duration::from_millis(50);
+        let waits = Duration::from_millis(300);
         let call = meter.measure(&mut free, std::future::ready(()));
         let waited = timeout(waits, call).await;
         assert!(waited.is_err(), "it ran while another had the turn");
@@ -351,6 +367,7 @@ mod tests {
         };
         let (called, ()) = tokio::join!(call, gives_back);
         assert!(called.is_ok(), "waiting for a turn used up its time");
+        assert!(free.is_used_up(), "or it did not wait");
         let stuck = std::future::pending::<()>();
         let mut fresh = Free::new();
         let call = meter.measure_within(&mut fresh, waits, stuck).await;
