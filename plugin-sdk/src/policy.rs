@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::bindings::policy::exports::moorline::edge::policy_guest;
+use crate::configuration::parsed;
 
 pub use policy_guest::{
     Cause, Decision, Description as PolicyDescription, Fault as FaultOf, LocalTime, Network,
@@ -29,7 +30,7 @@ pub trait ReconnectPolicy: Sized {
 /// # Errors
 /// The field and what is wrong with it.
 pub fn policy_configuration<T: DeserializeOwned>(configuration: &str) -> Result<T, String> {
-    serde_json::from_str(configuration).map_err(|error| error.to_string())
+    parsed(configuration)
 }
 
 /// For a policy that takes no configuration.

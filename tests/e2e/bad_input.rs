@@ -112,9 +112,8 @@ fn check_says_what_a_connector_refuses_and_in_which_line() {
     for (text, words) in [
         (
             format!("{device}poll_ms = \"1000\"\n{connection}"),
-            // Its words name no key, so the line is the connection's.
-            "gateway.toml:12: connector \"line\": connection \"plc\": config: the plugin refuses this configuration: \
-             line/plc: invalid type: string \"1000\"",
+            "gateway.toml:11: connector \"line\": connection \"plc\": config: the plugin refuses this configuration: \
+             line/plc: poll_ms: invalid type: string \"1000\"",
         ),
         (
             format!("{device}{connection}[connector.connection.config]\npol_ms = 1\n"),
