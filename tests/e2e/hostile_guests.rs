@@ -1,5 +1,5 @@
-//! Guests that want too much, all at once, beside one that minds its own business: its readings go on, how
-//! late is printed, the link never notices, every limit that was exceeded is named, and memory stays where the limits put it.
+//! Guests that want too much, all at once, beside one that minds its own business: its readings go on (how late is measured by
+//! the bench `neighbour`), the link never notices, every limit that was exceeded is named, and memory stays where the limits put it.
 //! What a guest opens does not take from the gateway what it needs for itself.
 
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use moorline::demo::mark;
 use moorline::fault_proxy::Strike;
 use moorline_tests::binary;
-use moorline_tests::errors::Provoked;
+use moorline_tests::hostile;
 use moorline_tests::mosquitto;
 use moorline_tests::netns::now_ms;
 use moorline_tests::plugins::{Guest, Place};
@@ -20,38 +20,13 @@ use moorline_tests::rig::{Rig, Running};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long each half is looked at.
-const MEASURED: Duration = Duration::from_secs(15);
-/// Of the neighbour's readings, milliseconds: enough of them for a p99 that two stray ones do not make.
-const PERIOD_MS: u32 = 20;
+const MEASURED: Duration = Duration::from_secs(10);
+/// Of the neighbour, each second: a p99 of them is not that of two stray ones.
+const READINGS_PER_S: u32 = 200;
+const DEVICES: u32 = 4;
 const NEIGHBOUR: &str = "good";
-/// Kilobytes that eight hostile guests may cost: two of them may have 32 MiB each, and what the host remembers.
+/// Kilobytes that seven hostile guests may cost: two of them may have 32 MiB each, and what the host remembers.
 const COST_KB_MAX: u64 = 128 * 1024;
-
-/// Connector, script, further limits, and the limit that it exceeds.
-const HOSTILE: [(&str, &str, &str, &str); 7] = [
-    ("hangs", "timer:hang", "", "call_deadline_ms"),
-    ("eats", "timer:eat", "", "memory_bytes_max"),
-    ("calls", "timer:flood-clock", "", "call_deadline_ms"),
-    ("busy", "timer:busy", "cpu_percent = 5\n", "cpu_percent"),
-    (
-        "logs",
-        "timer:flood-log",
-        "cpu_percent = 10\n",
-        "log_lines_per_s",
-    ),
-    (
-        "emits",
-        "timer:flood-emit",
-        "emit_readings_per_s = 100\n",
-        "emit_readings_per_s",
-    ),
-    (
-        "keeps",
-        "timer:flood-state",
-        "cpu_percent = 10\n",
-        "state_bytes_max",
-    ),
-];
 
 /// How late the neighbour's readings came, in ascending order, milliseconds.
 async fn late_ms(platform: &Punctuality) -> Vec<u64> {
@@ -65,7 +40,7 @@ async fn late_ms(platform: &Punctuality) -> Vec<u64> {
         .collect();
     late.sort_unstable();
     assert!(
-        late.len() > 100,
+        late.len() > 1_000,
         "only {} publishes of the neighbour",
         late.len()
     );
@@ -84,6 +59,29 @@ fn shown(ascending: &[u64]) -> String {
     format!("p50 {p50}, p99 {}, at most {max} ms", p99(ascending))
 }
 
+/// What the threads of less priority have used, and all together, in ticks of the kernel's clock; and how nice the former are.
+fn heavy(running: &Running) -> (u64, u64, Vec<i64>) {
+    let pid = running.gateway.pid().unwrap();
+    let (mut used, mut all, mut nice) = (0, 0, Vec::new());
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        // It may have ended.
+        let Ok(stat) = std::fs::read_to_string(thread.unwrap().path().join("stat")) else {
+            continue;
+        };
+        let (name, fields) = stat.rsplit_once(')').unwrap();
+        let fields = fields.split_whitespace().skip(1).take(16);
+        let fields: Vec<i64> = fields.map(|field| field.parse().unwrap()).collect();
+        // From the fourth field on: utime and stime are the 14th and 15th, the nice value is the 19th (proc(5)).
+        let ticks = u64::try_from(fields[10] + fields[11]).unwrap();
+        all += ticks;
+        if name.ends_with("heavy-guests") {
+            used += ticks;
+            nice.push(fields[15]);
+        }
+    }
+    (used, all, nice)
+}
+
 fn resident_kb(running: &Running) -> u64 {
     let pid = running.gateway.pid().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -100,51 +98,46 @@ async fn a_good_neighbour_is_not_disturbed() {
     let rig = Rig::start(kind).await;
     let platform = Punctuality::start(rig.broker.address()).await;
     let good = Place::stock(rig.path("good.wasm"), Guest::SIMULATED);
-    let mut lines = String::new();
-    let mut places = Vec::new();
-    for (name, script, limits, _) in HOSTILE {
-        // They are put there later, by their file.
-        let place = rig.path(&format!("{name}.wasm"));
-        write!(
-            lines,
-            "\n[[connector]]\nname = \"{name}\"\ncomponent = {place:?}\n[connector.limits]\n{limits}"
-        )
-        .unwrap();
-        places.push((place, Guest::connector(script)));
-    }
     let configuration = rig
         .configuration()
         .simulated_at(
             NEIGHBOUR,
             good.path(),
             Some(rig.audit.witness()),
-            2,
-            PERIOD_MS,
+            DEVICES,
+            READINGS_PER_S,
         )
-        .with(&lines);
+        .with(&hostile::lines(&rig));
     let mut running = rig.gateway(&configuration);
-    running.expect_error(Provoked::PluginMissing);
-    running.expect_error(Provoked::PluginFailed);
+    hostile::expect_errors(&mut running);
     running.flows().await;
     let (alone, before_kb) = (late_ms(&platform).await, resident_kb(&running));
+    let (_, used_before, nice) = heavy(&running);
+    assert!(nice.is_empty(), "nobody computes for long: {nice:?}");
 
-    for (place, guest) in places {
-        std::fs::write(place, guest.bytes()).unwrap();
-    }
-    let exceeded = |now: &moorline::demo::gateway::History| {
-        HOSTILE.iter().all(|(name, _, _, key)| {
-            let found = now.now.connectors.iter().find(|entry| entry.name == *name);
-            found.is_some_and(|entry| entry.limits.iter().any(|limit| limit.key == *key))
-        })
-    };
+    hostile::let_loose(&rig);
     running
-        .wait("every limit that is exceeded is named", DEADLINE, exceeded)
+        .wait(
+            "every limit that is exceeded is named",
+            DEADLINE,
+            hostile::all_named,
+        )
         .await;
     let (beside, after_kb) = (late_ms(&platform).await, resident_kb(&running));
     println!(
         "the neighbour: {} alone; {} beside them; {before_kb} kB, {after_kb} kB",
         shown(&alone),
         shown(&beside)
+    );
+    let (used_there, used, nice) = heavy(&running);
+    assert!(
+        !nice.is_empty() && nice.iter().all(|it| *it > 0),
+        "{nice:?}"
+    );
+    assert!(
+        used_there > (used - used_before) / 2,
+        "{used_there} of {} ticks: those who compute give way",
+        used - used_before
     );
     assert!(
         after_kb < before_kb + COST_KB_MAX,

@@ -38,7 +38,7 @@ struct Second {
 fn seconds(arrivals: &[Arrival], up_ms: u64) -> Vec<Second> {
     let mut seconds: BTreeMap<usize, Second> = BTreeMap::new();
     for arrival in arrivals {
-        let index = usize::try_from(arrival.at_ms.saturating_sub(up_ms) / 1_000).unwrap();
+        let index = usize::try_from(arrival.at_ms().saturating_sub(up_ms) / 1_000).unwrap();
         let second = seconds.entry(index).or_default();
         if arrival.made_ms >= up_ms {
             second.live += arrival.readings;
@@ -105,11 +105,11 @@ async fn after_an_outage_live_readings_are_there_at_once_and_the_backlog_drains_
     let arrivals = punctuality.since(back_ms);
     let (history, balance) = rig.settle(running).await;
 
-    let up_ms = arrivals.first().expect("readings after link-up").at_ms;
+    let up_ms = arrivals.first().expect("readings after link-up").at_ms();
     // What was made while the link came up may be on either side.
     let historical: Vec<&Arrival> = arrivals.iter().filter(|of| of.made_ms < back_ms).collect();
     let backlog: u64 = historical.iter().map(|of| of.readings).sum();
-    let drained_ms = historical.last().expect("a backlog").at_ms;
+    let drained_ms = historical.last().expect("a backlog").at_ms();
     let drain_s = (drained_ms - up_ms).max(1) as f64 / 1_000.0;
     let factor = backlog as f64 / drain_s / f64::from(READINGS_PER_S);
     let seconds = seconds(&arrivals, up_ms);

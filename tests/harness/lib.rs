@@ -15,6 +15,7 @@ pub mod configuration;
 pub mod device;
 pub mod dice;
 pub mod errors;
+pub mod hostile;
 pub mod instruments;
 pub mod netns;
 pub mod platform;

@@ -50,8 +50,17 @@ pub fn broker_address() -> SocketAddr {
 /// When the clock stands before it.
 #[must_use]
 pub fn now_ms() -> u64 {
+    now_us() / 1_000
+}
+
+/// Microseconds since the Unix epoch.
+///
+/// # Panics
+/// When the clock stands before it.
+#[must_use]
+pub fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_millis()).unwrap()
+    u64::try_from(since.as_micros()).unwrap()
 }
 
 /// Runs `test` in namespaces of its own; `name` is its full name, by which the test program finds it again.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::eventually;
-use crate::netns::now_ms;
+use crate::netns::now_us;
 
 const READY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(50);
@@ -25,8 +25,8 @@ const TELEMETRY: &str = "v1/gateway/telemetry";
 pub struct Arrival {
     /// Whose.
     pub device: Arc<str>,
-    /// When they arrived, milliseconds since the Unix epoch.
-    pub at_ms: u64,
+    /// When they arrived, microseconds since the Unix epoch.
+    pub at_us: u64,
     /// When they were made, by their own timestamp.
     pub made_ms: u64,
     /// How many.
@@ -34,10 +34,22 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// How long they took.
+    /// When they arrived, milliseconds since the Unix epoch.
     #[must_use]
-    pub fn behind_ms(&self) -> u64 {
-        self.at_ms.saturating_sub(self.made_ms)
+    pub const fn at_ms(&self) -> u64 {
+        self.at_us / 1_000
+    }
+
+    /// How long they took, milliseconds.
+    #[must_use]
+    pub const fn behind_ms(&self) -> u64 {
+        self.at_ms().saturating_sub(self.made_ms)
+    }
+
+    /// How long they took, microseconds. Their own timestamp is cut to the millisecond: half of one too much, on average.
+    #[must_use]
+    pub const fn behind_us(&self) -> u64 {
+        self.at_us.saturating_sub(self.made_ms * 1_000)
     }
 }
 
@@ -83,7 +95,7 @@ impl Punctuality {
     #[must_use]
     pub fn since(&self, since_ms: u64) -> Vec<Arrival> {
         let arrivals = self.arrivals.borrow();
-        let first = arrivals.partition_point(|arrival| arrival.at_ms < since_ms);
+        let first = arrivals.partition_point(|arrival| arrival.at_ms() < since_ms);
         arrivals[first..].to_vec()
     }
 }
@@ -109,7 +121,7 @@ async fn listen(
                 subscribing.send_replace(true);
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
-                let arrived = arrivals(&publish.payload, now_ms());
+                let arrived = arrivals(&publish.payload, now_us());
                 recording.send_modify(|known| known.extend(arrived));
             }
             Ok(_other) => {}
@@ -118,7 +130,7 @@ async fn listen(
     }
 }
 
-fn arrivals(payload: &[u8], at_ms: u64) -> Vec<Arrival> {
+fn arrivals(payload: &[u8], at_us: u64) -> Vec<Arrival> {
     let telemetry: BTreeMap<Arc<str>, Vec<Entry>> =
         serde_json::from_slice(payload).unwrap_or_default();
     let mut arrivals: Vec<Arrival> = Vec::new();
@@ -131,7 +143,7 @@ fn arrivals(payload: &[u8], at_ms: u64) -> Vec<Arrival> {
                 }
                 Some(_) | None => arrivals.push(Arrival {
                     device: Arc::clone(&device),
-                    at_ms,
+                    at_us,
                     made_ms: entry.ts,
                     readings,
                 }),

@@ -12,6 +12,7 @@ use wasmtime::Config;
 use wasmtime::component::Component;
 
 use super::cache::digest_of;
+use super::heavy;
 use super::meter::{Meter, Turns};
 use super::pulse::{Pulse, Running};
 
@@ -134,7 +135,10 @@ impl Engines {
         let engines = (connectors.clone(), policies.clone());
         std::thread::Builder::new()
             .name("compiler".into())
-            .spawn(move || compile_all(&engines, queue))
+            .spawn(move || {
+                heavy::give_way();
+                compile_all(&engines, queue);
+            })
             .map_err(|error| no_thread("compiler", &error))?;
         Ok(Self {
             connectors,

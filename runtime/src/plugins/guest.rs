@@ -174,6 +174,11 @@ impl Guest {
         self.store.data().memory.bytes
     }
 
+    /// Its calls compute for so long that others wait for it.
+    pub(crate) fn is_heavy(&mut self) -> bool {
+        self.free.is_used_up()
+    }
+
     /// The CPU time it has used since this was asked last.
     pub(crate) fn take_cpu(&mut self) -> Duration {
         std::mem::take(&mut self.cpu)

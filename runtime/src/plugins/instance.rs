@@ -32,6 +32,7 @@ use super::bindings::connector::exports::moorline::edge::connector_guest::{
 };
 use super::grants::Sandbox;
 use super::guest::{Guest, Loaded};
+use super::heavy::Heavy;
 use super::host::Resident;
 use super::orders::RestoreReply;
 use super::status::{InstanceState, InstanceStatus};
@@ -154,6 +155,8 @@ struct Instance {
     cpu: CpuShare,
     /// It has used more than its share of the processor and is not called before then.
     paused_until: Option<Instant>,
+    /// Its calls computed for long, and it runs where others do not wait for it until then.
+    heavy_until: Option<Instant>,
     /// Since when no call can be taken: from the last call of a guest to the first start that succeeds after it.
     away_since: Option<Instant>,
     wake: Option<Instant>,
@@ -182,76 +185,121 @@ enum Woken {
 }
 
 /// Ends when told to stop, or when the swapper is gone.
-pub(crate) async fn run(parts: Parts) {
-    let Parts {
-        mut controls,
-        mut downlinks,
-        mut streams,
-        mut link_up,
-        clock,
-        ..
-    } = parts;
-    let mut instance = Instance {
-        slot: parts.slot,
-        name: parts.name,
-        configuration: parts.configuration,
+pub(crate) async fn run(parts: Parts, heavy: Arc<Heavy>) {
+    let mut task = Some(Task::of(parts));
+    while let Some(light) = task.take() {
+        if light.instance.is_heavy() {
+            task = heavy.run(light.run(true)).await.flatten();
+        } else {
+            task = light.run(false).await;
+        }
+    }
+}
 
-        hand_over_required: parts.hand_over_required,
-        clock,
-        body: Some(Body::Down(Down {
-            resident: parts.resident,
-            retry: None,
-        })),
-        serving: None,
-        kept: None,
-        restart: Restart::default(),
-        cpu: CpuShare::new(clock.now(), parts.sandbox.limits.cpu_percent),
-        paused_until: None,
-        sandbox: parts.sandbox,
-        away_since: Some(clock.now()),
-        wake: None,
-        state_due: None,
-        stream_news: StreamNews::new(clock.now()),
-        started: false,
-        before: Served::default(),
-        status: parts.status,
-        troubles: parts.troubles,
-    };
-    let mut link_watched = true;
-    loop {
-        // Orders first: a guest that is never idle must still be replaceable.
-        let woken = match controls.try_recv() {
-            Ok(control) => Woken::Control(Some(control)),
-            Err(_none_yet) => {
-                let paused = instance.paused_until;
-                let up = instance.is_up() && paused.is_none();
-                let timer = instance.wake.filter(|_| up);
-                let rest = instance.streams_rest_until();
-                tokio::select! {
-                    control = controls.recv() => Woken::Control(control),
-                    Some(downlink) = downlinks.recv(), if up || instance.is_open() => Woken::Downlink(downlink),
-                    Some(event) = streams.recv(), if up && rest.is_none() => Woken::Stream(event),
-                    changed = link_up.changed(), if up && link_watched => match changed {
-                        Ok(()) => Woken::Link(*link_up.borrow_and_update()),
-                        Err(_link_gone) => { link_watched = false; continue }
-                    },
-                    () = until(clock, timer) => Woken::Timer,
-                    () = until(clock, instance.retry()) => Woken::Retry,
-                    () = until(clock, paused.into_iter().chain(rest).chain(instance.stream_news.due()).min()) => Woken::Rested,
-                    () = until(clock, instance.state_due) => Woken::StateDue,
-                }
-            }
+/// An instance and where its news come from. All of it moves when the instance does.
+struct Task {
+    instance: Instance,
+    controls: mpsc::Receiver<Control>,
+    downlinks: mpsc::Receiver<Delivery>,
+    streams: mpsc::Receiver<StreamEvent>,
+    link_up: watch::Receiver<bool>,
+    link_watched: bool,
+}
+
+impl Task {
+    fn of(parts: Parts) -> Self {
+        let clock = parts.clock;
+        let instance = Instance {
+            slot: parts.slot,
+            name: parts.name,
+            configuration: parts.configuration,
+            hand_over_required: parts.hand_over_required,
+            clock,
+            body: Some(Body::Down(Down {
+                resident: parts.resident,
+                retry: None,
+            })),
+            serving: None,
+            kept: None,
+            restart: Restart::default(),
+            cpu: CpuShare::new(clock.now(), parts.sandbox.limits.cpu_percent),
+            paused_until: None,
+            heavy_until: None,
+            sandbox: parts.sandbox,
+            away_since: Some(clock.now()),
+            wake: None,
+            state_due: None,
+            stream_news: StreamNews::new(clock.now()),
+            started: false,
+            before: Served::default(),
+            status: parts.status,
+            troubles: parts.troubles,
         };
-        if let ControlFlow::Break(reply) = instance.on(woken).await {
-            instance.stop().await;
-            if let Some(reply) = reply {
-                answer(reply, ());
+        Self {
+            instance,
+            controls: parts.controls,
+            downlinks: parts.downlinks,
+            streams: parts.streams,
+            link_up: parts.link_up,
+            link_watched: true,
+        }
+    }
+
+    /// Until the end, or until it belongs elsewhere.
+    async fn run(mut self, heavy: bool) -> Option<Self> {
+        while self.instance.is_heavy() == heavy {
+            let Some(woken) = self.woken().await else {
+                continue;
+            };
+            if let ControlFlow::Break(reply) = self.instance.on(woken).await {
+                self.instance.stop().await;
+                if let Some(reply) = reply {
+                    answer(reply, ());
+                }
+                return None;
             }
-            return;
+            if std::mem::take(&mut self.instance.started) && self.link_watched {
+                self.link_up.mark_changed();
+            }
         }
-        if std::mem::take(&mut instance.started) && link_watched {
-            link_up.mark_changed();
+        Some(self)
+    }
+
+    /// What comes next; none = nothing that concerns the instance.
+    async fn woken(&mut self) -> Option<Woken> {
+        let Self {
+            instance,
+            controls,
+            downlinks,
+            streams,
+            link_up,
+            link_watched,
+        } = self;
+        // Orders first: a guest that is never idle must still be replaceable.
+        if let Ok(control) = controls.try_recv() {
+            return Some(Woken::Control(Some(control)));
         }
+        let clock = instance.clock;
+        let paused = instance.paused_until;
+        let up = instance.is_up() && paused.is_none();
+        let timer = instance.wake.filter(|_| up);
+        let rest = instance.streams_rest_until();
+        Some(tokio::select! {
+            control = controls.recv() => Woken::Control(control),
+            Some(downlink) = downlinks.recv(), if up || instance.is_open() => Woken::Downlink(downlink),
+            Some(event) = streams.recv(), if up && rest.is_none() => Woken::Stream(event),
+            changed = link_up.changed(), if up && *link_watched => match changed {
+                Ok(()) => Woken::Link(*link_up.borrow_and_update()),
+                Err(_link_gone) => {
+                    *link_watched = false;
+                    return None;
+                }
+            },
+            () = until(clock, timer) => Woken::Timer,
+            () = until(clock, instance.retry()) => Woken::Retry,
+            () = until(clock, paused.into_iter().chain(rest).chain(instance.stream_news.due()).min()) => Woken::Rested,
+            () = until(clock, instance.state_due) => Woken::StateDue,
+        })
     }
 }
 
@@ -307,6 +355,11 @@ impl Instance {
             Woken::StateDue => self.retry_state().await,
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether it runs where others do not wait for it.
+    fn is_heavy(&self) -> bool {
+        self.heavy_until.is_some_and(|end| self.clock.now() < end)
     }
 
     fn is_up(&self) -> bool {

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! Guests that compute for long take turns, so that however many there are, half of the processors are free for everybody
-//! else: for the link, and for guests that have little to do.
+//! else: for the link, and for guests that have little to do. Between two calls they move to threads of less priority
+//! ([`super::heavy`]).
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -55,11 +56,16 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Turns(Semaphore);
 
+/// Half of this machine's processors.
+pub(super) fn turns() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors / 2).max(1)
+}
+
 impl Turns {
     /// For half of this machine's processors.
     pub(crate) fn new() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self(Semaphore::new((processors / 2).max(1)))
+        Self(Semaphore::new(turns()))
     }
 }
 
@@ -73,7 +79,7 @@ impl Free {
         Self(Bucket::new(now(), FREE_NS_PER_S, FREE_NS))
     }
 
-    fn is_used_up(&mut self) -> bool {
+    pub(super) fn is_used_up(&mut self) -> bool {
         !self.0.debt(now()).is_zero()
     }
 

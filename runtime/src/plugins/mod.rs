@@ -26,6 +26,7 @@ mod engine;
 mod files;
 mod grants;
 mod guest;
+mod heavy;
 mod host;
 mod http;
 mod inspect;
@@ -106,6 +107,7 @@ use cache::Cache;
 use directories::Directories;
 use engine::Engines;
 use grants::Sandbox;
+use heavy::Heavy;
 use host::{Confined, KeyValues, PendingRpcs, Reporting, Resident};
 use instance::{CONTROLS_QUEUED, DOWNLINKS_QUEUED, Parts, Trouble};
 use routes::{Claims, InstanceId, Mailbox, Request};
@@ -197,6 +199,7 @@ pub async fn start(
         requests: requests.clone(),
         troubles,
         tasks: JoinSet::new(),
+        heavy: Arc::default(),
         mailboxes: Vec::new(),
         slots: Vec::new(),
         paths: Vec::new(),
@@ -333,6 +336,7 @@ struct Building<'a> {
     requests: mpsc::Sender<Request>,
     troubles: mpsc::Sender<Trouble>,
     tasks: JoinSet<()>,
+    heavy: Arc<Heavy>,
     mailboxes: Vec<Mailbox>,
     slots: Vec<Slot>,
     paths: Vec<PathBuf>,
@@ -428,7 +432,7 @@ impl Building<'_> {
             refused: None,
             devices: std::collections::BTreeSet::new(),
         });
-        self.tasks.spawn(instance::run(Parts {
+        let parts = Parts {
             slot: self.slots.len(),
             name,
             configuration: configuration.to_string(),
@@ -442,7 +446,9 @@ impl Building<'_> {
             link_up: self.platform.link_up.clone(),
             status: status_sender,
             troubles: self.troubles.clone(),
-        }));
+        };
+        self.tasks
+            .spawn(instance::run(parts, Arc::clone(&self.heavy)));
         InstanceHandle {
             sandbox,
             controls,

@@ -90,6 +90,7 @@ impl Instance {
             timer,
         });
         self.restart.reset();
+        self.heavy_until = None;
         let guest = match prepared.guest {
             Some(guest) => guest,
             None => self.instantiate(&prepared.loaded).await?,

@@ -15,6 +15,9 @@ use crate::plugins::streams::{Happened, StreamEvent};
 const STREAM_LINES_BURST: u32 = 4;
 const STREAM_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Calls that do not compute for long must follow each other so long, until nobody waits for them any more.
+const HEAVY_FOR: Duration = Duration::from_secs(60);
+
 /// When the log is told how a stream is.
 pub(super) struct StreamNews {
     lines: LogGate,
@@ -58,6 +61,9 @@ impl Instance {
         };
         let used = guest.take_cpu();
         let now = self.clock.now();
+        if guest.is_heavy() {
+            self.heavy_until = Some(now + HEAVY_FOR);
+        }
         let mut pause = self.cpu.charge(now, used);
         if let Some(resident) = guest.resident() {
             let rest = resident.confined.state_rest(now);
