@@ -6,7 +6,7 @@ use std::time::Duration;
 use moorline::demo::gateway::History;
 use moorline_tests::errors::Provoked;
 use moorline_tests::mosquitto;
-use moorline_tests::plugins::{Guest, Place};
+use moorline_tests::plugins::{Guest, Place, dear_to_compile};
 use moorline_tests::rig::{Rig, Running};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -159,6 +159,16 @@ async fn one_that_is_no_component() {
     let Some(bench) = bench().await else { return };
     bench.place.put_bytes(b"<html>404</html>");
     bench.expect_refusal(&["component", "magic", "wasm"]).await;
+}
+
+/// Half a megabyte that would take the compiler gigabytes and minutes.
+#[tokio::test]
+async fn one_that_is_dear_to_compile() {
+    let Some(bench) = bench().await else { return };
+    bench.place.put_bytes(&dear_to_compile(49_000, 5_000));
+    bench
+        .expect_refusal(&["exceeded a limit: compiling it takes more than"])
+        .await;
 }
 
 #[tokio::test]

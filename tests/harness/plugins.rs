@@ -347,3 +347,51 @@ impl Place {
         std::fs::write(&self.path, bytes).unwrap();
     }
 }
+
+/// A component of one function: `loops` nested loops, in which each of `locals` variables is read and written. All of them live
+/// everywhere, and the compiler's work grows with the product.
+#[must_use]
+pub fn dear_to_compile(locals: u32, loops: usize) -> Vec<u8> {
+    let mut body = vec![0x01];
+    body.extend(leb128(locals));
+    body.push(0x7f);
+    body.extend([0x03, 0x40].repeat(loops));
+    for local in 1..=locals {
+        body.push(0x20);
+        body.extend(leb128(local));
+        body.extend([0x20, 0x00, 0x6a, 0x21]);
+        body.extend(leb128(local));
+    }
+    body.extend([0x20, 0x00, 0x0d, 0x00, 0x0b].repeat(loops));
+    body.push(0x0b);
+    let code = [vec![0x01], leb128(length(&body)), body].concat();
+    let module = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[0x01, 0x60, 0x01, 0x7f, 0x00]),
+        section(3, &[0x01, 0x00]),
+        section(10, &code),
+    ];
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module.concat())].concat()
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [vec![id], leb128(length(content)), content.to_vec()].concat()
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap()
+}
+
+/// Unsigned LEB128 (WebAssembly core specification, 5.2.2).
+fn leb128(mut number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = (number & 0x7f) as u8;
+        number >>= 7;
+        if number == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}

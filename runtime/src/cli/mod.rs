@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Diagnostic, Refused, Settings};
 use crate::demo::part::{DemoOptions, Part};
+use crate::plugins::{Kind, compiler};
 
 mod audit;
 mod broker;
 mod check;
+mod compile;
 mod dead_letter;
 mod doctor;
 pub mod exit;
@@ -182,6 +184,12 @@ enum Command {
     /// One process of the demo.
     #[command(subcommand, hide = true)]
     DemoPart(Part),
+    /// Compile a component from standard input to standard output, within bounds.
+    #[command(name = compiler::COMMAND, hide = true)]
+    CompileComponent {
+        /// What it is compiled for.
+        kind: Kind,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -211,6 +219,11 @@ enum Explain {
 /// Does what the arguments say.
 #[must_use]
 pub fn main(arguments: Arguments) -> ExitCode {
+    // Before the log is installed: what is said on standard error is read by whoever asked.
+    if let Command::CompileComponent { kind } = arguments.command {
+        return compile::compile(kind);
+    }
+    compiler::compile_apart();
     let _log = match log::install(arguments.log, &arguments.log_level) {
         Ok(log) => log,
         Err(refusal) => return exit::fail(exit::USAGE, &refusal),
@@ -228,5 +241,6 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Stress(options) => stress::stress(&options),
         Command::Policy(PolicyCommand::Simulate(options)) => policy::simulate(&options),
         Command::DemoPart(part) => run::demo_part(part),
+        Command::CompileComponent { kind } => compile::compile(kind),
     }
 }

@@ -238,14 +238,21 @@ fn new_secret(directory: &PrivateDirectory) -> io::Result<[u8; SECRET_BYTES]> {
     Ok(secret)
 }
 
+/// What a child of ours has compiled.
+pub(super) fn from_compiler(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    deserialize(engine, code)
+}
+
 #[expect(
     unsafe_code,
     reason = "the one place where compiled code becomes callable; the argument stands beside it"
 )]
 fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `deserialize` asks for bytes that came from `Component::serialize` unchanged. `code` is in our memory,
-    // and `load` has just found it to be what this host sealed under its own secret in `store`, where it came from
-    // `serialize`. The name, which is sealed too, binds it to this component and to an engine of these settings.
+    // SAFETY: `deserialize` asks for bytes that came from `Component::serialize` or `Engine::precompile_component` unchanged.
+    // `code` is in our memory, and comes from one of two callers. `load` has just found it to be what this host sealed under
+    // its own secret in `store`, where it came from `serialize`; the name, which is sealed too, binds it to this component and to
+    // an engine of these settings. `from_compiler` has it from the standard output of a child that runs this very program, over a
+    // pipe that nobody else has an end of, and of a child that ended well: that is `precompile_component`'s answer, whole.
     unsafe { Component::deserialize(engine, code) }
 }
 

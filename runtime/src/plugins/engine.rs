@@ -12,6 +12,7 @@ use wasmtime::Config;
 use wasmtime::component::Component;
 
 use super::cache::digest_of;
+use super::compiler;
 use super::heavy;
 use super::meter::{Meter, Turns};
 use super::pulse::{Pulse, Running};
@@ -42,6 +43,14 @@ impl Kind {
         match self {
             Self::Connector => "connector",
             Self::Policy => "reconnect-policy",
+        }
+    }
+
+    /// What it is called on the command line.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Connector => "connector",
+            Self::Policy => "policy",
         }
     }
 
@@ -219,6 +228,10 @@ fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation
         reply,
     }) = queue.blocking_recv()
     {
+        // Whoever asked has given the candidate up.
+        if reply.is_closed() {
+            continue;
+        }
         let known = last
             .as_ref()
             .filter(|(of, known, _)| (*of, *known) == (kind, digest));
@@ -250,10 +263,8 @@ fn compile(engines: &(Engine, Engine), kind: Kind, bytes: &[u8]) -> Result<Compi
         Kind::Connector => &engines.0,
         Kind::Policy => &engines.1,
     };
-    Component::from_binary(engine, bytes)
-        .map(|component| Compiled {
-            component,
-            shared: false,
-        })
-        .map_err(|error| Failure::new(Reason::NotAComponent, format!("{error:#}")))
+    compiler::compile(engine, kind, bytes).map(|component| Compiled {
+        component,
+        shared: false,
+    })
 }

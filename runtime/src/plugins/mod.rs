@@ -17,6 +17,7 @@
 
 mod bindings;
 mod cache;
+pub mod compiler;
 mod conformance;
 mod contract;
 mod convert;
@@ -74,7 +75,7 @@ pub use grants::{DirectoryGrant, Grants};
 pub(crate) use guest::Loaded;
 pub(crate) use host::StateTrouble;
 pub(crate) use inspect::{Inspected, inspect_to_start};
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, inspect, signer_of};
 pub use orders::{OrderEnd, OrderRefused, RestoreRefused, Restored, SwapOrders, Until};
 pub use rehearsal::{Contradiction, Rehearsal};
 pub use routes::{DeliveryRefused, Undelivered};
