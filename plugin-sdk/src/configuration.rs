@@ -16,8 +16,7 @@ pub fn configuration<T: DeserializeOwned>(setup: &Setup) -> Result<T, Fault> {
 /// A JSON text as that type, or which field is not of it and why. In two steps, because the operator who reads the error has
 /// written keys in a TOML file, and never saw the text that lines and columns would be of.
 pub(crate) fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     serde_path_to_error::deserialize(value).map_err(|error| error.to_string())
 }
 

@@ -82,8 +82,8 @@ static bool wake_after(exports_moorline_edge_connector_guest_wake_t *ret, uint32
     return true;
 }
 
-// Whether the host took it; else when to offer it again, or 0 if it never will be taken.
-static bool emitted(uint32_t *retry_ms) {
+// Whether the host took it; else when to offer it again, or the fault if it never will be taken.
+static bool emitted(uint32_t *retry_ms, fault *err) {
     static char names[REGISTERS_MAX][8];
     static moorline_edge_types_reading_t readings[REGISTERS_MAX];
     for (unsigned i = 0; i < configuration.count; i++) {
@@ -100,8 +100,11 @@ static bool emitted(uint32_t *retry_ms) {
     moorline_edge_telemetry_list_device_readings_t batch = {.ptr = &of_device, .len = 1};
     moorline_edge_telemetry_emit_error_t refusal;
     if (moorline_edge_telemetry_emit(&batch, &refusal)) return true;
-    *retry_ms = refusal.tag == MOORLINE_EDGE_TELEMETRY_EMIT_ERROR_BACK_PRESSURE ? refusal.val.back_pressure : 0;
-    moorline_edge_telemetry_emit_error_free(&refusal);
+    if (refusal.tag == MOORLINE_EDGE_TELEMETRY_EMIT_ERROR_BACK_PRESSURE) {
+        *retry_ms = refusal.val.back_pressure;
+    } else {
+        *err = (fault){.tag = MOORLINE_EDGE_TYPES_FAULT_INTERNAL, .val.internal = refusal.val.refused};
+    }
     return false;
 }
 
@@ -121,9 +124,11 @@ static bool poll(exports_moorline_edge_connector_guest_wake_t *ret, fault *err) 
         if (wrong) return fail(err, MOORLINE_EDGE_TYPES_FAULT_DEVICE, wrong);
         has_unsent = true;
     }
-    uint32_t retry_ms;
-    if (!emitted(&retry_ms) && retry_ms > 0) return wake_after(ret, retry_ms);
+    uint32_t retry_ms = 0;
+    bool taken = emitted(&retry_ms, err);
+    if (retry_ms > 0) return wake_after(ret, retry_ms);
     has_unsent = false;
+    if (!taken) return false;
     return wake_after(ret, configuration.poll_ms);
 }
 

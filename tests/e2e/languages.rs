@@ -467,10 +467,25 @@ fn a_start_that_traps_breaks_one_rule_and_the_others_are_not_judged() {
 }
 
 #[test]
+fn a_reading_that_is_refused_is_told_to_its_author_and_no_rule_behind_it_is_judged() {
+    let nan = [(".val.double_ = unsent.value", ".val.double_ = 0.0 / 0.0")];
+    if let Some(said) = fails("test", "c", "connector.c", &nan) {
+        assert_says(
+            &said,
+            &[
+                "FAIL  works",
+                "fault.internal: batch[0].readings[0]: the value is not a finite number",
+                "not judged: works is broken",
+            ],
+        );
+    }
+}
+
+#[test]
 fn an_error_in_python_is_shown_with_file_and_line() {
     let syntax = [("HAND_OVER_SCHEMA = 1", "HAND_OVER_SCHEMA = = 1")];
     if let Some(said) = fails("build", "py", "connector.py", &syntax) {
-        assert_says(&said, &["connector.py\", line 27", "SyntaxError"]);
+        assert_says(&said, &["connector.py\", line 28", "SyntaxError"]);
         assert!(!said.contains("0x"), "{said}");
     }
     let import = [("import device\n", "import devize as device\n")];

@@ -85,6 +85,29 @@ async fn only_signed_plugins_serve_and_the_platform_hears_which() {
     assert!(history.swaps().all(|swap| swap.new_sessions == 0));
 }
 
+#[test]
+fn bytes_behind_what_was_signed_do_not_fit_the_signature() {
+    let directory = tempfile::tempdir().unwrap();
+    let component = directory.path().join("simulated.wasm");
+    std::fs::write(&component, Guest::SIMULATED.bytes()).unwrap();
+    let key = plugin(directory.path(), &["keygen", "plant", "--no-password"]);
+    plugin(
+        directory.path(),
+        &["sign", "simulated.wasm", "--key", "plant.key"],
+    );
+    let longer = [Guest::SIMULATED.bytes(), vec![0]].concat();
+    std::fs::write(&component, longer).unwrap();
+    let output = Command::new(binary())
+        .args(["plugin", "verify", "simulated.wasm", "--key"])
+        .arg(key["public_key"].as_str().unwrap())
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    assert!(said.contains("does not fit its signature"), "{said}");
+}
+
 /// An author's bench that requires signatures as the plant does: what `plugin dev` builds serves at once.
 #[tokio::test]
 async fn dev_signs_each_build_with_the_authors_key() {
@@ -132,6 +155,17 @@ async fn dev_signs_each_build_with_the_authors_key() {
         })
         .await;
     running.flows().await;
+    // The signature of what serves stays, whoever builds the same again.
+    let signature = std::fs::read(rig.path("simulated.wasm.minisig")).unwrap();
+    plugin(&directory, &["keygen", "stranger", "--no-password"]);
+    let (code, said) = dev(&rig.path("stranger.key"));
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("trusted are bench"), "{said}");
+    let (code, said) = dev(&rig.path("bench.key"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("serves already"), "{said}");
+    let now = std::fs::read(rig.path("simulated.wasm.minisig")).unwrap();
+    assert_eq!(now, signature);
     // A key that cannot be read is said before anything is built.
     let (code, said) = dev(&rig.path("nobody.key"));
     assert_eq!(code, Some(65), "{said}");

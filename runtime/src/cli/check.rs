@@ -323,10 +323,15 @@ fn print(file: &Path, report: &Report, format: OutputFormat) {
         exit::print(finding);
     }
     let file = file.display();
+    let doubts = match report.warnings.len() {
+        0 => String::new(),
+        1 => " but for the warning".to_owned(),
+        n => format!(" but for the {n} warnings"),
+    };
     let count = match report.findings.len() {
         0 => {
             return exit::print(&format!(
-                "{file} is valid; nothing was connected to (`moorline doctor` examines the broker)"
+                "{file} is valid{doubts}; nothing was connected to (`moorline doctor` examines the broker)"
             ));
         }
         1 => "1 finding".to_owned(),

@@ -138,6 +138,15 @@ pub(crate) async fn inspect_to_start(
 }
 
 /// What is in the file, and who has signed it.
+/// Who has signed the component at `path`, of which nothing is made.
+///
+/// # Errors
+/// When it cannot be read, is none by its header, or that cannot be proven.
+pub async fn signer_of(path: &Path, trust: &trust::Settings) -> Result<Signer, Failure> {
+    let (_, _, signature) = read_signed(path, trust).await?;
+    signature
+}
+
 async fn read_signed(
     path: &Path,
     trust: &trust::Settings,

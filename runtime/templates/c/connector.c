@@ -117,7 +117,10 @@ static bool poll(wake *ret, fault *err) {
     if (!moorline_edge_telemetry_emit(&batch, &refusal)) {
         // The same reading again, when the host says.
         if (refusal.tag == MOORLINE_EDGE_TELEMETRY_EMIT_ERROR_BACK_PRESSURE) return wake_after(ret, refusal.val.back_pressure);
-        moorline_edge_telemetry_emit_error_free(&refusal);
+        // It will never be taken: a mistake of this plugin, and its operator reads why.
+        unsent.is_some = false;
+        *err = (fault){.tag = MOORLINE_EDGE_TYPES_FAULT_INTERNAL, .val.internal = refusal.val.refused};
+        return false;
     }
     unsent.is_some = false;
     return wake_after(ret, configuration.poll_ms);

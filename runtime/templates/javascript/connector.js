@@ -56,6 +56,7 @@ function poll() {
   } catch (error) {
     // What the host throws is an Error around the contract's value.
     if (error.payload?.tag === "back-pressure") return error.payload.val; // the same reading again, then
+    unsent = null; // it will never be taken: a mistake of this plugin, and its operator reads why
     throw { tag: "internal", val: `refused: ${JSON.stringify(error.payload)}` };
   }
   unsent = null;

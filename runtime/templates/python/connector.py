@@ -13,6 +13,7 @@ from wit_world.imports.types import (
     Fault_Configuration,
     Fault_Device,
     Fault_HandOver,
+    Fault_Internal,
     Quality,
     Reading,
     Value_Double,
@@ -76,7 +77,8 @@ class Line:
         except Err as refusal:
             if isinstance(refusal.value, EmitError_BackPressure):
                 return refusal.value.value  # the same reading again, then
-            raise Err(Fault_Device(str(refusal.value))) from None
+            self.unsent = None  # it will never be taken: a mistake of this plugin, and its operator reads why
+            raise Err(Fault_Internal(f"refused: {refusal.value.value}")) from None
         self.unsent = None
         return self.poll_ms
 

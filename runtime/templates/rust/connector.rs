@@ -90,9 +90,10 @@ impl Lines {
                 Ok(Some(Duration::from_millis(self.configuration.poll_ms.into())))
             }
             Err(refusal) => {
-                // The same reading again, when the host says.
-                self.unsent = Some(value);
-                refusal.retry_after().map(Some).ok_or_else(|| Fault::Internal(format!("{refusal:?}")))
+                // The same reading again, when the host says. One that is refused will never be taken: its operator reads why.
+                let again = refusal.retry_after();
+                self.unsent = again.map(|_| value);
+                again.map(Some).ok_or_else(|| Fault::Internal(format!("{refusal:?}")))
             }
         }
     }
@@ -142,6 +143,21 @@ mod tests {
         let request = RpcRequest { id: 7, device: "d-1".into(), method: "get".into(), params: "{}".into() };
         connector.handle(Event::Rpc(request), &mut host).unwrap();
         assert_eq!(host.replies, [(7, r#"{"last":21.5}"#.to_owned())]);
+    }
+
+    #[test]
+    fn what_the_host_refuses_is_not_offered_again() {
+        let mut host = FakeHost { streams: vec!["device".into()], ..FakeHost::default() };
+        let mut setup = FakeHost::setup(r#"{"device": "d-1", "poll_ms": 1000}"#);
+        setup.granted_streams = vec!["device".into()];
+        let (mut connector, _wake) = Lines::start(setup, &mut host).unwrap();
+        host.responses.push_back(Ok(b"21.5\n".to_vec()));
+        host.emit_answers.push_back(Err(EmitError::Refused("not today".into())));
+        let fault = connector.handle(Event::Timer, &mut host).unwrap_err();
+        assert!(matches!(fault, Fault::Internal(why) if why.contains("not today")));
+        host.responses.push_back(Ok(b"22\n".to_vec()));
+        connector.handle(Event::Timer, &mut host).unwrap();
+        assert_eq!(host.emitted[0][0].readings[0].value, Value::Double(22.0));
     }
 
     #[test]

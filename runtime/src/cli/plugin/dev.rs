@@ -66,6 +66,26 @@ pub(in crate::cli) struct DevOptions {
     once: bool,
 }
 
+/// Why no build that is signed by `key` would be loaded.
+fn unfit(settings: &Settings, key: Option<&SecretKey>) -> Option<String> {
+    let trust = &settings.plugins.trust;
+    if trust.policy != Policy::Require {
+        return None;
+    }
+    let Some(key) = key else {
+        return Some(
+            "no build that is made here would be loaded: sign them by --key FILE, with a secret key whose public line is in \
+             [plugins.trusted_keys] (`moorline plugin keygen` makes one)"
+                .to_owned(),
+        );
+    };
+    let unknown = trust.keys_of(key.public().id).err()?;
+    Some(format!(
+        "no build that this key signs would be loaded: {}",
+        unknown.detail
+    ))
+}
+
 /// Where the component goes, and who loads it there.
 struct Place {
     connector: String,
@@ -91,13 +111,12 @@ pub(super) fn dev(options: &DevOptions) -> ExitCode {
     {
         return exit::fail(exit::USAGE, &why);
     }
-    if key.is_none() && settings.plugins.trust.policy == Policy::Require {
-        let why = format!(
-            "{} requires signatures, and no build that is made here would be loaded: sign them by --key FILE, with a secret key \
-             whose public line is in [plugins.trusted_keys] (`moorline plugin keygen` makes one)",
-            options.config.config.display()
+    if let Some(why) = unfit(&settings, key.as_ref()) {
+        let file = options.config.config.display();
+        return exit::fail(
+            exit::USAGE,
+            &format!("{file} requires signatures, and {why}"),
         );
-        return exit::fail(exit::USAGE, &why);
     }
     let mut bench = Bench {
         options,
@@ -205,6 +224,17 @@ impl Bench<'_> {
         }
         let before = status_of_running(self.settings);
         let shelf = Shelf::new(&place.component);
+        let serves = before
+            .as_ref()
+            .is_some_and(|before| serving(before, &place.connector) == Some(&digest));
+        // Nothing is put there: the signature beside what serves is good, and may be somebody else's.
+        if serves
+            && shelf
+                .digest()
+                .is_some_and(|lies| lies.to_string() == digest)
+        {
+            return Ok(format!("{ready}; it is what serves already"));
+        }
         let lay = install(self.settings, &place, &shelf, &component)?;
         let Some(before) = before else {
             let component = place.component.display();
@@ -212,7 +242,7 @@ impl Bench<'_> {
                 "{ready}, put at {component}; no gateway runs with this configuration"
             ));
         };
-        if serving(&before, &place.connector) == Some(&digest) {
+        if serves {
             return Ok(format!("{ready}; it is what serves already"));
         }
         let fate = outcome(self.settings, &place.connector, &digest, &before);

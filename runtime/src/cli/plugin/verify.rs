@@ -55,6 +55,8 @@ pub(super) fn verify(options: &VerifyOptions) -> ExitCode {
 type Verified = Result<(Inspection, Signer), Failure>;
 
 async fn verified(file: &Path, settings: &Settings) -> Verified {
+    // First: what was changed after it was signed may be no component any more, and is not worth compiling.
+    plugins::signer_of(file, settings).await?;
     let inspection = plugins::inspect(file, settings).await?;
     let signer = inspection.signature.clone()?;
     Ok((inspection, signer))

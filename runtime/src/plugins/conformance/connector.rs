@@ -36,7 +36,7 @@ pub(super) async fn judge(bench: &Bench, checked: &mut dyn FnMut(&Check)) -> Vec
         let outcome = match unfit {
             Some(first) => skipped(format!("not judged: {} is broken", first.name())),
             None => match (one(bench, rule).await, rule) {
-                (Ok(broken @ Outcome::Broken(_)), Rule::Starts) => {
+                (Ok(broken @ Outcome::Broken(_)), Rule::Starts | Rule::Works) => {
                     unfit = Some(rule);
                     broken
                 }
