@@ -52,6 +52,7 @@ mod swapper;
 mod tests;
 mod wants;
 mod wasi;
+mod words;
 mod workbench;
 mod world;
 

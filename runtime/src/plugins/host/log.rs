@@ -6,6 +6,7 @@ use tracing::Level as Importance;
 use super::Resident;
 use super::edge::log::{Host, Level};
 use crate::plugins::store::HostState;
+use crate::plugins::words;
 
 const LINE_BYTES_MAX: usize = 2048;
 
@@ -29,15 +30,11 @@ impl Host for HostState {
 impl Resident {
     /// A line of the guest's, if it may have one.
     pub(super) fn log(&mut self, importance: Importance, message: &str) {
-        let Some(suppressed) = self.confined.log.admit(self.clock.now()) else {
-            return self.hit(Limit::Log);
-        };
-        let instance = &*self.instance;
-        if suppressed > 0 {
-            let exceeded = self.confined.limits.exceeded(Limit::Log);
-            tracing::warn!(target: "moorline::guest", instance, suppressed, "lines of this plugin were held back: {exceeded}");
+        if !self.may_log() {
+            return;
         }
-        let text = shown(message);
+        let instance = &*self.instance;
+        let text = words::shown(message, LINE_BYTES_MAX);
         match importance {
             Importance::ERROR => tracing::error!(target: "moorline::guest", instance, "{text}"),
             Importance::WARN => tracing::warn!(target: "moorline::guest", instance, "{text}"),
@@ -47,20 +44,26 @@ impl Resident {
             }
         }
     }
-}
 
-/// The line as it may be printed: of bounded length, and without a way to forge another line or move a cursor.
-fn shown(message: &str) -> String {
-    let end = message.floor_char_boundary(LINE_BYTES_MAX);
-    let (kept, cut) = message.split_at(end);
-    let mut line: String = kept
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if !cut.is_empty() {
-        line.push_str(" [cut]");
+    /// A line of the host's that the guest brings about as often as it likes: it counts as one of the guest's.
+    pub(crate) fn warn(&mut self, words: &str) {
+        if self.may_log() {
+            tracing::warn!(instance = &*self.instance, "{words}");
+        }
     }
-    line
+
+    /// Whether the log takes another line for the guest. Those that were held back are told first.
+    fn may_log(&mut self) -> bool {
+        let Some(suppressed) = self.confined.log.admit(self.clock.now()) else {
+            self.hit(Limit::Log);
+            return false;
+        };
+        if suppressed > 0 {
+            let exceeded = self.confined.limits.exceeded(Limit::Log);
+            tracing::warn!(target: "moorline::guest", instance = &*self.instance, suppressed, "lines of this plugin were held back: {exceeded}");
+        }
+        true
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +72,7 @@ mod tests {
 
     #[test]
     fn a_line_cannot_forge_another() {
+        let shown = |message: &str| words::shown(message, LINE_BYTES_MAX);
         assert_eq!(shown("a\nERROR b\u{1b}[2J"), "a ERROR b [2J");
         assert!(shown(&"ü".repeat(5_000)).len() < LINE_BYTES_MAX + 10);
     }

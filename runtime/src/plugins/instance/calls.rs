@@ -16,6 +16,7 @@ use crate::plugins::convert::{self, ForGuest};
 use crate::plugins::guest::Answer;
 use crate::plugins::host::StateWrite;
 use crate::plugins::status::InstanceState;
+use crate::plugins::words;
 
 /// A guest that answered its timer with a fault is woken again after this long.
 const WAKE_AFTER_FAULT: Duration = Duration::from_secs(1);
@@ -23,25 +24,27 @@ const WAKE_AFTER_FAULT: Duration = Duration::from_secs(1);
 /// What could not be written of its state is tried again after this long, if no change comes before.
 const STATE_RETRY: Duration = Duration::from_secs(5);
 
-/// The words of a fault, with whose it is.
-pub(super) fn fault_words(fault: &Fault) -> String {
-    match fault {
-        Fault::Configuration(words) => format!("configuration: {words}"),
-        Fault::Device(words) => format!("device: {words}"),
-        Fault::HandOver(words) => format!("hand-over: {words}"),
-        Fault::Internal(words) => format!("internal: {words}"),
-    }
+/// The words of a fault as they may be shown, with whose it is.
+fn fault_words(fault: &Fault) -> String {
+    let (whose, words) = match fault {
+        Fault::Configuration(words) => ("configuration", words),
+        Fault::Device(words) => ("device", words),
+        Fault::HandOver(words) => ("hand-over", words),
+        Fault::Internal(words) => ("internal", words),
+    };
+    format!("{whose}: {}", words::repeated(words))
 }
 
 impl Instance {
-    /// Calls `handle`. Says what went wrong, if anything did.
+    /// Calls `handle`.
     pub(super) async fn on_event(&mut self, event: Event) {
         match self.call(event).await {
-            Ok(()) => {}
-            Err(words) => tracing::debug!(instance = &*self.name, "{words}"),
+            // What went wrong was said where it did.
+            Ok(()) | Err(_) => {}
         }
     }
 
+    /// Calls `handle` and says what went wrong, if anything did.
     async fn call(&mut self, event: Event) -> Result<(), String> {
         let Some(Body::Up(guest)) = &mut self.body else {
             return Err("the connector is not running".to_owned());
@@ -59,6 +62,10 @@ impl Instance {
 
     async fn on_answer(&mut self, answer: Answer) -> Result<(), String> {
         self.flush_state().await;
+        let answer = answer.map_err(|fault| fault_words(&fault));
+        if let (Err(words), Some(resident)) = (&answer, self.resident()) {
+            resident.warn(&format!("the plugin reports a fault: {words}"));
+        }
         self.show();
         match answer {
             Ok(wake) => {
@@ -71,14 +78,9 @@ impl Instance {
                 });
                 Ok(())
             }
-            Err(fault) => {
+            Err(words) => {
                 // A fault is an answer, not a failure: the guest goes on. It could not say when to wake it.
                 self.wake = self.wake.or(Some(self.clock.now() + WAKE_AFTER_FAULT));
-                let words = fault_words(&fault);
-                tracing::warn!(
-                    instance = &*self.name,
-                    "the plugin reports a fault: {words}"
-                );
                 self.status.send_modify(|status| {
                     status.faults += 1;
                     status.served.faults += 1;
@@ -389,4 +391,18 @@ fn error_body(words: &str) -> String {
 /// A fault that `start` answered with, as a reason against the candidate.
 pub(super) fn refused(fault: &Fault) -> Failure {
     Failure::new(Reason::Refused, fault_words(fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_fault_are_cut_and_stay_on_one_line() {
+        let fault = Fault::Device("red\nFAKE LINE\r".to_owned());
+        assert_eq!(fault_words(&fault), "device: red FAKE LINE ");
+        let long = Fault::Internal("x".repeat(3_900_000));
+        assert!(fault_words(&long).ends_with("x [cut]"));
+        assert!(fault_words(&long).len() < 600 && refused(&long).detail.len() < 600);
+    }
 }

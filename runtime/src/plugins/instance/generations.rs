@@ -15,12 +15,11 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
 use crate::plugins::guest::{Guest, Loaded};
 use crate::plugins::orders::{RestoreRefused, Restored};
 use crate::plugins::status::InstanceState;
+use crate::plugins::words;
 
 /// The answer to a request that was lost with the guest it was meant for.
 const REPLACED: &str = "the connector was replaced before it had an answer";
 const RESTORED: &str = "the connector was started anew before it had an answer";
-/// Characters of a refused hand-over that are repeated.
-const REFUSAL_CHARS_MAX: usize = 512;
 
 impl Instance {
     pub(super) async fn on_control(&mut self, control: Control) {
@@ -156,12 +155,13 @@ impl Instance {
         let mut clean = None;
         let started = match self.try_start(guest).await {
             Ok(Err(Fault::HandOver(words))) if self.has_hand_over() && !self.hand_over_required => {
-                tracing::warn!(
-                    instance = &*self.name,
-                    "the plugin does not understand the hand-over and starts clean: {words}"
-                );
-                let shown: String = words.chars().take(REFUSAL_CHARS_MAX).collect();
-                clean = Some(shown.into());
+                let words = words::repeated(&words);
+                if let Some(resident) = self.resident() {
+                    resident.warn(&format!(
+                        "the plugin does not understand the hand-over and starts clean: {words}"
+                    ));
+                }
+                clean = Some(words.into());
                 self.start_clean().await
             }
             other @ (Ok(Ok(()) | Err(_)) | Err(_)) => other,

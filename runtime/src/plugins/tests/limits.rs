@@ -98,6 +98,29 @@ async fn absurd_times_and_names_are_refused_one_by_one_and_the_guest_goes_on() {
 }
 
 #[tokio::test]
+async fn faults_are_cut_and_count_as_lines_of_the_log() {
+    let limits = Limits {
+        log_lines_per_s: 1,
+        ..Limits::default()
+    };
+    let mut gateway = beside_a_good_one("", limits).start().await;
+    gateway.count("dev-line", 1).await;
+    // The guest answers with a fault that repeats it.
+    let method = format!("red\nFAKE LINE\r{}", "x".repeat(100_000));
+    for request in 0..100 {
+        gateway.ask("dev-line", request, &method).await;
+        let reply = gateway.reply(request).await;
+        assert!(reply.len() < 600 && reply.contains("x [cut]"), "{reply}");
+    }
+    let line = exceeds(&mut gateway, Limit::Log, 1).await;
+    assert_eq!((line.faults, line.traps), (100, 0));
+    let error = line.last_error.unwrap();
+    let words = "configuration: no method red FAKE LINE xxx";
+    assert!(error.starts_with(words) && error.len() < 600, "{error}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn too_many_readings_are_turned_back_and_none_is_lost() {
     let limits = Limits {
         emit_readings_per_s: 2_000,
