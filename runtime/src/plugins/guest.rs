@@ -20,6 +20,7 @@ use super::meter::{Free, Meter};
 use super::settings::Limits;
 use super::store::HostState;
 use super::wasi::{self, Said};
+use super::words;
 
 /// Hand-over bytes of one instance.
 pub(crate) const HAND_OVER_BYTES_MAX: usize = 1024 * 1024;
@@ -29,6 +30,8 @@ const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
 const TOO_MANY: &str = "resource limit exceeded: ";
 /// Frames of a backtrace that are shown.
 const FRAMES_SHOWN: usize = 4;
+/// Lines of what wasmtime says of a trap that are logged at `debug`, its frames among them.
+const TRACE_LINES_MAX: usize = 64;
 
 /// The shortest wait for a timer: a guest that asks for zero gets the next turn, not this one.
 const WAKE_MIN: Duration = Duration::from_millis(1);
@@ -57,7 +60,10 @@ pub(crate) fn link(
     engine: &Engine,
     component: &Component,
 ) -> Result<ConnectorPre<HostState>, Failure> {
-    let wrong = |error: wasmtime::Error| Failure::new(Reason::WrongWorld, format!("{error:#}"));
+    let wrong = |error: wasmtime::Error| {
+        let detail = words::repeated(&format!("{error:#}"));
+        Failure::new(Reason::WrongWorld, detail)
+    };
     let mut linker: Linker<HostState> = Linker::new(engine);
     wasi::add_to_linker(&mut linker).map_err(wrong)?;
     host::add_to_linker(&mut linker).map_err(wrong)?;
@@ -296,7 +302,7 @@ fn judge<T>(
         }
         Ok(Err(error)) => error,
     };
-    tracing::debug!("backtrace of what follows: {error:?}");
+    trace(&error);
     let instances = || {
         let words = error.root_cause().to_string();
         words.starts_with(TOO_MANY).then_some(Limit::Instances)
@@ -326,10 +332,20 @@ fn judge<T>(
     })
 }
 
+/// All that is known of a trap. Line by line, because functions are called what the guest likes.
+fn trace(error: &wasmtime::Error) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        for line in format!("{error:?}").lines().take(TRACE_LINES_MAX) {
+            tracing::debug!("backtrace of what follows: {}", words::repeated(line));
+        }
+    }
+}
+
 fn cause(error: &wasmtime::Error) -> String {
-    error
-        .downcast_ref::<Trap>()
-        .map_or_else(|| error.root_cause().to_string(), ToString::to_string)
+    error.downcast_ref::<Trap>().map_or_else(
+        || words::repeated(&error.root_cause().to_string()),
+        ToString::to_string,
+    )
 }
 
 /// Where it happened: see [`authored`].
@@ -365,7 +381,7 @@ fn authored(backtrace: &str) -> String {
     if frames.is_empty() {
         String::new()
     } else {
-        format!("(at {})", frames.join(" < "))
+        format!("(at {})", words::repeated(&frames.join(" < ")))
     }
 }
 
@@ -440,5 +456,15 @@ mod tests {
         let library = "  0: 0x1 - m.wasm!std[a5]::rt::abort";
         assert_eq!(authored(library), "(at m.wasm!std[a5]::rt::abort)");
         assert_eq!(authored(""), "");
+    }
+
+    #[test]
+    fn what_a_guest_calls_its_functions_forges_no_line_and_is_cut() {
+        let backtrace = "  0: 0x1 - m.wasm!red\rFAKE LINE\x1b[2J";
+        assert_eq!(authored(backtrace), "(at m.wasm!red FAKE LINE [2J)");
+        let long = format!("  0: 0x1 - m.wasm!{}", "x".repeat(1_000_000));
+        assert!(authored(&long).len() < 600 && authored(&long).ends_with("x [cut])"));
+        let error = wasmtime::Error::msg(format!("red\nFAKE {}", "x".repeat(1_000_000)));
+        assert!(cause(&error).starts_with("red FAKE x") && cause(&error).len() < 600);
     }
 }

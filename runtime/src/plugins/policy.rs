@@ -19,6 +19,7 @@ use super::engine::Engine;
 use super::instance::Trouble;
 use super::pulse::TICK;
 use super::store::Memory;
+use super::words;
 use crate::clock::Clock;
 use crate::policy_handle::Consultation;
 
@@ -30,8 +31,6 @@ const START_DEADLINE: Duration = Duration::from_secs(2);
 /// Work for reading the configuration.
 const CONFIGURE_FUEL: u64 = 50_000_000;
 const CONFIGURE_DEADLINE: Duration = Duration::from_millis(500);
-/// Characters of a refusal that are repeated.
-const REFUSAL_CHARS_MAX: usize = 512;
 const MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Orders and questions on their way to the thread.
 const WORK_QUEUED: usize = 4;
@@ -57,7 +56,8 @@ pub(crate) struct PolicyGuest {
 }
 
 fn wrong_world(error: &wasmtime::Error) -> Failure {
-    Failure::new(Reason::WrongWorld, format!("{error:#}"))
+    let detail = words::repeated(&format!("{error:#}"));
+    Failure::new(Reason::WrongWorld, detail)
 }
 
 /// Checks the component's types against the world.
@@ -90,7 +90,10 @@ fn judge(error: &wasmtime::Error, memory: &Memory) -> Failure {
             format!("it may have {MEMORY_BYTES_MAX} bytes of memory: {trap}"),
         ),
         Some(trap) => Failure::new(Reason::Trapped, trap.to_string()),
-        None => Failure::new(Reason::Trapped, error.root_cause().to_string()),
+        None => {
+            let detail = words::repeated(&error.root_cause().to_string());
+            Failure::new(Reason::Trapped, detail)
+        }
     }
 }
 
@@ -122,11 +125,8 @@ fn configure(live: &mut Live, configuration: &str) -> Result<(), Failure> {
         .call_configure(&mut *store, configuration)
         .map_err(|error| judge(&error, store.data()))?;
     configured.map_err(|why| {
-        let shown = why.chars().take(REFUSAL_CHARS_MAX);
-        let shown: String = shown
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        Failure::new(Reason::Refused, format!("its configuration: {shown}"))
+        let detail = format!("its configuration: {}", words::repeated(&why));
+        Failure::new(Reason::Refused, detail)
     })
 }
 
@@ -398,4 +398,17 @@ pub(crate) fn card(guest: &PolicyGuest) -> (Arc<str>, Arc<str>) {
         guest.description.name.as_str().into(),
         guest.description.version.as_str().into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_trap_stay_on_one_line_and_are_cut() {
+        let error = wasmtime::Error::msg(format!("red\nFAKE {}", "x".repeat(1_000_000)));
+        let failure = judge(&error, &Memory::of_bytes(MEMORY_BYTES_MAX));
+        assert_eq!(failure.reason, Reason::Trapped);
+        assert!(failure.detail.starts_with("red FAKE x") && failure.detail.len() < 600);
+    }
 }
