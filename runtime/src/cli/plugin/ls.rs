@@ -11,6 +11,9 @@ use crate::cli::{OutputFormat, exit, figures};
 use crate::config::Settings;
 use crate::journal::SwapHistory;
 
+/// The widest a column gets: what is longer moves the rest of its line.
+const COLUMN_MAX: usize = 64;
+
 pub(super) fn list(options: &ListOptions) -> ExitCode {
     let settings = match options.config.settings() {
         Ok(settings) => settings,
@@ -95,8 +98,8 @@ fn table(plugins: &[PluginEntry]) -> String {
         return "the configuration has no plugins".to_owned();
     }
     let longest = |cell: fn(&PluginEntry) -> usize| plugins.iter().map(cell).max().unwrap_or(0);
-    let names = longest(|plugin| plugin.name.chars().count()).max(4);
-    let titles = longest(|plugin| title(plugin).chars().count()).max(6);
+    let names = longest(|plugin| plugin.name.chars().count()).clamp(4, COLUMN_MAX);
+    let titles = longest(|plugin| title(plugin).chars().count()).clamp(6, COLUMN_MAX);
     let mut lines = vec![format!(
         "{:<names$}  {:<12}  {:>10}  {:<12}  {:<12}  {:<titles$}  {:>9}  file",
         "name", "state", "generation", "build", "before", "plugin", "instances"
@@ -165,5 +168,28 @@ fn title(plugin: &PluginEntry) -> String {
     match title.trim() {
         "" => "-".to_owned(),
         title => figures::harmless(title),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_or_a_version_of_any_length_is_shown() {
+        let long = PluginEntry {
+            name: "n".repeat(70_000),
+            version: "9".repeat(200_000),
+            ..PluginEntry::default()
+        };
+        let short = PluginEntry {
+            name: "line".to_owned(),
+            plugin: "modbus-tcp".to_owned(),
+            ..PluginEntry::default()
+        };
+        let shown = table(&[long, short]);
+        assert!(shown.contains(&"9".repeat(200_000)));
+        let widest = |line: &str| line.len() < 4 * COLUMN_MAX;
+        assert!(shown.lines().last().is_some_and(widest), "{shown:.2000}");
     }
 }
