@@ -13,6 +13,7 @@ use super::bindings::connector::exports::moorline::edge::connector_guest::{
     Description, Event, Fault, HandOver, Setup,
 };
 use super::bindings::connector::{Connector, ConnectorPre};
+use super::card;
 use super::engine::Engine;
 use super::grants::Sandbox;
 use super::host::{self, Resident};
@@ -24,8 +25,6 @@ use super::words;
 
 /// Hand-over bytes of one instance.
 pub(crate) const HAND_OVER_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of each text of a description.
-const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
 /// How wasmtime begins when a component would be too many instances, memories or tables. It has no type for that.
 const TOO_MANY: &str = "resource limit exceeded: ";
 /// Frames of a backtrace that are shown.
@@ -82,14 +81,11 @@ impl Loaded {
         let closed = Sandbox::closed(limits);
         let mut guest = Guest::instantiate_pre(engine, &pre, &closed).await?;
         let description = guest.describe().await?;
-        let texts = [
+        card::check(
             &description.name,
             &description.version,
             &description.configuration_schema,
-        ];
-        if texts.iter().any(|text| text.len() > DESCRIPTION_BYTES_MAX) {
-            return Err(Failure::new(Reason::Refused, "its description is too long"));
-        }
+        )?;
         Ok(Self {
             build,
             description,

@@ -17,6 +17,7 @@
 
 mod bindings;
 mod cache;
+mod card;
 pub mod compiler;
 mod conformance;
 mod contract;

@@ -14,6 +14,7 @@ use wasmtime::{Store, Trap};
 
 use super::bindings::policy::exports::moorline::edge::policy_guest::Description;
 use super::bindings::policy::{ReconnectPolicy, ReconnectPolicyPre};
+use super::card;
 use super::convert;
 use super::engine::Engine;
 use super::instance::Trouble;
@@ -140,10 +141,16 @@ pub(crate) fn describe(
 }
 
 fn described((store, policy): &mut Live) -> Result<Description, Failure> {
-    policy
+    let description = policy
         .moorline_edge_policy_guest()
         .call_describe(&mut *store)
-        .map_err(|error| judge(&error, store.data()))
+        .map_err(|error| judge(&error, store.data()))?;
+    card::check(
+        &description.name,
+        &description.version,
+        &description.configuration_schema,
+    )?;
+    Ok(description)
 }
 
 impl PolicyGuest {

@@ -152,6 +152,21 @@ async fn a_component_tells_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_with_a_name_that_is_too_long_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guest.wasm");
+    for long in [connector("describe:long"), policy("describe:long")] {
+        std::fs::write(&path, long).unwrap();
+        let failure = inspect(&path).await.unwrap_err();
+        assert_eq!(failure.reason, moorline_core::swap::Reason::Refused);
+        assert!(
+            failure.detail.contains("the name has 257 bytes"),
+            "{failure}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Debian's rustc-web, and compiles the standard library: minutes"]
 async fn the_distributions_compiler_builds_the_same_guests() {
     let out = tempfile::tempdir().unwrap();

@@ -101,7 +101,11 @@ impl Connector for Scripted {
             hang();
         }
         Description {
-            name: "scripted".into(),
+            name: if scripted("describe:long") {
+                "long".repeat(64) + "!"
+            } else {
+                "scripted".into()
+            },
             version: scripted_text("version:").unwrap_or_else(|| env!("CARGO_PKG_VERSION").into()),
             configuration_schema: "{}".into(),
             hand_over_schema: SCHEMA,

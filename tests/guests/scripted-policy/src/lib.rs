@@ -25,7 +25,11 @@ struct Scripted {
 impl ReconnectPolicy for Scripted {
     fn describe() -> PolicyDescription {
         PolicyDescription {
-            name: "scripted".into(),
+            name: if scripted("describe:long") {
+                "long".repeat(64) + "!"
+            } else {
+                "scripted".into()
+            },
             version: env!("CARGO_PKG_VERSION").into(),
             configuration_schema: "{}".into(),
         }
