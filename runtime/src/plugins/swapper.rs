@@ -115,13 +115,13 @@ pub(crate) async fn run(
                     running.on_restore_state(instance, reply);
                 }
                 Some(Order::Stop { reply }) => {
-                    running.stop_instances().await;
+                    running.stop_instances(troubles).await;
                     return match reply.send(()) {
                         // The gateway did not wait.
                         Ok(()) | Err(()) => {}
                     };
                 }
-                None => return running.stop_instances().await,
+                None => return running.stop_instances(troubles).await,
             },
             Some(changed) = changes.recv() => match watched.get(changed) {
                 Some(Watched { slot, of_trust: true }) => running.input(*slot, Input::TrustChanged),
@@ -441,7 +441,10 @@ impl Running {
         }
     }
 
-    async fn stop_instances(&mut self) {
+    /// Nothing is rolled back from here on: an instance that fails has nobody to tell, and must not wait for a place in a
+    /// queue that nobody empties before it takes its order.
+    async fn stop_instances(&mut self, troubles: mpsc::Receiver<Trouble>) {
+        drop(troubles);
         let mut controls = Vec::new();
         for slot in &self.swapper.slots {
             if let Target::Connector { instances, .. } = &slot.target {

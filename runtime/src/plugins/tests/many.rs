@@ -1,10 +1,12 @@
 //! Many plugins at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::gateway::{Gateway, Plan, assert_gapless};
+use tokio::net::TcpListener;
+
+use super::gateway::{Gateway, PATIENCE, Plan, assert_gapless};
 use super::guests::connector;
-use crate::plugins::SwapOutcome;
+use crate::plugins::{InstanceState, SwapOutcome};
 
 const CONNECTORS: usize = 30;
 /// Longer than the test takes.
@@ -185,4 +187,28 @@ fn spread(mut pauses_ms: Vec<u64>) -> String {
         of(99),
         of(100)
     )
+}
+
+/// More of them than the swapper has places for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_all_fail_while_they_are_stopped_end_at_once() {
+    // It takes connections and never answers, so that each instance waits in a call until that call fails.
+    let device = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = format!("tcp://{}", device.local_addr().unwrap());
+    let mut plan = Plan::new().connector("line", &connector(""));
+    plan.settings.connectors[0].limits.call_wall = Duration::from_millis(1_500);
+    for index in 0..4 * CONNECTORS {
+        plan = plan.connection(&name(index), Some(&stream));
+    }
+    let mut gateway = plan.start().await;
+    gateway
+        .until("all serve", |status| {
+            let instances = &status.connectors[0].instances;
+            let serves = |state| state == InstanceState::Serving;
+            instances.iter().all(|instance| serves(instance.state))
+        })
+        .await;
+    let began = Instant::now();
+    gateway.stop().await;
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
