@@ -21,9 +21,10 @@ const ROUNDS: usize = 20;
 const SETTLE: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(4);
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Of the neighbour, each second.
+/// Of the neighbour, each second, and how often.
 const READINGS_PER_S: u32 = 200;
 const DEVICES: u32 = 4;
+const PERIOD: &str = "key = \"seq\"\nperiod_ms = 20\n";
 const NEIGHBOUR: &str = "good";
 
 /// A gateway that has its turns.
@@ -49,6 +50,7 @@ impl Party {
         // As shipped: the link must bear that its process stands still for the turns of the others.
         let configuration = Configuration::as_shipped(&rig.state_dir(), rig.proxy.address())
             .simulated_at(NEIGHBOUR, good.path(), None, DEVICES, READINGS_PER_S)
+            .replaced("key = \"seq\"\n", PERIOD)
             .with(&lines);
         let mut running = rig.gateway(&configuration);
         if hostiles {

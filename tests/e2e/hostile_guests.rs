@@ -21,9 +21,10 @@ use moorline_tests::rig::{Rig, Running};
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long each half is looked at.
 const MEASURED: Duration = Duration::from_secs(10);
-/// Of the neighbour, each second: a p99 of them is not that of two stray ones.
+/// Of the neighbour, each second, and how often: a p99 of them is not that of two stray ones.
 const READINGS_PER_S: u32 = 200;
 const DEVICES: u32 = 4;
+const PERIOD: &str = "key = \"seq\"\nperiod_ms = 20\n";
 const NEIGHBOUR: &str = "good";
 /// Kilobytes that seven hostile guests may cost: two of them may have 32 MiB each, and what the host remembers.
 const COST_KB_MAX: u64 = 128 * 1024;
@@ -107,6 +108,7 @@ async fn a_good_neighbour_is_not_disturbed() {
             DEVICES,
             READINGS_PER_S,
         )
+        .replaced("key = \"seq\"\n", PERIOD)
         .with(&hostile::lines(&rig));
     let mut running = rig.gateway(&configuration);
     hostile::expect_errors(&mut running);

@@ -203,9 +203,9 @@ async fn instances_that_all_fail_while_they_are_stopped_end_at_once() {
     let mut gateway = plan.start().await;
     gateway
         .until("all serve", |status| {
-            let instances = &status.connectors[0].instances;
-            let serves = |state| state == InstanceState::Serving;
-            instances.iter().all(|instance| serves(instance.state))
+            let mut instances = status.connectors.iter().flat_map(|line| &line.instances);
+            // Before they are there none is.
+            !status.swaps.is_empty() && instances.all(|i| i.state == InstanceState::Serving)
         })
         .await;
     let began = Instant::now();
