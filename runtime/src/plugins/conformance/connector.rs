@@ -31,13 +31,23 @@ pub(super) async fn judge(bench: &Bench, checked: &mut dyn FnMut(&Check)) -> Vec
     let mut checks = Vec::with_capacity(Rule::CONNECTOR.len());
     // The rule without which none of the others can be judged.
     let mut unfit: Option<Rule> = None;
+    let mut is_silent = false;
     for rule in Rule::CONNECTOR {
         bench.set_mood(Mood::Answers);
         let outcome = match unfit {
             Some(first) => skipped(format!("not judged: {} is broken", first.name())),
             None => match (one(bench, rule).await, rule) {
-                (Ok(broken @ Outcome::Broken(_)), Rule::Starts | Rule::Works) => {
+                (Ok(broken @ Outcome::Broken(_)), Rule::Starts) => {
                     unfit = Some(rule);
+                    broken
+                }
+                // The next rule may know why, and none behind it can be judged without readings.
+                (Ok(broken @ Outcome::Broken(_)), Rule::Works) => {
+                    is_silent = true;
+                    broken
+                }
+                (Ok(broken @ Outcome::Broken(_)), Rule::EmitsSoundReadings) if is_silent => {
+                    unfit = Some(Rule::Works);
                     broken
                 }
                 (Ok(outcome), _) => outcome,
