@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use moorline_tests::configuration::Configuration;
+use moorline_tests::errors::Provoked;
 use moorline_tests::netns::now_ms;
 use moorline_tests::plugins::{Guest, Place};
 use moorline_tests::punctuality::{Arrival, Punctuality};
@@ -52,10 +53,12 @@ impl Party {
             .simulated_at(NEIGHBOUR, good.path(), None, DEVICES, READINGS_PER_S)
             .replaced("key = \"seq\"\n", PERIOD)
             .with(&lines);
+        if hostiles {
+            hostile::let_loose(&rig);
+        }
         let mut running = rig.gateway(&configuration);
         if hostiles {
-            hostile::expect_errors(&mut running);
-            hostile::let_loose(&rig);
+            running.expect_error(Provoked::PluginFailed);
             running
                 .wait("every limit that is exceeded is named", DEADLINE, |now| {
                     hostile::all_named(now)
