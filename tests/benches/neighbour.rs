@@ -168,12 +168,16 @@ async fn main() {
     for party in &parties {
         party.print(&alone);
     }
-    for party in parties {
+    for mut party in parties {
         party.signal(Signal::CONT);
-        assert_eq!(
-            party.running.history().sessions(),
-            1,
-            "the link never noticed"
-        );
+        // Not what was written before it was stopped.
+        let read = party.running.history().now.spool.accepted_readings;
+        let history = party
+            .running
+            .wait("it reads on", DEADLINE, |history| {
+                history.now.spool.accepted_readings > read
+            })
+            .await;
+        assert_eq!(history.sessions(), 1, "the link never noticed");
     }
 }

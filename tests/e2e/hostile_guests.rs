@@ -3,8 +3,7 @@
 //! What a guest opens does not take from the gateway what it needs for itself.
 
 use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -170,18 +169,6 @@ const DESCRIPTORS_AT_FIRST: usize = 64;
 /// What two hoarders may have of them, and what a gateway of this size needs for itself.
 const DESCRIPTORS_OPEN_MAX: usize = 64 + 100;
 
-/// The binary with so few descriptors that one guest could take them all.
-fn frugal(directory: &Path) -> PathBuf {
-    let program = directory.join("moorline-frugal");
-    let text = format!(
-        "#!/bin/sh\nulimit -S -n {DESCRIPTORS_AT_FIRST}\nulimit -H -n {DESCRIPTORS}\nexec {:?} \"$@\"\n",
-        binary()
-    );
-    std::fs::write(&program, text).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    program
-}
-
 /// By the admin socket.
 pub(super) fn plugins(configuration: &Path) -> serde_json::Value {
     let output = Command::new(binary())
@@ -233,8 +220,9 @@ async fn guests_that_hoard_descriptors_leave_the_gateway_its_own() {
         .configuration()
         .simulated_at(NEIGHBOUR, good.path(), Some(rig.audit.witness()), 2, 200)
         .with(&lines);
-    let program = frugal(rig.path("gateway.log").parent().unwrap());
-    let mut running = rig.gateway_by(&program, &configuration);
+    // So few descriptors that one guest could take them all.
+    let frugal = format!("ulimit -S -n {DESCRIPTORS_AT_FIRST}\nulimit -H -n {DESCRIPTORS}\nexec");
+    let mut running = rig.gateway_by(&frugal, &configuration);
     running.flows().await;
     running
         .wait("both are told that they may not", DEADLINE, |now| {

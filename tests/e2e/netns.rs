@@ -54,8 +54,7 @@ impl Site {
                 "readings_per_second = 1000",
                 &format!("readings_per_second = {readings_per_s}"),
             );
-        let program = cable.moorline(rig.path("gateway.log").parent().unwrap());
-        let mut running = rig.gateway_by(&program, &configuration);
+        let mut running = rig.gateway_by(&cable.inside(), &configuration);
         running.flows().await;
         Self {
             running,

@@ -12,7 +12,6 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -218,22 +217,10 @@ impl Cable {
         run(&mut command, line);
     }
 
-    /// A program in `directory` that is the gateway's binary on the gateway's host.
-    ///
-    /// # Panics
-    /// When it cannot be written.
+    /// The words of a shell that run what follows them on the gateway's host.
     #[must_use]
-    pub fn moorline(&self, directory: &Path) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
-        let program = directory.join("moorline-there");
-        let text = format!(
-            "#!/bin/sh\nexec nsenter --net=/proc/{}/ns/net {:?} \"$@\"\n",
-            self.holder.id(),
-            binary()
-        );
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        program
+    pub fn inside(&self) -> String {
+        format!("exec nsenter --net=/proc/{}/ns/net", self.holder.id())
     }
 }
 

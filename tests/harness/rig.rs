@@ -1,5 +1,6 @@
 //! A gateway under test: its process, its broker, a fault proxy between them and the audit.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,14 +108,18 @@ impl Rig {
         Running::start(self.directory.path(), &self.state_dir(), configuration)
     }
 
-    /// Starts a gateway by `program`, which runs the binary somewhere else.
+    /// Starts a gateway by a shell: `lines` end with the words that the program and its arguments follow.
     ///
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn gateway_by(&self, program: &Path, configuration: &Configuration) -> Running {
+    pub fn gateway_by(&self, lines: &str, configuration: &Configuration) -> Running {
+        let program = self.path("moorline");
+        let text = format!("#!/bin/sh\n{lines} {:?} \"$@\"\n", binary());
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         Running::start_by(
-            program,
+            &program,
             self.directory.path(),
             &self.state_dir(),
             configuration,

@@ -12,6 +12,7 @@
 //! ```
 
 use moorline_core::swap::{Build, State};
+use moorline_core::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -187,6 +188,8 @@ pub struct PluginEntry {
     pub refused: Option<RefusedBuild>,
     /// Instances that are not called for now: they have used more than their share of the processor.
     pub paused: u64,
+    /// The call of one of its instances that has lasted longest, if any lasts long.
+    pub long_call: Option<String>,
     /// The limits that were exceeded.
     pub limits: Vec<LimitEntry>,
     /// What it wanted last and was not granted.
@@ -211,8 +214,8 @@ pub struct RefusedBuild {
 
 /// All plugins.
 #[must_use]
-pub fn entries(status: &PluginsStatus) -> Vec<PluginEntry> {
-    let connectors = status.connectors.iter().map(connector);
+pub fn entries(status: &PluginsStatus, now: Instant) -> Vec<PluginEntry> {
+    let connectors = status.connectors.iter().map(|each| connector(each, now));
     let policy = status.policy.iter().map(|policy| {
         let mut entry = entry("policy", &policy.component);
         "reconnect-policy".clone_into(&mut entry.kind);
@@ -221,7 +224,7 @@ pub fn entries(status: &PluginsStatus) -> Vec<PluginEntry> {
     connectors.chain(policy).collect()
 }
 
-fn connector(connector: &ConnectorStatus) -> PluginEntry {
+fn connector(connector: &ConnectorStatus, now: Instant) -> PluginEntry {
     let mut entry = entry(&connector.name, &connector.component);
     let instances = &connector.instances;
     let any = |state| instances.iter().any(|instance| instance.state == state);
@@ -241,6 +244,7 @@ fn connector(connector: &ConnectorStatus) -> PluginEntry {
         .iter()
         .filter(|i| i.paused_until.is_some())
         .count() as u64;
+    entry.long_call = connector.long_call(now);
     entry.limits = LimitEntry::of(connector);
     entry.denied = connector.last_denied();
     entry.state_error = connector.state_unwritten();

@@ -205,7 +205,7 @@ impl Rooms {
     async fn answer(&self, request: &Request) -> Answer {
         let (end, wait_s) = match request {
             Request::List => {
-                let plugins = entries(&self.plugins.borrow());
+                let plugins = entries(&self.plugins.borrow(), self.clock.now());
                 return Answer::Plugins { plugins };
             }
             Request::Swap {
@@ -235,7 +235,10 @@ impl Rooms {
                 Answer::Refused { why }
             }
             Err(_elapsed) => {
-                let why = format!("it had not ended after {wait_s} s and goes on");
+                let mut why = format!("it had not ended after {wait_s} s and goes on");
+                if let Some(call) = self.long_call(request) {
+                    why.push_str(&format!("; {call}"));
+                }
                 Answer::Pending { why }
             }
         }
@@ -243,6 +246,17 @@ impl Rooms {
 }
 
 impl Rooms {
+    /// What an order may be waiting for.
+    fn long_call(&self, order: &Request) -> Option<String> {
+        let (Request::Swap { plugin, .. } | Request::RollBack { plugin, .. }) = order else {
+            return None;
+        };
+        let status = self.plugins.borrow();
+        let mut connectors = status.connectors.iter();
+        let connector = connectors.find(|connector| *connector.name == **plugin)?;
+        connector.long_call(self.clock.now())
+    }
+
     async fn restore_state(&self, instance: &str) -> Answer {
         let order = self.swaps.restore_state(instance);
         match timeout(wait(WAIT_S), order).await {

@@ -11,20 +11,23 @@
 //!    a failure ◄─────── stderr ──────── why it is no component, exit 65; or a signal at a bound
 //! ```
 //!
-//! Programs that cannot be started so, tests and benches among them, compile where they are.
+//! A child that nobody waits for any more, or that has not ended long after it should have, is killed. Programs that cannot be
+//! started so, tests and benches among them, compile where they are.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, Output, Stdio};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use moorline_core::swap::{Failure, Reason};
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use wasmtime::component::Component;
 
 use super::cache;
 use super::engine::{Kind, config};
-use super::heavy;
+use super::words;
 use super::world::COMPONENT_BYTES_MAX;
 
 /// What a compiling process is asked for, on its command line.
@@ -44,8 +47,15 @@ const CPU_S_PER_MIB: u64 = 30;
 const MEMORY_BYTES: u64 = 256 * MIB;
 const MEMORY_BYTES_PER_BYTE: u64 = 32;
 const MIB: u64 = 1024 * 1024;
-/// Characters of what a child says that are repeated.
-const SAID_CHARS: usize = 2_000;
+/// A child may take so many times its processor time until it ends: others may be before it.
+const WALL_TIMES: u32 = 10;
+/// How often it is looked at whether a child has ended, and whether somebody still waits for it.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Bytes of what a child says that are read.
+const SAID_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of code for each byte of a component, and for any. What is read is bounded; the shipped plugins take a tenth.
+const CODE_BYTES: u64 = 16 * MIB;
+const CODE_BYTES_PER_BYTE: u64 = 64;
 
 static APART: OnceLock<()> = OnceLock::new();
 
@@ -69,9 +79,24 @@ impl Bounds {
         }
     }
 
+    /// What is left of them where this process, and so its child, is bounded itself: nobody may raise a bound.
+    fn here(component_bytes: u64) -> Self {
+        let all = Self::of(component_bytes);
+        let within = |own: u64, resource| {
+            let given = getrlimit(resource).maximum;
+            given.map_or(own, |given| own.min(given))
+        };
+        Self {
+            cpu_s: within(all.cpu_s, Resource::Cpu),
+            memory_bytes: within(all.memory_bytes, Resource::As),
+        }
+    }
+
     /// From now on they hold for this process.
     fn hold(self) -> io::Result<()> {
-        let bound = |resource, soft, hard| {
+        let bound = |resource, soft, hard: u64| {
+            let given = getrlimit(resource).maximum;
+            let hard = given.map_or(hard, |given| hard.min(given));
             let limit = Rlimit {
                 current: Some(soft),
                 maximum: Some(hard),
@@ -84,26 +109,31 @@ impl Bounds {
         bound(Resource::Core, 0, 0)?;
         Ok(())
     }
+
+    fn wall(self) -> Duration {
+        Duration::from_secs(self.cpu_s) * WALL_TIMES
+    }
 }
 
-/// Compiles, here or in a child.
+/// Compiles, here or in a child, which is given up when nobody `waits` for it any more.
 pub(super) fn compile(
     engine: &wasmtime::Engine,
     kind: Kind,
     bytes: &[u8],
+    waits: &dyn Fn() -> bool,
 ) -> Result<Component, Failure> {
     if APART.get().is_none() {
         return Component::from_binary(engine, bytes).map_err(|error| no_component(&error));
     }
-    let no_process = |error: io::Error| {
-        Failure::new(
-            Reason::Host,
-            format!("no process to compile it in: {error}"),
-        )
-    };
-    let child = start(kind).map_err(no_process)?;
-    let output = answer_of(child, bytes).map_err(no_process)?;
-    let code = code_of(output, Bounds::of(bytes.len() as u64))?;
+    let bounds = Bounds::here(bytes.len() as u64);
+    let child = start(kind).map_err(|error| {
+        let words = format!("no process to compile it in: {PROGRAM}: {error}");
+        Failure::new(Reason::Host, words)
+    })?;
+    let output = answer_of(child, bytes, bounds.wall(), waits).map_err(|error| {
+        Failure::new(Reason::Host, format!("no answer of its compiler: {error}"))
+    })?;
+    let code = code_of(output, bounds)?;
     cache::from_compiler(engine, &code).map_err(|error| {
         Failure::new(
             Reason::Host,
@@ -113,28 +143,106 @@ pub(super) fn compile(
 }
 
 fn no_component(error: &wasmtime::Error) -> Failure {
-    Failure::new(Reason::NotAComponent, format!("{error:#}"))
+    Failure::new(
+        Reason::NotAComponent,
+        words::repeated(&format!("{error:#}")),
+    )
 }
 
 fn start(kind: Kind) -> io::Result<Child> {
     Command::new(PROGRAM)
+        .arg0("moorline")
         .args([COMMAND, kind.word()])
         // Secrets among it are none of a compiler's business.
         .env_clear()
+        // What a terminal says to the gateway is not for it.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
 }
 
-/// A child that has ended takes no more: what it ended by says why.
-fn answer_of(mut child: Child, bytes: &[u8]) -> io::Result<Output> {
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(bytes) {
-            Ok(()) | Err(_) => {}
+/// How a child ended, and what it gave back.
+struct Output {
+    /// None = it was killed: nobody waited for it any more, or it had not ended in time.
+    status: Option<ExitStatus>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Gives `child` the component and waits for its answer, for at most `wall` and only as long as somebody `waits` for it.
+fn answer_of(
+    mut child: Child,
+    bytes: &[u8],
+    wall: Duration,
+    waits: &dyn Fn() -> bool,
+) -> io::Result<Output> {
+    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    let code_bytes_max = CODE_BYTES + CODE_BYTES_PER_BYTE * bytes.len() as u64;
+    thread::scope(|scope| {
+        let code = thread::Builder::new().spawn_scoped(scope, move || {
+            // A child that has ended takes no more: what it ended by says why.
+            stdin.write_all(bytes).unwrap_or_default();
+            drop(stdin);
+            read_all(stdout, code_bytes_max)
+        });
+        let said =
+            thread::Builder::new().spawn_scoped(scope, move || read_all(stderr, SAID_BYTES_MAX));
+        let (code, said) = match (code, said) {
+            (Ok(code), Ok(said)) => (code, said),
+            (Err(error), _) | (_, Err(error)) => {
+                end(&mut child)?;
+                return Err(error);
+            }
+        };
+        let status = status_of(&mut child, Instant::now() + wall, waits)?;
+        let (stdout, stderr) = (joined(code)?, joined(said)?);
+        Ok(Output {
+            status,
+            stdout,
+            stderr,
+        })
+    })
+}
+
+fn status_of(
+    child: &mut Child,
+    deadline: Instant,
+    waits: &dyn Fn() -> bool,
+) -> io::Result<Option<ExitStatus>> {
+    while waits() && Instant::now() < deadline {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(Some(status)),
+            Ok(None) => thread::sleep(LOOK_EVERY),
+            Err(error) => {
+                end(child)?;
+                return Err(error);
+            }
         }
     }
-    child.wait_with_output()
+    end(child).map(|()| None)
+}
+
+fn end(child: &mut Child) -> io::Result<()> {
+    child.kill()?;
+    child.wait().map(drop)
+}
+
+/// More than that is not read: whoever writes it is told so.
+fn read_all(from: impl io::Read, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn joined(thread: ScopedJoinHandle<'_, io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+    let no_end = |_panic| Err(io::Error::other("a thread that reads it broke"));
+    thread.join().unwrap_or_else(no_end)
 }
 
 /// The code, or whose fault it is that there is none.
@@ -144,11 +252,14 @@ fn code_of(output: Output, bounds: Bounds) -> Result<Vec<u8>, Failure> {
         stdout,
         stderr,
     } = output;
-    let said: String = String::from_utf8_lossy(&stderr)
-        .trim()
-        .chars()
-        .take(SAID_CHARS)
-        .collect();
+    let Some(status) = status else {
+        let words = format!(
+            "its compiler had not ended after {} s",
+            bounds.wall().as_secs()
+        );
+        return Err(Failure::new(Reason::Host, words));
+    };
+    let said = words::repeated(String::from_utf8_lossy(&stderr).trim());
     let signal = status.signal();
     let is = |known: Signal| signal == Some(known.as_raw());
     let (reason, words) = if status.success() {
@@ -183,7 +294,12 @@ fn code_of(output: Output, bounds: Bounds) -> Result<Vec<u8>, Failure> {
 /// and an end with [`NO_COMPONENT`].
 pub fn serve(kind: Kind) -> io::Result<Result<(), String>> {
     match precompile(kind)? {
-        Ok(code) => io::stdout().write_all(&code).map(Ok),
+        // What is still in a buffer at the end is lost without a word.
+        Ok(code) => {
+            let mut out = io::stdout().lock();
+            out.write_all(&code)?;
+            out.flush().map(Ok)
+        }
         Err(failure) => Ok(Err(failure.detail)),
     }
 }
@@ -195,17 +311,19 @@ fn precompile(kind: Kind) -> io::Result<Result<Vec<u8>, Failure>> {
         // The bounds hold without it, too.
         std::fs::write("/proc/self/oom_score_adj", "1000").unwrap_or_default();
     }
-    heavy::give_way();
     let mut bytes = Vec::new();
     io::stdin()
         .lock()
         .take(COMPONENT_BYTES_MAX)
         .read_to_end(&mut bytes)?;
-    Bounds::of(bytes.len() as u64).hold()?;
-    let compiled = wasmtime::Engine::new(&config(kind))
-        .and_then(|engine| engine.precompile_component(&bytes))
-        .map_err(|error| no_component(&error));
-    Ok(compiled)
+    Bounds::here(bytes.len() as u64).hold()?;
+    let engine = wasmtime::Engine::new(&config(kind)).map_err(io::Error::other)?;
+    match engine.precompile_component(&bytes) {
+        Ok(code) => Ok(Ok(code)),
+        // As where an allocation fails that has nobody to tell.
+        Err(error) if error.is::<wasmtime::OutOfMemory>() => std::process::abort(),
+        Err(error) => Ok(Err(no_component(&error))),
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +336,7 @@ mod tests {
 
     fn ended(status: i32, said: &str) -> Failure {
         let output = Output {
-            status: ExitStatus::from_raw(status),
+            status: Some(ExitStatus::from_raw(status)),
             stdout: Vec::new(),
             stderr: said.as_bytes().to_vec(),
         };
@@ -240,22 +358,48 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_is_repeated_within_bounds() {
-        let said = "x".repeat(10 * SAID_CHARS);
+    fn what_it_says_is_repeated_on_one_line_and_within_bounds() {
+        let said = format!("red\nFAKE{}", "x".repeat(100_000));
         let failure = ended(i32::from(NO_COMPONENT) << 8, &said);
-        assert_eq!(failure.detail.len(), SAID_CHARS);
+        assert!(failure.detail.starts_with("red FAKExxx"), "{failure}");
+        assert!(failure.detail.len() < 600, "{failure}");
     }
 
-    #[test]
-    fn a_child_that_reads_nothing_is_asked_how_it_ended() {
-        let child = Command::new("false")
+    fn child(script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_child_that_reads_nothing_is_asked_how_it_ended() {
         let large = vec![0; 4 * 1024 * 1024];
-        let output = answer_of(child, &large).unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        let output = answer_of(child("exit 1"), &large, LONG, &|| true).unwrap();
+        assert_eq!(output.status.and_then(|status| status.code()), Some(1));
+    }
+
+    #[test]
+    fn a_child_that_says_more_than_a_pipe_holds_is_heard_to_its_end() {
+        let script = "head -c 1000000 /dev/zero >&2; cat";
+        let output = answer_of(child(script), b"code", LONG, &|| true).unwrap();
+        assert_eq!(output.stdout, b"code");
+        assert_eq!(output.stderr.len() as u64, SAID_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_child_that_hangs_or_that_nobody_waits_for_is_killed() {
+        let large = vec![0; 4 * 1024 * 1024];
+        for (wall, waits) in [(Duration::from_millis(50), true), (LONG, false)] {
+            let hangs = child("exec sleep 600");
+            let output = answer_of(hangs, &large, wall, &|| waits).unwrap();
+            assert_eq!(output.status, None);
+            assert_eq!(code_of(output, BOUNDS).unwrap_err().reason, Reason::Host);
+        }
     }
 }

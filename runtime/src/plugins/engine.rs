@@ -163,7 +163,7 @@ impl Engines {
         }
     }
 
-    /// Compiles on the compiler's thread, one component after the other and on one core only: the link must go on.
+    /// Compiles one component after the other: the link must go on.
     pub(crate) async fn compile(
         &self,
         kind: Kind,
@@ -245,7 +245,7 @@ fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation
                     let kib = bytes.len() / 1024;
                     tracing::info!(component = &**component, %digest, kib, "compiling the plugin; once for each build");
                 }
-                compile(engines, kind, &bytes)
+                compile(engines, kind, &bytes, &|| !reply.is_closed())
             }
         };
         if let Ok(compiled) = &compiled {
@@ -258,12 +258,17 @@ fn compile_all(engines: &(Engine, Engine), mut queue: mpsc::Receiver<Compilation
     }
 }
 
-fn compile(engines: &(Engine, Engine), kind: Kind, bytes: &[u8]) -> Result<Compiled, Failure> {
+fn compile(
+    engines: &(Engine, Engine),
+    kind: Kind,
+    bytes: &[u8],
+    waits: &dyn Fn() -> bool,
+) -> Result<Compiled, Failure> {
     let engine = match kind {
         Kind::Connector => &engines.0,
         Kind::Policy => &engines.1,
     };
-    compiler::compile(engine, kind, bytes).map(|component| Compiled {
+    compiler::compile(engine, kind, bytes, waits).map(|component| Compiled {
         component,
         shared: false,
     })

@@ -4,7 +4,7 @@
 //!                its calls used up what they had free
 //!   with all others ─────────────────────────────────► on heavy threads
 //!                   ◄─────────────────────────────────
-//!                none did for a minute, or another build took over
+//!                paid back, and a minute more; or another build took over
 //! ```
 //!
 //! Turns ([`super::meter::Turns`]) leave half of the processors to everybody else. That is not enough where the kernel gives a
@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 
 /// A tenth of the weight of other threads: what is left over is theirs, and on a busy machine they do not starve.
 const NICE: i32 = 10;
+/// The least priority there is.
+const LEAST: i32 = 19;
 
 /// The threads. They are started with the first instance that needs them, and end when this is dropped.
 #[derive(Debug, Default)]
@@ -53,10 +55,12 @@ impl Drop for Heavy {
 }
 
 fn start() -> Option<Runtime> {
+    // From here: what these threads start inherits what they have, and would be lower still.
+    let less = less_priority();
     let started = Builder::new_multi_thread()
         .worker_threads(super::meter::turns())
         .thread_name("heavy-guests")
-        .on_thread_start(give_way)
+        .on_thread_start(move || take_priority(less))
         .enable_all()
         .build();
     started
@@ -66,10 +70,22 @@ fn start() -> Option<Runtime> {
         .ok()
 }
 
-/// From now on this thread gives way to others. Elsewhere than on Linux a priority is the whole process's.
+/// From now on this thread, and what it starts, gives way to others.
 pub(super) fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(NICE) {
+    take_priority(less_priority());
+}
+
+/// Less than what this thread has.
+fn less_priority() -> i32 {
+    let present = rustix::process::getpriority_process(None).unwrap_or_default();
+    (present + NICE).min(LEAST)
+}
+
+/// Elsewhere than on Linux a priority is the whole process's.
+fn take_priority(nice: i32) {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, nice)
+    {
         tracing::debug!(%error, "a thread keeps its priority");
     }
 }
@@ -77,8 +93,10 @@ pub(super) fn give_way() {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use tokio::sync::oneshot;
+    use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
 
@@ -90,8 +108,12 @@ mod tests {
     async fn what_runs_there_gives_way_and_nothing_else_does() {
         let heavy = Heavy::default();
         let before = nice();
-        let there = heavy.run(async { nice() }).await;
-        assert_eq!(there, Some((before + NICE).min(19)));
+        let there = async {
+            let blocking = tokio::task::spawn_blocking(nice);
+            (nice(), blocking.await.expect("a thread"))
+        };
+        let less = (before + NICE).min(LEAST);
+        assert_eq!(heavy.run(there).await, Some((less, less)));
         assert_eq!(nice(), before);
     }
 
@@ -110,8 +132,9 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        assert!(dropped.try_recv().is_err());
+        assert_eq!(dropped.try_recv(), Err(TryRecvError::Empty));
         waiting.abort();
-        assert!(dropped.await.is_err(), "it was dropped");
+        let dropped = tokio::time::timeout(Duration::from_secs(30), dropped).await;
+        assert!(matches!(dropped, Ok(Err(_))), "it is still there");
     }
 }

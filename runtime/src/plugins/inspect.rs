@@ -137,7 +137,6 @@ pub(crate) async fn inspect_to_start(
     })
 }
 
-/// What is in the file, and who has signed it.
 /// Who has signed the component at `path`, of which nothing is made.
 ///
 /// # Errors
@@ -147,6 +146,7 @@ pub async fn signer_of(path: &Path, trust: &trust::Settings) -> Result<Signer, F
     signature
 }
 
+/// What is in the file, and who has signed it.
 async fn read_signed(
     path: &Path,
     trust: &trust::Settings,

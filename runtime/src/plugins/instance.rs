@@ -25,6 +25,7 @@ use moorline_core::swap::{Build, Failure, Generation};
 use moorline_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(super) use calls::call_with;
 use pace::StreamNews;
 
 use super::bindings::connector::exports::moorline::edge::connector_guest::{

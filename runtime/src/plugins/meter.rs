@@ -42,6 +42,8 @@ const SAMPLE_AGE: Duration = Duration::from_micros(200);
 const LONG_POLL: Duration = Duration::from_micros(500);
 /// Nanoseconds of long polls a guest has free each second: a hundredth of a core.
 const FREE_NS_PER_S: u64 = 10_000_000;
+/// What it owes of that is paid after this at the latest: who computed for an hour need not be good for days.
+const DEBT_MAX: Duration = Duration::from_secs(60);
 /// And at once: what it takes to be made and started, so that no candidate waits for those it is to replace.
 const FREE_NS: u64 = 250_000_000;
 /// A call that waits for its turns may take so many times longer than one that does not.
@@ -84,7 +86,7 @@ impl Free {
     }
 
     fn charge(&mut self, poll: Duration) {
-        if poll >= LONG_POLL {
+        if poll >= LONG_POLL && self.0.debt(now()) < DEBT_MAX {
             self.0.charge(now(), nanoseconds(poll));
         }
     }

@@ -81,6 +81,18 @@ impl ConnectorStatus {
         })
     }
 
+    /// The call of one of its instances that has lasted longest, if any lasts long, for people.
+    #[must_use]
+    pub fn long_call(&self, now: Instant) -> Option<String> {
+        let calls = self.instances.iter();
+        let calls = calls.filter_map(|instance| Some((&instance.name, instance.long_call?)));
+        let (name, LongCall { call, since }) = calls.min_by_key(|(_, call)| call.since)?;
+        let s = now.saturating_since(since).as_secs();
+        Some(format!(
+            "{name}: {call} has lasted {s} s; what is ordered waits for its end"
+        ))
+    }
+
     /// Why the stream of one of its instances is not open.
     #[must_use]
     pub fn stream_closed(&self) -> Option<String> {
@@ -135,6 +147,8 @@ pub struct InstanceStatus {
     pub cpu: Duration,
     /// It has used more than its share of the processor and is not called before then.
     pub paused_until: Option<Instant>,
+    /// A call that lasts long already. What is ordered of the instance waits for its end.
+    pub long_call: Option<LongCall>,
     /// The limits it has exceeded.
     pub limits: Hits,
     /// What it wanted and was not granted.
@@ -151,6 +165,15 @@ pub struct InstanceStatus {
     pub retry_at: Option<Instant>,
     /// The last thing that went wrong.
     pub last_error: Option<Arc<str>>,
+}
+
+/// A call that has not ended yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongCall {
+    /// As the contract names it, with its event.
+    pub call: &'static str,
+    /// When it began.
+    pub since: Instant,
 }
 
 /// What an instance wanted and was not granted.

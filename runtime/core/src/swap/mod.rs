@@ -11,7 +11,7 @@
 //!
 //! Invariants: at most one generation is active, and once one is, exactly one; the active one is not touched before
 //! `Cutover`; a build that failed is not tried again until the file holds something else, or, where it failed for want of
-//! trust, until its signature changes; a new file seen while a
+//! trust, until its signature changes; one that this host could not compile has not failed, and is tried again after a while; a new file seen while a
 //! candidate is being prepared replaces the candidate, and one seen during `Cutover` waits for its end.
 //!
 //! `Draining` is the probation ([`probation`]): the new generation serves, the old one is kept together with the bytes it
@@ -97,8 +97,11 @@ pub struct Swap {
     put_back: Option<Digest>,
     /// The file changed while it could not be looked at.
     look_again: bool,
-    /// When a file that could not be read is tried again, if nothing else is under way then.
-    read_again: Option<Instant>,
+    /// When a file that could not be read, or a build that this host could not compile, is tried again, if nothing else is under
+    /// way then.
+    look_at: Option<Instant>,
+    /// Builds in a row that this host could not compile.
+    uncompiled: u32,
     generations: u64,
     probes: u64,
     outputs: VecDeque<Output>,
@@ -120,7 +123,8 @@ impl Swap {
             distrusted: false,
             put_back: None,
             look_again: false,
-            read_again: None,
+            look_at: None,
+            uncompiled: 0,
             generations: 0,
             probes: 0,
             outputs: VecDeque::new(),
@@ -259,7 +263,7 @@ impl Swap {
                 let from = from.generation;
                 self.on_rolled_back(now, from);
             }
-            Stage::Idle if self.read_again.is_some_and(|at| at <= now) => {
+            Stage::Idle if self.look_at.is_some_and(|at| at <= now) => {
                 self.probe(Seen::Nothing);
             }
             Stage::Idle
@@ -287,7 +291,7 @@ impl Swap {
             Stage::Warming { deadline, .. } => Some((deadline, "warm-up deadline")),
             Stage::Cutover { deadline, .. } => Some((deadline, "cut-over deadline")),
             Stage::RollingBack { deadline, .. } => Some((deadline, "roll-back deadline")),
-            Stage::Idle => self.read_again.map(|at| (at, "read again")),
+            Stage::Idle => self.look_at.map(|at| (at, "look again")),
             Stage::Probing { .. } | Stage::Compiling(_) | Stage::Checking(_) => None,
         };
         let probation = self

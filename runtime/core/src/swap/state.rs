@@ -177,6 +177,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whether it says nothing of the build, which this host could not compile: another try may end otherwise.
+    #[must_use]
+    pub fn may_pass(&self, step: Step) -> bool {
+        step == Step::Compile && self.reason == Reason::Host
+    }
+
     /// A failure of this kind with its words.
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {

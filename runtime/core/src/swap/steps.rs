@@ -12,10 +12,15 @@ use super::{
 /// After this long a file that could not be read is tried again: nobody may tell that it can be now.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
+/// When a build is tried again that this host could not compile, however good it may be; twice as long after each such end in a
+/// row.
+const COMPILE_AGAIN: Duration = Duration::from_secs(5);
+const COMPILE_AGAIN_MAX: Duration = Duration::from_secs(600);
+
 impl Swap {
     pub(super) fn probe(&mut self, seen: Seen) {
         self.probes += 1;
-        self.read_again = None;
+        self.look_at = None;
         self.stage = Stage::Probing {
             probe: self.probes,
             seen,
@@ -76,7 +81,7 @@ impl Swap {
         let digest = match digest {
             Ok(digest) => digest,
             Err(why) => {
-                self.read_again = match why {
+                self.look_at = match why {
                     NoFile::Absent => None,
                     NoFile::Unreadable(_) => Some(now + READ_AGAIN),
                 };
@@ -181,6 +186,7 @@ impl Swap {
             (Step::CutOver, result) => self.on_cut_over(now, candidate, result),
             (_, Err(failure)) => self.refuse(now, candidate, step, failure),
             (Step::Compile, Ok(())) => {
+                self.uncompiled = 0;
                 self.stage = Stage::Checking(candidate);
                 self.outputs.push_back(Output::Check(candidate));
             }
@@ -206,7 +212,12 @@ impl Swap {
 
     /// The candidate never served. The active generation was not touched.
     pub(super) fn refuse(&mut self, now: Instant, candidate: Build, step: Step, failure: Failure) {
-        if !std::mem::take(&mut self.recalling) {
+        let recalled = std::mem::take(&mut self.recalling);
+        if failure.may_pass(step) {
+            let wait = COMPILE_AGAIN * 2_u32.saturating_pow(self.uncompiled);
+            self.uncompiled = self.uncompiled.saturating_add(1);
+            self.look_at = Some(now + wait.min(COMPILE_AGAIN_MAX)).filter(|_| !recalled);
+        } else if !recalled {
             self.quarantined = Some(candidate.digest);
             self.distrusted = failure.reason.is_of_trust();
         }

@@ -434,13 +434,39 @@ fn a_file_that_cannot_be_read_is_tried_again_though_nobody_says_that_it_changed(
     );
     assert_eq!(tracer.swap.state(), State::Active(Generation(1)));
     let due = tracer.swap.poll_timeout();
-    assert_eq!(due, Some((at(5_100), "read again")));
+    assert_eq!(due, Some((at(5_100), "look again")));
     tracer.time(5_099).time(5_100).probed(5_100, 2);
     tracer.expect(
         "+0.100s probe 2
          +0.100s report missing: it cannot be read: too many open files
          +5.100s probe 3",
     );
+}
+
+#[test]
+fn a_build_that_the_host_could_not_compile_is_tried_again_later_and_later() {
+    let mut tracer = Tracer::new();
+    let starved = || Err(Failure::new(Reason::Host, "no process"));
+    tracer.first().change_to(0, 2);
+    tracer.input(200, Input::Compiled(Generation(2), starved()));
+    assert_eq!(tracer.swap.state(), State::Active(Generation(1)));
+    assert_eq!(tracer.swap.poll_timeout(), Some((at(5_200), "look again")));
+    tracer.time(5_200).probed(5_200, 2);
+    tracer.time(5_300).probed(5_300, 2);
+    tracer.input(5_300, Input::Compiled(Generation(3), starved()));
+    assert_eq!(tracer.swap.poll_timeout(), Some((at(15_300), "look again")));
+    tracer.time(15_300).probed(15_300, 2);
+    tracer.time(15_400).probed(15_400, 2).prepared(15_500, 4);
+    tracer.input(15_510, Input::CutOver(Generation(4), Ok(())));
+    assert_eq!(
+        tracer.swap.active().map(|active| active.digest),
+        Some(digest(2))
+    );
+    let trapped = Failure::new(Reason::Host, "no thread");
+    tracer.change_to(20_000, 3);
+    tracer.input(20_200, Input::Compiled(Generation(5), Ok(())));
+    tracer.input(20_200, Input::Checked(Generation(5), Err(trapped)));
+    assert_eq!(tracer.swap.quarantined(), Some(digest(3)));
 }
 
 #[test]

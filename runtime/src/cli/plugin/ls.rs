@@ -135,6 +135,9 @@ fn table(plugins: &[PluginEntry]) -> String {
                 "", plugin.paused
             ));
         }
+        if let Some(call) = &plugin.long_call {
+            lines.push(format!("{:<names$}  {}", "", figures::harmless(call)));
+        }
         if let Some(denied) = &plugin.denied {
             lines.push(format!("{:<names$}  {}", "", figures::harmless(denied)));
         }

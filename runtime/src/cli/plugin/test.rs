@@ -58,13 +58,14 @@ pub(super) struct TestFile {
 }
 
 pub(super) fn test(options: &TestOptions) -> ExitCode {
-    let (component, source) = match component(&options.plugin) {
-        Ok(found) => found,
-        Err(error) => return exit::fail(super::build::code(&error), &error),
-    };
-    let plan = match plan(options, source.as_deref()) {
+    // Before the build, which may take minutes.
+    let plan = match plan(options) {
         Ok(plan) => plan,
         Err(why) => return exit::fail(exit::USAGE, &why),
+    };
+    let component = match component(&options.plugin) {
+        Ok(component) => component,
+        Err(error) => return exit::fail(super::build::code(&error), &error),
     };
     let human = options.format == OutputFormat::Human;
     with_runtime(async {
@@ -90,27 +91,22 @@ pub(super) fn test(options: &TestOptions) -> ExitCode {
     })
 }
 
-/// The component, and the directory of its source if that was given.
-fn component(plugin: &Path) -> Result<(PathBuf, Option<PathBuf>), BuildError> {
+/// The component; built first where the directory of its source was given.
+fn component(plugin: &Path) -> Result<PathBuf, BuildError> {
     if !plugin.is_dir() {
-        return Ok((plugin.to_owned(), None));
+        return Ok(plugin.to_owned());
     }
     let directories = [plugin.to_owned()];
     let options = plugin_build::BuildOptions::default();
     let built = plugin_build::build_many(&directories, &options, &mut |step| {
         super::build::show(&step)
     })?;
-    let path = built
-        .into_iter()
-        .next()
-        .map_or_else(PathBuf::new, |built| built.path);
-    Ok((path, Some(plugin.to_owned())))
+    let first = built.into_iter().next();
+    Ok(first.map_or_else(PathBuf::new, |built| built.path))
 }
 
-fn plan(options: &TestOptions, source: Option<&Path>) -> Result<Plan, String> {
-    let beside = source
-        .map(|directory| directory.join(TEST_FILE))
-        .filter(|file| file.is_file());
+fn plan(options: &TestOptions) -> Result<Plan, String> {
+    let beside = Some(options.plugin.join(TEST_FILE)).filter(|file| file.is_file());
     let file = match options.with.clone().or(beside) {
         Some(path) => read(&path)?,
         None => TestFile::default(),

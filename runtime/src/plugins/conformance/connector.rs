@@ -46,14 +46,13 @@ pub(super) async fn judge(bench: &Bench, checked: &mut dyn FnMut(&Check)) -> Vec
                     is_silent = true;
                     broken
                 }
-                (Ok(broken @ Outcome::Broken(_)), Rule::EmitsSoundReadings) if is_silent => {
-                    unfit = Some(Rule::Works);
-                    broken
-                }
-                (Ok(outcome), _) => outcome,
-                (Err(end), _) => {
-                    unfit = matches!(rule, Rule::Starts | Rule::Works).then_some(rule);
-                    broken(words(&end))
+                (outcome, rule) => {
+                    unfit = match (rule, &outcome) {
+                        (Rule::Starts | Rule::Works, Err(_)) => Some(rule),
+                        (Rule::EmitsSoundReadings, _) if is_silent => Some(Rule::Works),
+                        (_, _) => None,
+                    };
+                    outcome.unwrap_or_else(|end| broken(words(&end)))
                 }
             },
         };

@@ -19,7 +19,7 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
 use crate::plugins::grants::Sandbox;
 use crate::plugins::guest::Guest;
 use crate::plugins::host::{Confined, KeyValues, PendingRpcs, Reporting, Resident};
-use crate::plugins::instance::stream_event;
+use crate::plugins::instance::{call_with, stream_event};
 use crate::plugins::names::Names;
 use crate::plugins::streams::{StreamEvent, Streams};
 
@@ -45,19 +45,6 @@ pub(super) enum End {
 
 /// The first call.
 pub(super) const START: &str = "start()";
-
-/// The call of `handle` with this event, as the contract names it.
-const fn call_with(event: &Event) -> &'static str {
-    match event {
-        Event::Timer => "handle(timer)",
-        Event::StreamConnected(_) => "handle(stream-connected)",
-        Event::StreamData(_) => "handle(stream-data)",
-        Event::StreamClosed(_) => "handle(stream-closed)",
-        Event::Rpc(_) => "handle(rpc)",
-        Event::AttributesChanged(_) => "handle(attributes-changed)",
-        Event::LinkChanged(_) => "handle(link-changed)",
-    }
-}
 
 fn failed_in(call: &'static str) -> impl FnOnce(Failure) -> End {
     move |failure| End::Failed(call, failure)

@@ -103,9 +103,9 @@ impl Standalone {
         let rules = answers::rules(answers)?;
         let answering = device::Answering::Rules(rules.into());
         let listening = device::FakeDevice::start(answering, address).await;
-        listening
-            .map(Self)
-            .map_err(|error| format!("{address}: {error}"))
+        listening.map(Self).map_err(|error| {
+            format!("cannot listen at {address}: {error}; --listen 127.0.0.1:0 takes any free port")
+        })
     }
 
     /// Where it listens.

@@ -111,7 +111,7 @@ impl Rule {
                 "check every field in start() or configure(), and return fault.configuration (a policy: the error) with the field's name"
             }
             Self::Works => {
-                "return a wake from start(), and on the timer read the device and emit; give the fake device its answers ([[answer]] in the test file)"
+                "begin with the trap or fault named here; where there is none, return a wake from start(), read the device on the timer and emit, and give the fake device its answers ([[answer]] in the test file)"
             }
             Self::EmitsSoundReadings => {
                 "names have 1 to 255 bytes and no control characters, numbers are finite, json is JSON"

@@ -1,5 +1,6 @@
 //! Calling the guest, and what follows from how a call ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +16,30 @@ use crate::plugins::bindings::connector::exports::moorline::edge::connector_gues
 use crate::plugins::convert::{self, ForGuest};
 use crate::plugins::guest::Answer;
 use crate::plugins::host::StateWrite;
-use crate::plugins::status::InstanceState;
+use crate::plugins::status::{InstanceState, LongCall};
 use crate::plugins::words;
 
 /// A guest that answered its timer with a fault is woken again after this long.
 const WAKE_AFTER_FAULT: Duration = Duration::from_secs(1);
 
+/// A call that lasts longer is shown while it lasts: what is ordered of its instance waits for its end.
+const LONG: Duration = Duration::from_secs(1);
+
 /// What could not be written of its state is tried again after this long, if no change comes before.
 const STATE_RETRY: Duration = Duration::from_secs(5);
+
+/// The call of `handle` with this event, as the contract names it.
+pub(crate) const fn call_with(event: &Event) -> &'static str {
+    match event {
+        Event::Timer => "handle(timer)",
+        Event::StreamConnected(_) => "handle(stream-connected)",
+        Event::StreamData(_) => "handle(stream-data)",
+        Event::StreamClosed(_) => "handle(stream-closed)",
+        Event::Rpc(_) => "handle(rpc)",
+        Event::AttributesChanged(_) => "handle(attributes-changed)",
+        Event::LinkChanged(_) => "handle(link-changed)",
+    }
+}
 
 /// The words of a fault as they may be shown, with whose it is.
 fn fault_words(fault: &Fault) -> String {
@@ -49,7 +66,22 @@ impl Instance {
         let Some(Body::Up(guest)) = &mut self.body else {
             return Err("the connector is not running".to_owned());
         };
-        let result = guest.handle(&event).await;
+        let since = self.clock.now();
+        let result = {
+            let mut calling = pin!(guest.handle(&event));
+            tokio::select! {
+                biased;
+                result = &mut calling => result,
+                () = tokio::time::sleep(LONG) => {
+                    let call = call_with(&event);
+                    self.status
+                        .send_modify(|status| status.long_call = Some(LongCall { call, since }));
+                    let result = calling.await;
+                    self.status.send_modify(|status| status.long_call = None);
+                    result
+                }
+            }
+        };
         match result {
             Ok(answer) => self.on_answer(answer).await,
             Err(failure) => {

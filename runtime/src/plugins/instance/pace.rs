@@ -15,7 +15,7 @@ use crate::plugins::streams::{Happened, StreamEvent};
 const STREAM_LINES_BURST: u32 = 4;
 const STREAM_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Calls that do not compute for long must follow each other so long, until nobody waits for them any more.
+/// How long it stays on nicer threads after it has paid back what its calls computed for long.
 const HEAVY_FOR: Duration = Duration::from_secs(60);
 
 /// When the log is told how a stream is.

@@ -283,9 +283,14 @@ impl Slot {
             } else {
                 "refused"
             };
+            let again = if failure.may_pass(step) {
+                "; it is tried again"
+            } else {
+                ""
+            };
             tracing::error!(
                 component, %candidate, %step, serving,
-                "plugin {end}: it {failure}"
+                "plugin {end}: it {failure}{again}"
             );
         }
         self.refused = Some(Arc::new((build.digest, failure.clone())));

@@ -331,6 +331,44 @@ async fn the_socket_is_private_and_takes_no_nonsense() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_long_call_is_told_whose_it_is() {
+    // A device that never answers: the guest waits for it, two seconds in each call.
+    let device = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("tcp://{}", device.local_addr().unwrap());
+    let plan = Plan::new()
+        .connector("line", &connector(""))
+        .connection("press", Some(&address));
+    let mut desk = desk(plan).await;
+    desk.gateway
+        .instance("line/press", "a long call", |press| {
+            press.long_call.is_some()
+        })
+        .await;
+    let words = "line/press: handle(timer) has lasted";
+    let asked = async {
+        // It lasts for a second more each time: a machine that is late asks again.
+        let (mut is_listed, mut is_told) = (false, false);
+        while !(is_listed && is_told) {
+            let listed = desk.plugins().await.remove(0).long_call;
+            is_listed |= listed.is_some_and(|call| call.starts_with(words));
+            let order = Request::Swap {
+                plugin: "line".to_owned(),
+                again: false,
+                proved: false,
+                wait_s: 0,
+            };
+            let answer = desk.ask(order).await;
+            is_told |= matches!(&answer, Answer::Pending { why } if why.contains(words));
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap();
+    desk.gateway
+        .instance("line/press", "its end", |press| press.long_call.is_none())
+        .await;
+    desk.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_outlives_its_wait() {
     let mut plan = Plan::new().connector("line", &connector(""));
     plan.settings.connectors[0].succession.probation = moorline_core::swap::probation::Terms {
