@@ -27,6 +27,8 @@ struct Fingerprint {
     inode: u64,
     length: u64,
     modified: (i64, i64),
+    /// What is copied with its time, over a file of its length, changes nothing else.
+    changed: (i64, i64),
 }
 
 impl Fingerprint {
@@ -37,6 +39,7 @@ impl Fingerprint {
             inode: metadata.ino(),
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 }

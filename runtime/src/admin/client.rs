@@ -87,11 +87,14 @@ impl Client {
         let stream = self.stream.get_mut();
         stream.set_write_timeout(Some(DEADLINE))?;
         stream.set_read_timeout(Some(wait))?;
-        stream.write_all(&line)?;
+        // Who turns us away answers before we ask, and hangs up.
+        let asked = stream.write_all(&line);
         let mut answer = Vec::new();
         let mut limited = self.stream.by_ref().take(ANSWER_BYTES_MAX);
-        if limited.read_until(b'\n', &mut answer)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match (limited.read_until(b'\n', &mut answer), asked) {
+            (Ok(0) | Err(_), Err(error)) | (Err(error), Ok(())) => return Err(error),
+            (Ok(0), Ok(())) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            (Ok(_), Ok(()) | Err(_)) => {}
         }
         Ok(serde_json::from_slice(&answer)?)
     }

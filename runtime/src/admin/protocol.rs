@@ -199,7 +199,7 @@ pub struct PluginEntry {
     /// Why the stream of one of its instances is not open.
     #[serde(default)]
     pub stream_error: Option<String>,
-    /// Of the instances that do not serve, why the first does not.
+    /// Of the instances that do not serve, why the first does not; of a policy, how many questions it did not answer.
     pub error: Option<String>,
 }
 
@@ -219,6 +219,13 @@ pub fn entries(status: &PluginsStatus, now: Instant) -> Vec<PluginEntry> {
     let policy = status.policy.iter().map(|policy| {
         let mut entry = entry("policy", &policy.component);
         "reconnect-policy".clone_into(&mut entry.kind);
+        let (trapped, stalled) = (policy.trapped, policy.stalled);
+        if trapped + stalled > 0 {
+            let asked = policy.answered + trapped + stalled;
+            entry.error = Some(format!(
+                "of {asked} questions {trapped} ended in a trap and {stalled} took too long: the built-in policy decided those"
+            ));
+        }
         entry
     });
     connectors.chain(policy).collect()

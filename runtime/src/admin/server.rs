@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ use crate::shutdown::Shutdown;
 const CLIENTS_MAX: usize = 8;
 /// A client must say something within this time, and take its answer.
 const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked at whether a client that has said more than was asked for is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After an error of `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 const PRIVATE: u32 = 0o600;
@@ -187,8 +189,15 @@ async fn hear(from: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Request>
 /// Returns when the client has hung up. One that says more meanwhile has not.
 async fn gone(from: &mut BufReader<OwnedReadHalf>) {
     match from.fill_buf().await {
-        Ok([]) | Err(_) => {}
-        Ok(_more) => std::future::pending().await,
+        Ok([]) | Err(_) => return,
+        Ok(_more) => {}
+    }
+    // What it said is for later: only the kernel knows whether it is still there.
+    loop {
+        match from.get_ref().ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(LOOK_EVERY).await,
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

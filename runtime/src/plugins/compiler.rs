@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use moorline_core::swap::{Failure, Reason};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 
 use super::cache;
@@ -38,14 +39,14 @@ pub const NO_COMPONENT: u8 = 65;
 
 /// This program, whatever lies at its path by now.
 const PROGRAM: &str = "/proc/self/exe";
-/// CPU time of one compilation: of any, and more for each MiB of the component. Slow processors take ten times as long as those
-/// this was measured on.
+/// CPU time of one compilation: of any, and more for each MiB of code in the component. Slow processors take ten times as long as
+/// those this was measured on.
 const CPU_S: u64 = 30;
 const CPU_S_PER_MIB: u64 = 30;
-/// Address space of one compilation, the program itself included, and more for each byte of the component. The shipped plugins
-/// take a half of it in Python (18 MiB), a third in JavaScript, a quarter in Rust.
+/// Address space of one compilation, the program itself included, and more for each byte of the component and of the code in it.
 const MEMORY_BYTES: u64 = 256 * MIB;
-const MEMORY_BYTES_PER_BYTE: u64 = 32;
+const MEMORY_BYTES_PER_BYTE: u64 = 4;
+const MEMORY_BYTES_PER_CODE_BYTE: u64 = 32;
 const MIB: u64 = 1024 * 1024;
 /// A child may take so many times its processor time until it ends: others may be before it.
 const WALL_TIMES: u32 = 10;
@@ -72,16 +73,18 @@ struct Bounds {
 }
 
 impl Bounds {
-    const fn of(component_bytes: u64) -> Self {
+    const fn of(component_bytes: u64, code_bytes: u64) -> Self {
         Self {
-            cpu_s: CPU_S + CPU_S_PER_MIB * component_bytes / MIB,
-            memory_bytes: MEMORY_BYTES + MEMORY_BYTES_PER_BYTE * component_bytes,
+            cpu_s: CPU_S + CPU_S_PER_MIB * code_bytes / MIB,
+            memory_bytes: MEMORY_BYTES
+                + MEMORY_BYTES_PER_BYTE * component_bytes
+                + MEMORY_BYTES_PER_CODE_BYTE * code_bytes,
         }
     }
 
     /// What is left of them where this process, and so its child, is bounded itself: nobody may raise a bound.
-    fn here(component_bytes: u64) -> Self {
-        let all = Self::of(component_bytes);
+    fn here(component: &[u8]) -> Self {
+        let all = Self::of(component.len() as u64, code_bytes(component));
         let within = |own: u64, resource| {
             let given = getrlimit(resource).maximum;
             given.map_or(own, |given| own.min(given))
@@ -115,6 +118,17 @@ impl Bounds {
     }
 }
 
+/// What a component has to be compiled, as far as it can be read. Nothing else that is in it, however large, buys it bounds.
+fn code_bytes(component: &[u8]) -> u64 {
+    let mut code_bytes = 0;
+    for payload in Parser::new(0).parse_all(component).map_while(Result::ok) {
+        if let Payload::CodeSectionStart { size, .. } = payload {
+            code_bytes += u64::from(size);
+        }
+    }
+    code_bytes
+}
+
 /// Compiles, here or in a child, which is given up when nobody `waits` for it any more.
 pub(super) fn compile(
     engine: &wasmtime::Engine,
@@ -125,7 +139,7 @@ pub(super) fn compile(
     if APART.get().is_none() {
         return Component::from_binary(engine, bytes).map_err(|error| no_component(&error));
     }
-    let bounds = Bounds::here(bytes.len() as u64);
+    let bounds = Bounds::here(bytes);
     let child = start(kind).map_err(|error| {
         let words = format!("no process to compile it in: {PROGRAM}: {error}");
         Failure::new(Reason::Host, words)
@@ -316,7 +330,7 @@ fn precompile(kind: Kind) -> io::Result<Result<Vec<u8>, Failure>> {
         .lock()
         .take(COMPONENT_BYTES_MAX)
         .read_to_end(&mut bytes)?;
-    Bounds::here(bytes.len() as u64).hold()?;
+    Bounds::here(&bytes).hold()?;
     let engine = wasmtime::Engine::new(&config(kind)).map_err(io::Error::other)?;
     match engine.precompile_component(&bytes) {
         Ok(code) => Ok(Ok(code)),
@@ -332,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds::of(2 * MIB);
+    const BOUNDS: Bounds = Bounds::of(3 * MIB, 2 * MIB);
 
     fn ended(status: i32, said: &str) -> Failure {
         let output = Output {
@@ -352,7 +366,7 @@ mod tests {
         assert!(slow.detail.contains("more than 90 s"), "{slow}");
         let large = ended(Signal::ABORT.as_raw(), "memory allocation failed");
         assert_eq!(large.reason, Reason::OverLimit);
-        assert!(large.detail.contains("more than 320 MiB"), "{large}");
+        assert!(large.detail.contains("more than 332 MiB"), "{large}");
         assert_eq!(ended(Signal::KILL.as_raw(), "").reason, Reason::Host);
         assert_eq!(ended(101 << 8, "panicked").reason, Reason::Host);
     }

@@ -10,9 +10,11 @@
 //! place meets no half of a file.
 
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use moorline_core::swap::Digest;
 use thiserror::Error;
@@ -25,6 +27,10 @@ use crate::trust::{SIGNATURE_FILE_BYTES_MAX, signature_path};
 /// Of a component that comes without a file to follow.
 const USUAL_MODE: u32 = 0o644;
 const MODE_BITS: u32 = 0o777;
+
+/// How long another process may be busy with the same directory.
+const TURN_MAX: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a component cannot be put in its place. Nothing was changed, or only its signature.
 #[derive(Debug, Error)]
@@ -110,6 +116,7 @@ impl Shelf {
         new: &Stocked,
         is_proved: impl FnOnce(Digest) -> bool,
     ) -> Result<Option<Stocked>, ShelfError> {
+        let _turn = self.turn();
         let write = |error| ShelfError::Write(self.0.clone(), error);
         let lay = match std::fs::symlink_metadata(&self.0) {
             Ok(metadata) if metadata.is_symlink() => {
@@ -128,6 +135,7 @@ impl Shelf {
 
     /// Puts `old` in the place again. What is kept beside it stays.
     pub(crate) fn put_back(&self, old: &Stocked) -> Result<(), ShelfError> {
+        let _turn = self.turn();
         self.put(old)?;
         let lies = signature_path(&self.0);
         match &old.signature {
@@ -146,6 +154,7 @@ impl Shelf {
         if std::fs::symlink_metadata(&self.0).is_ok_and(|metadata| metadata.is_symlink()) {
             return Ok(TakenBack::NotKept);
         }
+        let _turn = self.turn();
         let lies = self.digest();
         if lies.is_some_and(&is_good) {
             return Ok(TakenBack::LiesThere);
@@ -192,18 +201,77 @@ impl Shelf {
         link(&signature, &before(&signature))
     }
 
-    /// The signature goes first, so that the gateway does not find the component without it. Where `new` has none, what lies
-    /// there stays: somebody may have put it there for the new build.
-    fn put(&self, new: &Stocked) -> Result<(), ShelfError> {
-        if let Some(signature) = &new.signature {
-            let lies = signature_path(&self.0);
-            replace(&lies, signature, USUAL_MODE)
-                .map_err(|error| ShelfError::Write(lies, error))?;
+    /// One process after the other: all give their drafts the same name. The lock ends with the file, whose directory it is of;
+    /// where there are no locks, or one is held for too long, it goes without.
+    fn turn(&self) -> Option<File> {
+        let parent = self
+            .0
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+        let deadline = Instant::now() + TURN_MAX;
+        loop {
+            match directory.try_lock() {
+                Ok(()) => return Some(directory),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return None,
+            }
         }
+    }
+
+    /// Both are on the disk before either is in its place, so that a disk that is full changes nothing. The signature goes first,
+    /// so that the gateway does not find the component without it. Where `new` has none, what lies there stays: somebody may have
+    /// put it there for the new build.
+    fn put(&self, new: &Stocked) -> Result<(), ShelfError> {
+        let lies = signature_path(&self.0);
+        let at = |file: &Path| {
+            let file = file.to_owned();
+            move |error| ShelfError::Write(file, error)
+        };
+        let signature = match &new.signature {
+            Some(signature) => Some(Draft::of(&lies, signature, USUAL_MODE).map_err(at(&lies))?),
+            None => None,
+        };
         let mode =
             std::fs::metadata(&self.0).map_or(USUAL_MODE, |metadata| metadata.mode() & MODE_BITS);
-        replace(&self.0, &new.component, mode)
-            .map_err(|error| ShelfError::Write(self.0.clone(), error))
+        let component = Draft::of(&self.0, &new.component, mode).map_err(at(&self.0))?;
+        if let Some(signature) = signature {
+            signature.put(&lies).map_err(at(&lies))?;
+        }
+        component.put(&self.0).map_err(at(&self.0))
+    }
+}
+
+/// What is to be in the place of a file, on the disk beside it. Without an order to put it there it is gone again.
+struct Draft(PathBuf);
+
+impl Draft {
+    fn of(file: &Path, bytes: &[u8], mode: u32) -> io::Result<Self> {
+        let new = beside(file, ".new");
+        remove(&new)?;
+        let mut draft = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&new)?;
+        // From here on it is taken away if it cannot be completed.
+        let made = Self(new);
+        draft.write_all(bytes)?;
+        draft.sync_all()?;
+        Ok(made)
+    }
+
+    fn put(self, file: &Path) -> io::Result<()> {
+        std::fs::rename(&self.0, file)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // In its place it has this name no more.
+        remove(&self.0).unwrap_or_default();
     }
 }
 
@@ -220,19 +288,6 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
 
 fn before(file: &Path) -> PathBuf {
     beside(file, ".before")
-}
-
-fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let new = beside(file, ".new");
-    remove(&new)?;
-    let mut draft = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)?;
-    draft.write_all(bytes)?;
-    draft.sync_all()?;
-    std::fs::rename(new, file)
 }
 
 /// A second name for `file`, if it is there, in the place of what had that name.
@@ -319,6 +374,31 @@ mod tests {
 
     fn pair(component: &str, signature: Option<&str>) -> (String, Option<String>) {
         (component.to_owned(), signature.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_component_leaves_the_signature_alone() {
+        let desk = Desk::new("old", Some("of the old"));
+        desk.put("new.wasm", "new", Some("of the new"));
+        let new = Stocked::read(&desk.directory.path().join("new.wasm")).unwrap();
+        std::fs::create_dir(desk.directory.path().join("line.wasm.new")).unwrap();
+        let refused = desk.shelf.install(&new, is("nothing")).unwrap_err();
+        assert!(matches!(refused, ShelfError::Write(..)), "{refused}");
+        assert_eq!(desk.holds(), pair("old", Some("of the old")));
+        let draft = beside(&signature_path(&desk.shelf.0), ".new");
+        assert!(!draft.exists());
+    }
+
+    #[test]
+    fn processes_take_turns() {
+        let desk = Desk::new("old", None);
+        let turn = desk.shelf.turn().unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| desk.shelf.turn());
+            assert!(!other.is_finished());
+            drop(turn);
+            assert!(other.join().unwrap().is_some());
+        });
     }
 
     #[test]

@@ -18,6 +18,7 @@ use moorline_core::swap::{Build, Digest, Input, Output};
 use moorline_core::time::Instant;
 use moorline_core::trust;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 use wasmtime::component::Component;
 
@@ -31,7 +32,7 @@ use crate::clock::Clock;
 use crate::trust::Ledger;
 pub(crate) use jobs::read;
 use jobs::{Done, Guests, Linked, Product, Workshop};
-use slot::{Candidate, Stock, nobody, served};
+use slot::{Candidate, Making, Stock, nobody, served};
 pub(crate) use slot::{InstanceHandle, Slot, Target};
 
 /// Answers of jobs on their way back.
@@ -150,6 +151,14 @@ async fn sleep_until(clock: Clock, at: Option<Instant>) {
 }
 
 fn spawn(done: &mpsc::Sender<Done>, job: impl Future<Output = Option<Done>> + Send + 'static) {
+    begin(done, job);
+}
+
+/// The same, for who may want to end it before its time.
+fn begin(
+    done: &mpsc::Sender<Done>,
+    job: impl Future<Output = Option<Done>> + Send + 'static,
+) -> AbortHandle {
     let done = done.clone();
     tokio::spawn(async move {
         if let Some(answer) = job.await {
@@ -158,7 +167,8 @@ fn spawn(done: &mpsc::Sender<Done>, job: impl Future<Output = Option<Done>> + Se
                 Ok(()) | Err(_) => {}
             }
         }
-    });
+    })
+    .abort_handle()
 }
 
 impl Running {
@@ -280,19 +290,7 @@ impl Running {
             Output::Probe { probe } => {
                 spawn(&self.done, jobs::probe(slot, probe, found.path.clone()))
             }
-            Output::Compile(build) => {
-                found.candidate = Some(Candidate::new(build, nobody(), now));
-                let workshop = Workshop {
-                    engines: self.swapper.engines.clone(),
-                    cache: self.swapper.cache.clone(),
-                    trust: self.swapper.trust.clone(),
-                    component: found.name.clone(),
-                };
-                let (kind, path) = (found.target.kind(), found.path.clone());
-                let shared = self.code_of_another(kind, build.digest);
-                let job = jobs::compile(slot, build, workshop, kind, path, shared);
-                spawn(&self.done, job);
-            }
+            Output::Compile(build) => self.compile(slot, build),
             Output::Recall(build) => {
                 let mut candidate = Candidate::new(build, found.card_before.clone(), now);
                 candidate.code = found.codes.of(build.digest);
@@ -324,16 +322,36 @@ impl Running {
                 spawn(&self.done, job);
             }
             Output::Discard(build) => {
-                if found
-                    .candidate
-                    .as_ref()
-                    .is_some_and(|candidate| candidate.build == build)
+                if let Some(candidate) = &mut found.candidate
+                    && candidate.build == build
                 {
+                    candidate.making = None;
                     spawn(&self.done, jobs::abandon(&found.target, build.generation));
                 }
             }
             Output::Retire(old) => spawn(&self.done, jobs::retire(&found.target, old.generation)),
             Output::Report(report) => self.record(slot, now, report),
+        }
+    }
+
+    fn compile(&mut self, slot: usize, build: Build) {
+        let now = self.swapper.clock.now();
+        let Some(found) = self.swapper.slots.get(slot) else {
+            return;
+        };
+        let workshop = Workshop {
+            engines: self.swapper.engines.clone(),
+            cache: self.swapper.cache.clone(),
+            trust: self.swapper.trust.clone(),
+            component: found.name.clone(),
+        };
+        let (kind, path) = (found.target.kind(), found.path.clone());
+        let shared = self.code_of_another(kind, build.digest);
+        let job = jobs::compile(slot, build, workshop, kind, path, shared);
+        let mut candidate = Candidate::new(build, nobody(), now);
+        candidate.making = Some(Making(begin(&self.done, job)));
+        if let Some(found) = self.swapper.slots.get_mut(slot) {
+            found.candidate = Some(candidate);
         }
     }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use moorline_core::swap::Failure;
 use moorline_core::trust::{Origin, Served, Settings};
@@ -25,6 +26,8 @@ use crate::plugins::write_private;
 const SERVED: &str = "served.json";
 const PERMITS: &str = "allow-downgrade";
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What the disk refused is tried again after this long.
+const RETRY: Duration = Duration::from_secs(5);
 /// Places remembered, those that the configuration no longer names included.
 const PLACES_MAX: usize = 1024;
 
@@ -133,6 +136,7 @@ impl Ledger {
         Keeper {
             state_dir: self.state_dir.clone(),
             written,
+            is_behind: false,
             places,
         }
     }
@@ -154,6 +158,8 @@ fn read(path: &Path) -> Result<Places, String> {
 pub(crate) struct Keeper {
     state_dir: Arc<Path>,
     written: Places,
+    /// The disk has refused what is not written.
+    is_behind: bool,
     places: watch::Receiver<Places>,
 }
 
@@ -161,11 +167,17 @@ impl Keeper {
     /// Writes what changes until the ledger is gone, and then the rest.
     pub(crate) async fn run(mut self) {
         loop {
-            let gone = self.places.changed().await.is_err();
+            let gone = tokio::select! {
+                changed = self.places.changed() => changed.is_err(),
+                () = tokio::time::sleep(RETRY), if self.is_behind => false,
+            };
             let now = self.places.borrow_and_update().clone();
             if now != self.written {
-                self.write(&now).await;
-                self.written = now;
+                let written = self.write(&now).await;
+                self.note(&written);
+                if written.is_ok() {
+                    self.written = now;
+                }
             }
             if gone {
                 return;
@@ -173,7 +185,24 @@ impl Keeper {
         }
     }
 
-    async fn write(&self, now: &Places) {
+    /// Without it the next start would take what serves for a downgrade, or let one in.
+    fn note(&mut self, written: &io::Result<()>) {
+        let directory = self.state_dir.display();
+        match (
+            written,
+            std::mem::replace(&mut self.is_behind, written.is_err()),
+        ) {
+            (Err(error), false) => {
+                tracing::warn!(%directory, %error, "which versions served last is not kept; it is tried again until it is");
+            }
+            (Ok(()), true) => {
+                tracing::info!(%directory, "which versions served last is kept again")
+            }
+            (Err(_), true) | (Ok(()), false) => {}
+        }
+    }
+
+    async fn write(&self, now: &Places) -> io::Result<()> {
         let changed = |(place, served): &(&String, &Served)| {
             self.written.get(place.as_str()) != Some(*served)
         };
@@ -184,9 +213,7 @@ impl Keeper {
             .collect();
         let (directory, text) = (self.state_dir.clone(), serde_json::json!(now).to_string());
         let kept = tokio::task::spawn_blocking(move || write(&directory, &text, &spent)).await;
-        if let Ok(Err(error)) = kept {
-            tracing::warn!(directory = %self.state_dir.display(), %error, "which versions served last is not kept");
-        }
+        kept.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 
@@ -283,6 +310,30 @@ mod tests {
         let ledger = Ledger::open(directory.path());
         assert!(pass(&ledger, &line, "1.1.5").is_ok());
         assert!(pass(&ledger, &line, "1.0.0").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_disk_refused_is_written_when_it_takes_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = Place::of(Kind::Connector, "line");
+        let ledger = Ledger::open(directory.path());
+        // Nothing can be renamed to the name of a directory that is not empty.
+        let in_the_way = directory.path().join(SERVED);
+        std::fs::create_dir_all(in_the_way.join("more")).unwrap();
+        let keeper = tokio::spawn(ledger.keeper().run());
+        ledger.note(&line, "press", "1.2.0");
+        tokio::time::sleep(RETRY * 2).await;
+        std::fs::remove_dir_all(&in_the_way).unwrap();
+        let written = async {
+            while !in_the_way.is_file() {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::time::timeout(RETRY * 100, written).await.unwrap();
+        let served = Ledger::open(directory.path()).served(&line);
+        assert_eq!(served.version_of("press"), Some("1.2.0"));
+        drop(ledger);
+        keeper.await.unwrap();
     }
 
     #[tokio::test]

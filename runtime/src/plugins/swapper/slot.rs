@@ -8,6 +8,7 @@ use moorline_core::swap::{Build, Digest, Failure, Generation, NoFile, Swap};
 use moorline_core::time::Instant;
 use moorline_core::trust::Origin;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use wasmtime::component::Component;
 
 use super::codes::Codes;
@@ -84,6 +85,17 @@ pub(super) struct Candidate {
     pub(super) cached: bool,
     /// An operator wants it back.
     pub(super) recalled: bool,
+    /// What is made of it at the moment; it ends with the candidate.
+    pub(super) making: Option<Making>,
+}
+
+/// A job that ends when this is dropped: nobody waits for it any more.
+pub(super) struct Making(pub(super) AbortHandle);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Candidate {
@@ -98,6 +110,7 @@ impl Candidate {
             took_over: TookOver::default(),
             cached: false,
             recalled: false,
+            making: None,
         }
     }
 }

@@ -369,6 +369,36 @@ async fn who_waits_for_a_long_call_is_told_whose_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_wrote_ahead_and_hung_up_leave_their_room_to_others() {
+    let mut plan = Plan::new().connector("line", &connector(""));
+    plan.settings.connectors[0].succession.probation = moorline_core::swap::probation::Terms {
+        duration: PATIENCE * 100,
+        ..terms()
+    };
+    let mut desk = desk(plan).await;
+    desk.gateway.concluded().await;
+    desk.gateway.replace("line", &connector("second"));
+    let mut order = serde_json::to_vec(&swap("line", false, true)).unwrap();
+    order.extend(b"\n ");
+    let crowd: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = UnixStream::connect(admin::socket(&desk.state_dir)).unwrap();
+            client.write_all(&order).unwrap();
+            client
+        })
+        .collect();
+    drop(crowd);
+    let heard = async {
+        while !matches!(desk.ask(Request::List).await, Answer::Plugins { .. }) {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Long before their orders end.
+    timeout(PATIENCE / 2, heard).await.unwrap();
+    desk.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_outlives_its_wait() {
     let mut plan = Plan::new().connector("line", &connector(""));
     plan.settings.connectors[0].succession.probation = moorline_core::swap::probation::Terms {
