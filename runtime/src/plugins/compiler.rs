@@ -54,7 +54,7 @@ const WALL_TIMES: u32 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Bytes of what a child says that are read.
 const SAID_BYTES_MAX: u64 = 64 * 1024;
-/// Bytes of code for each byte of a component, and for any. What is read is bounded; the shipped plugins take a tenth.
+/// Bytes of code for each byte of a component, and for any. What is read is bounded; in Python it is twice the component.
 const CODE_BYTES: u64 = 16 * MIB;
 const CODE_BYTES_PER_BYTE: u64 = 64;
 

@@ -185,3 +185,31 @@ pub(super) fn served(instances: &[InstanceHandle], generation: Generation) -> Se
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use moorline_core::swap::{Digest, Generation};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_made_of_a_candidate_ends_with_it() {
+        let (held, dropped) = oneshot::channel::<()>();
+        let job = tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        let build = Build {
+            generation: Generation(2),
+            digest: Digest([0; 32]),
+        };
+        let mut candidate = Candidate::new(build, nobody(), Instant::from_start(Duration::ZERO));
+        candidate.making = Some(Making(job.abort_handle()));
+        drop(candidate);
+        let dropped = tokio::time::timeout(Duration::from_secs(30), dropped).await;
+        assert!(matches!(dropped, Ok(Err(_))), "it is still made");
+    }
+}
