@@ -126,7 +126,8 @@ fn code_bytes(component: &[u8]) -> u64 {
             code_bytes += u64::from(size);
         }
     }
-    code_bytes
+    // A section says itself how large it is.
+    code_bytes.min(component.len() as u64)
 }
 
 /// Compiles, here or in a child, which is given up when nobody `waits` for it any more.
@@ -369,6 +370,23 @@ mod tests {
         assert!(large.detail.contains("more than 332 MiB"), "{large}");
         assert_eq!(ended(Signal::KILL.as_raw(), "").reason, Reason::Host);
         assert_eq!(ended(101 << 8, "panicked").reason, Reason::Host);
+    }
+
+    #[test]
+    fn a_component_has_as_much_code_as_it_holds_whatever_it_says_and_padding_is_none() {
+        let header = b"\0asm\x01\0\0\0";
+        // A code section that claims to go on for 4 GiB, with one function.
+        let lying = [header.as_slice(), b"\x0a\xff\xff\xff\xff\x0f\x01"].concat();
+        assert!(code_bytes(&lying) <= lying.len() as u64);
+        // A custom section of 100 bytes without a name, and a function that does nothing.
+        let padded = [
+            header.as_slice(),
+            b"\0\x64",
+            &[0; 100],
+            b"\x0a\x04\x01\x02\0\x0b",
+        ]
+        .concat();
+        assert_eq!(code_bytes(&padded), 4);
     }
 
     #[test]
