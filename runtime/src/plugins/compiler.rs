@@ -378,15 +378,17 @@ mod tests {
         // A code section that claims to go on for 4 GiB, with one function.
         let lying = [header.as_slice(), b"\x0a\xff\xff\xff\xff\x0f\x01"].concat();
         assert!(code_bytes(&lying) <= lying.len() as u64);
-        // A custom section of 100 bytes without a name, and a function that does nothing.
+        // A custom section of 100 bytes, and a function that does nothing: its type, that it has it, its code.
         let padded = [
             header.as_slice(),
             b"\0\x64",
             &[0; 100],
+            b"\x01\x04\x01\x60\0\0",
+            b"\x03\x02\x01\0",
             b"\x0a\x04\x01\x02\0\x0b",
         ]
         .concat();
-        assert_eq!(code_bytes(&padded), 4);
+        assert_eq!(code_bytes(&padded), 3, "and not how many there are");
     }
 
     #[test]
