@@ -198,6 +198,11 @@ async fn a_policy_lives_by_its_configuration_and_one_that_refuses_it_never_serve
         .simulated("sim", simulated.path(), None);
     let mut running = rig.gateway(&configuration);
     running.flows().await;
+    running
+        .wait("the policy serves", DEADLINE, |now| {
+            now.now.policy.plugin == "maintenance-window"
+        })
+        .await;
     // It takes no configuration.
     running.expect_error(Provoked::CandidateRefused);
     policy.put(Guest::TAKEOVER_GUARD);
