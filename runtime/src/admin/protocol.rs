@@ -223,7 +223,7 @@ pub fn entries(status: &PluginsStatus, now: Instant) -> Vec<PluginEntry> {
         if trapped + stalled > 0 {
             let asked = policy.answered + trapped + stalled;
             entry.error = Some(format!(
-                "of {asked} questions {trapped} ended in a trap and {stalled} took too long: the built-in policy decided those"
+                "of {asked} questions since the start {trapped} ended in a trap and {stalled} took too long: the built-in policy decided those"
             ));
         }
         entry

@@ -95,21 +95,19 @@ impl Bounds {
         }
     }
 
-    /// From now on they hold for this process.
+    /// From now on they hold for this process, which runs nothing that would raise them again. At the end of the processor time
+    /// comes a signal that says so.
     fn hold(self) -> io::Result<()> {
-        let bound = |resource, soft, hard: u64| {
-            let given = getrlimit(resource).maximum;
-            let hard = given.map_or(hard, |given| hard.min(given));
+        let bound = |resource, most| {
             let limit = Rlimit {
-                current: Some(soft),
-                maximum: Some(hard),
+                current: Some(most),
+                ..getrlimit(resource)
             };
             setrlimit(resource, limit)
         };
-        bound(Resource::As, self.memory_bytes, self.memory_bytes)?;
-        // At the soft one comes a signal that says which bound it was.
-        bound(Resource::Cpu, self.cpu_s, self.cpu_s + 1)?;
-        bound(Resource::Core, 0, 0)?;
+        bound(Resource::As, self.memory_bytes)?;
+        bound(Resource::Cpu, self.cpu_s)?;
+        bound(Resource::Core, 0)?;
         Ok(())
     }
 

@@ -11,8 +11,8 @@
 //!
 //! Invariants: at most one generation is active, and once one is, exactly one; the active one is not touched before
 //! `Cutover`; a build that failed is not tried again until the file holds something else, or, where it failed for want of
-//! trust, until its signature changes; one that this host could not compile has not failed, and is tried again after a while; a new file seen while a
-//! candidate is being prepared replaces the candidate, and one seen during `Cutover` waits for its end.
+//! trust, until its signature changes; one that this host could not compile has not failed, and is tried again after a while; a
+//! new file seen while a candidate is being prepared replaces the candidate, and one seen during `Cutover` waits for its end.
 //!
 //! `Draining` is the probation ([`probation`]): the new generation serves, the old one is kept together with the bytes it
 //! handed over. It does not hold up the next swap: a cut-over ends the probation of the generation it replaces.
