@@ -153,12 +153,21 @@ impl Rig {
         let accepted = history.now.spool.accepted_readings;
         let totals = self.audit.totals();
         let arrived = || (totals.borrow().delivered >= accepted).then_some(());
-        eventually(
-            &format!("all {accepted} accepted readings arrive"),
-            READY,
-            arrived,
-        )
-        .await;
+        if crate::within(READY, arrived).await.is_none() {
+            let unusual: Vec<_> = history
+                .swaps()
+                .filter(|swap| swap.outcome != "swapped" || swap.new_sessions != 0)
+                .collect();
+            panic!(
+                "not within {READY:?}: all {accepted} accepted readings arrive: {:?}\nspool: {:?}\nconnectors: {:?}\n\
+                 disconnects: {:?}\nswaps that did not go smoothly: {unusual:?}\nthe log ends:\n{}",
+                self.audit.balance().await,
+                history.now.spool,
+                history.now.connectors,
+                history.disconnects().collect::<Vec<_>>(),
+                running.log_tail()
+            );
+        }
         assert_eq!(
             totals.borrow().malformed,
             0,
