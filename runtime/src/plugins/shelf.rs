@@ -22,7 +22,7 @@ use thiserror::Error;
 use super::cache::digest_of;
 use super::world::COMPONENT_BYTES_MAX;
 use crate::bounded_file::{self, ReadError};
-use crate::trust::{SIGNATURE_FILE_BYTES_MAX, signature_path};
+use crate::trust::{SIGNATURE_FILE_BYTES_MAX, kept_beside, signature_path};
 
 /// Of a component that comes without a file to follow.
 const USUAL_MODE: u32 = 0o644;
@@ -101,7 +101,13 @@ impl Shelf {
 
     /// Where the last build that proved itself is kept.
     pub(crate) fn before(&self) -> PathBuf {
-        before(&self.0)
+        kept_beside(&self.0)
+    }
+
+    /// Whether `proved` is kept beside the place, in which something else lies.
+    pub(crate) fn keeps(&self, proved: Digest) -> bool {
+        let is_kept = digest(&self.before()) == Some(proved);
+        is_kept && self.digest().is_some_and(|lies| lies != proved)
     }
 
     /// What lies in the place.
@@ -182,13 +188,13 @@ impl Shelf {
             }
             Err(error) => return Err(error),
         }
-        if !moved(&before(&signature), &signature)? {
+        if !moved(&kept_beside(&signature), &signature)? {
             // What is kept had none.
             remove(&signature)?;
         }
         if aside {
             moved(&beside(&self.0, ".aside"), &self.before())?;
-            moved(&beside(&signature, ".aside"), &before(&signature))?;
+            moved(&beside(&signature, ".aside"), &kept_beside(&signature))?;
         }
         Ok(TakenBack::Back(kept))
     }
@@ -196,9 +202,9 @@ impl Shelf {
     /// Keeps what lies in the place, with its signature.
     fn keep(&self) -> io::Result<()> {
         let signature = signature_path(&self.0);
-        remove(&before(&signature))?;
+        remove(&kept_beside(&signature))?;
         link(&self.0, &self.before())?;
-        link(&signature, &before(&signature))
+        link(&signature, &kept_beside(&signature))
     }
 
     /// One process after the other: all give their drafts the same name. The lock ends with the file, whose directory it is of;
@@ -286,10 +292,6 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
     file.with_file_name(name)
 }
 
-fn before(file: &Path) -> PathBuf {
-    beside(file, ".before")
-}
-
 /// A second name for `file`, if it is there, in the place of what had that name.
 fn link(file: &Path, name: &Path) -> io::Result<()> {
     remove(name)?;
@@ -356,7 +358,7 @@ mod tests {
 
         fn keeps(&self) -> Option<(String, Option<String>)> {
             let kept = self.shelf.before();
-            let signature = before(&signature_path(&self.shelf.0));
+            let signature = kept_beside(&signature_path(&self.shelf.0));
             let component = std::fs::read_to_string(kept).ok()?;
             Some((component, std::fs::read_to_string(signature).ok()))
         }

@@ -31,7 +31,7 @@ use super::status::{PluginsStatus, SwapRecord};
 use crate::clock::Clock;
 use crate::trust::Ledger;
 pub(crate) use jobs::read;
-use jobs::{Done, Guests, Linked, Product, Workshop};
+use jobs::{Done, Guests, Linked, Product, Source, Workshop};
 use slot::{Candidate, Making, Stock, nobody, served};
 pub(crate) use slot::{InstanceHandle, Slot, Target};
 
@@ -102,7 +102,7 @@ pub(crate) async fn run(
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for slot in 0..running.swapper.slots.len() {
-        running.input(slot, Input::Start);
+        running.start(slot);
     }
     loop {
         let timeout = running.next_timeout();
@@ -177,6 +177,16 @@ impl Running {
         let slots = self.swapper.slots.iter();
         let mut same_kind = slots.filter(|slot| slot.target.kind() == kind);
         same_kind.find_map(|slot| slot.codes.of(digest))
+    }
+
+    fn start(&mut self, slot: usize) {
+        let Some(found) = self.swapper.slots.get(slot) else {
+            return;
+        };
+        match self.swapper.ledger.proved(&found.place) {
+            Some(proved) => spawn(&self.done, jobs::begin(slot, found.path.clone(), proved)),
+            None => self.input(slot, Input::Start(None)),
+        }
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -290,13 +300,14 @@ impl Running {
             Output::Probe { probe } => {
                 spawn(&self.done, jobs::probe(slot, probe, found.path.clone()))
             }
-            Output::Compile(build) => self.compile(slot, build),
+            Output::Compile(build) => self.compile(slot, build, false),
+            Output::CompileKept(build) => self.compile(slot, build, true),
             Output::Recall(build) => {
                 let mut candidate = Candidate::new(build, found.card_before.clone(), now);
                 candidate.code = found.codes.of(build.digest);
                 candidate.cached = true;
                 candidate.origin = found.origin_before.clone();
-                candidate.recalled = true;
+                candidate.welcome_back = true;
                 let recalled = candidate.code.clone();
                 let result = match recalled {
                     Some(component) => {
@@ -334,7 +345,7 @@ impl Running {
         }
     }
 
-    fn compile(&mut self, slot: usize, build: Build) {
+    fn compile(&mut self, slot: usize, build: Build, kept: bool) {
         let now = self.swapper.clock.now();
         let Some(found) = self.swapper.slots.get(slot) else {
             return;
@@ -345,10 +356,15 @@ impl Running {
             trust: self.swapper.trust.clone(),
             component: found.name.clone(),
         };
-        let (kind, path) = (found.target.kind(), found.path.clone());
+        let kind = found.target.kind();
+        let source = Source {
+            place: found.path.clone(),
+            kept,
+        };
         let shared = self.code_of_another(kind, build.digest);
-        let job = jobs::compile(slot, build, workshop, kind, path, shared);
+        let job = jobs::compile(slot, build, workshop, kind, source, shared);
         let mut candidate = Candidate::new(build, nobody(), now);
+        candidate.welcome_back = kept;
         candidate.making = Some(Making(begin(&self.done, job)));
         if let Some(found) = self.swapper.slots.get_mut(slot) {
             found.candidate = Some(candidate);
@@ -389,9 +405,8 @@ impl Running {
         let engine = self.swapper.engines.of(found.target.kind()).clone();
         let gate = self.swapper.ledger.gate(&found.place, &self.swapper.trust);
         let candidate = found.candidate.as_ref();
-        // The order to bring it back is the word that an older version needs.
         let gate = match candidate {
-            Some(candidate) if candidate.recalled => gate.open_to_older(),
+            Some(candidate) if candidate.welcome_back => gate.open_to_older(),
             Some(_) | None => gate,
         };
         let origin = candidate.map(|candidate| candidate.origin.clone());

@@ -1,7 +1,9 @@
-//! What served last in each place, across restarts, and an operator's word that an older version may come.
+//! What served last in each place and what has proved itself there, across restarts, and an operator's word that an older version
+//! may come.
 //!
 //! ```text
 //!  STATE_DIR/served.json                      {"connector-modbus":{"modbus-tcp":"0.2.0"},"policy":{"full-jitter":"0.1.0"}}
+//!  STATE_DIR/proved.json                      {"connector-modbus":"5df6e0e2…"}: SHA-256 of the component
 //!  STATE_DIR/allow-downgrade/connector-modbus  empty; gone once another version serves
 //! ```
 //!
@@ -15,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_core::swap::Failure;
+use moorline_core::swap::{Digest, Failure};
 use moorline_core::trust::{Origin, Served, Settings};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::bounded_file::{self, ReadError};
@@ -24,6 +27,7 @@ use crate::plugins::Kind;
 use crate::plugins::write_private;
 
 const SERVED: &str = "served.json";
+const PROVED: &str = "proved.json";
 const PERMITS: &str = "allow-downgrade";
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// What the disk refused is tried again after this long.
@@ -65,13 +69,37 @@ fn prepare(state_dir: &Path) -> io::Result<()> {
         .create(state_dir.join(PERMITS))
 }
 
-type Places = BTreeMap<String, Served>;
+/// By place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Records {
+    served: BTreeMap<String, Served>,
+    /// In hexadecimal.
+    proved: BTreeMap<String, String>,
+}
 
-/// What served last, everywhere.
+impl Records {
+    /// What cannot be read is told to `unknown`, and taken for empty.
+    fn read(state_dir: &Path, unknown: impl Fn(&Path, &str)) -> Self {
+        let tell = |path: &Path, why: String| unknown(path, &why);
+        let (served, proved) = (state_dir.join(SERVED), state_dir.join(PROVED));
+        Self {
+            served: read(&served).unwrap_or_else(|why| {
+                tell(&served, why);
+                BTreeMap::new()
+            }),
+            proved: read(&proved).unwrap_or_else(|why| {
+                tell(&proved, why);
+                BTreeMap::new()
+            }),
+        }
+    }
+}
+
+/// What served last, and what has proved itself, everywhere.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     state_dir: Arc<Path>,
-    places: watch::Sender<Places>,
+    records: watch::Sender<Records>,
 }
 
 impl Ledger {
@@ -81,14 +109,12 @@ impl Ledger {
         if let Err(error) = prepare(state_dir) {
             tracing::warn!(directory = %state_dir.display(), %error, "no permission to downgrade can be given");
         }
-        let places = read(&state_dir.join(SERVED)).unwrap_or_else(|why| {
-            let path = state_dir.join(SERVED);
-            tracing::error!(path = %path.display(), "which versions served last is not known, and downgrades are not noticed: {why}");
-            Places::new()
+        let records = Records::read(state_dir, |path, why| {
+            tracing::error!(path = %path.display(), "what served before this start is not known, and neither is a downgrade noticed nor a build put on probation that was: {why}");
         });
         Self {
             state_dir: state_dir.into(),
-            places: watch::channel(places).0,
+            records: watch::channel(records).0,
         }
     }
 
@@ -96,27 +122,44 @@ impl Ledger {
     pub(crate) fn peek(state_dir: &Path) -> Self {
         Self {
             state_dir: state_dir.into(),
-            places: watch::channel(read(&state_dir.join(SERVED)).unwrap_or_default()).0,
+            records: watch::channel(Records::read(state_dir, |_path, _why| ())).0,
         }
     }
 
     /// What served last in `place`.
     pub(crate) fn served(&self, place: &Place) -> Served {
-        self.places
-            .borrow()
-            .get(&place.0)
-            .cloned()
-            .unwrap_or_default()
+        let records = self.records.borrow();
+        records.served.get(&place.0).cloned().unwrap_or_default()
+    }
+
+    /// The build that proved itself last in `place`.
+    pub(crate) fn proved(&self, place: &Place) -> Option<Digest> {
+        let records = self.records.borrow();
+        Digest::from_hex(records.proved.get(&place.0)?)
     }
 
     /// `version` of `name` serves in `place` now.
     pub(crate) fn note(&self, place: &Place, name: &str, version: &str) {
-        self.places.send_if_modified(|places| {
-            let room = places.len() < PLACES_MAX || places.contains_key(&place.0);
-            room && places
-                .entry(place.0.clone())
-                .or_default()
-                .note(name, version)
+        self.records.send_if_modified(|records| {
+            has_room(&records.served, place)
+                && records
+                    .served
+                    .entry(place.0.clone())
+                    .or_default()
+                    .note(name, version)
+        });
+    }
+
+    /// `build` has proved itself in `place`.
+    pub(crate) fn note_proved(&self, place: &Place, build: Digest) {
+        self.records.send_if_modified(|records| {
+            let hex = build.hex();
+            let is_news = records.proved.get(&place.0) != Some(&hex);
+            let noted = is_news && has_room(&records.proved, place);
+            if noted {
+                records.proved.insert(place.0.clone(), hex);
+            }
+            noted
         });
     }
 
@@ -131,36 +174,40 @@ impl Ledger {
 
     /// Who writes down what changes from now on.
     pub(crate) fn keeper(&self) -> Keeper {
-        let places = self.places.subscribe();
-        let written = places.borrow().clone();
+        let records = self.records.subscribe();
+        let written = records.borrow().clone();
         Keeper {
             state_dir: self.state_dir.clone(),
             written,
             is_behind: false,
-            places,
+            records,
         }
     }
 }
 
-fn read(path: &Path) -> Result<Places, String> {
+fn has_room<T>(known: &BTreeMap<String, T>, place: &Place) -> bool {
+    known.len() < PLACES_MAX || known.contains_key(&place.0)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<BTreeMap<String, T>, String> {
     let text = match bounded_file::read_text(path, FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Places::new());
+            return Ok(BTreeMap::new());
         }
         Err(error) => return Err(error.to_string()),
     };
     serde_json::from_str(&text).map_err(|error| error.to_string())
 }
 
-/// Writes down what served last.
+/// Writes the records down.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     state_dir: Arc<Path>,
-    written: Places,
+    written: Records,
     /// The disk has refused what is not written.
     is_behind: bool,
-    places: watch::Receiver<Places>,
+    records: watch::Receiver<Records>,
 }
 
 impl Keeper {
@@ -168,16 +215,14 @@ impl Keeper {
     pub(crate) async fn run(mut self) {
         loop {
             let gone = tokio::select! {
-                changed = self.places.changed() => changed.is_err(),
+                changed = self.records.changed() => changed.is_err(),
                 () = tokio::time::sleep(RETRY), if self.is_behind => false,
             };
-            let now = self.places.borrow_and_update().clone();
-            if now != self.written {
-                let written = self.write(&now).await;
-                self.note(&written);
-                if written.is_ok() {
-                    self.written = now;
-                }
+            let now = self.records.borrow_and_update().clone();
+            let written = self.write(&now).await;
+            self.note(&written);
+            if written.is_ok() {
+                self.written = now;
             }
             if gone {
                 return;
@@ -193,33 +238,47 @@ impl Keeper {
             std::mem::replace(&mut self.is_behind, written.is_err()),
         ) {
             (Err(error), false) => {
-                tracing::warn!(%directory, %error, "which versions served last is not kept; it is tried again until it is");
+                tracing::warn!(%directory, %error, "what serves and what has proved itself is not kept; it is tried again until it is");
             }
             (Ok(()), true) => {
-                tracing::info!(%directory, "which versions served last is kept again")
+                tracing::info!(%directory, "what serves and what has proved itself is kept again")
             }
             (Err(_), true) | (Ok(()), false) => {}
         }
     }
 
-    async fn write(&self, now: &Places) -> io::Result<()> {
+    async fn write(&self, now: &Records) -> io::Result<()> {
         let changed = |(place, served): &(&String, &Served)| {
-            self.written.get(place.as_str()) != Some(*served)
+            self.written.served.get(place.as_str()) != Some(*served)
         };
         let spent: Vec<_> = now
+            .served
             .iter()
             .filter(changed)
             .map(|(place, _)| Place(place.clone()))
             .collect();
-        let (directory, text) = (self.state_dir.clone(), serde_json::json!(now).to_string());
-        let kept = tokio::task::spawn_blocking(move || write(&directory, &text, &spent)).await;
-        kept.unwrap_or_else(|error| Err(io::Error::other(error)))
+        let served = (now.served != self.written.served).then(|| serde_json::json!(now.served));
+        let proved = (now.proved != self.written.proved).then(|| serde_json::json!(now.proved));
+        let directory = self.state_dir.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            write(&directory.join(PROVED), proved)?;
+            write(&directory.join(SERVED), served)?;
+            spend(&directory, &spent)
+        });
+        kept.await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+}
+
+fn write(path: &Path, records: Option<serde_json::Value>) -> io::Result<()> {
+    match records {
+        Some(records) => write_private(path, &[records.to_string().as_bytes()]),
+        None => Ok(()),
     }
 }
 
 /// A permission is spent when what it was for is written down.
-fn write(state_dir: &Path, text: &str, spent: &[Place]) -> io::Result<()> {
-    write_private(&state_dir.join(SERVED), &[text.as_bytes()])?;
+fn spend(state_dir: &Path, spent: &[Place]) -> io::Result<()> {
     for place in spent {
         match std::fs::remove_file(place.permit(state_dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -334,6 +393,38 @@ mod tests {
         assert_eq!(served.version_of("press"), Some("1.2.0"));
         drop(ledger);
         keeper.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_has_proved_itself_is_known_after_a_restart_and_taken_for_unknown_when_it_is_damaged()
+     {
+        let directory = tempfile::tempdir().unwrap();
+        let (line, other) = (
+            Place::of(Kind::Connector, "line"),
+            Place::of(Kind::Connector, "other"),
+        );
+        let ledger = Ledger::open(directory.path());
+        let keeper = tokio::spawn(ledger.keeper().run());
+        for build in [7, 8] {
+            ledger.note_proved(&line, Digest([build; 32]));
+        }
+        drop(ledger);
+        keeper.await.unwrap();
+        let ledger = Ledger::open(directory.path());
+        assert_eq!(ledger.proved(&line), Some(Digest([8; 32])));
+        assert_eq!(ledger.proved(&other), None);
+        for damage in [
+            "[]",
+            "{\"connector-line\":7}",
+            "{\"connector-line\":\"0x0808\"}",
+        ] {
+            std::fs::write(directory.path().join(PROVED), damage).unwrap();
+            assert_eq!(
+                Ledger::open(directory.path()).proved(&line),
+                None,
+                "{damage}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ pub(crate) const SIGNATURE_FILE_BYTES_MAX: u64 = 16 * 1024;
 
 /// What a signature's file is called after its component's.
 const SUFFIX: &str = ".minisig";
+const KEPT_SUFFIX: &str = ".before";
 
 /// Where the signature of `component` lies: beside it, under the name it was asked for by.
 pub(crate) fn signature_path(component: &Path) -> PathBuf {
@@ -33,10 +34,25 @@ pub(crate) fn signature_path(component: &Path) -> PathBuf {
     path.into()
 }
 
-/// Finds out where `bytes`, which lie at `component`, come from. Reads the signature; blocks.
+/// Where the signature lies of the build that is kept beside `component`.
+pub(crate) fn kept_signature_path(component: &Path) -> PathBuf {
+    kept_beside(&signature_path(component))
+}
+
+/// The name under which `file` is kept while another has its place.
+pub(crate) fn kept_beside(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(KEPT_SUFFIX);
+    path.into()
+}
+
+/// Finds out where `bytes`, which lie at `component` or are kept beside it, come from. Reads the signatures; blocks.
+///
+/// Component and signature get to their places one after the other. Of whom is killed in between the fitting signature lies under
+/// the other name, and is as good there.
 ///
 /// # Errors
-/// When the policy refuses them.
+/// When the policy refuses them, with what is wrong with the signature under its usual name.
 pub(crate) fn examine(
     bytes: &[u8],
     digest: Digest,
@@ -46,7 +62,11 @@ pub(crate) fn examine(
     if settings.policy == Policy::Off {
         return Ok(Origin::Unchecked);
     }
-    settings.admit(signer(bytes, digest, component, settings))
+    let usual = signature_path(component);
+    let signer = signer_by(bytes, digest, &usual, settings).or_else(|failure| {
+        signer_by(bytes, digest, &kept_signature_path(component), settings).map_err(|_| failure)
+    });
+    settings.admit(signer)
 }
 
 /// Who has signed `bytes`, by the keys of `settings`, whatever their policy. Reads the signature; blocks.
@@ -59,7 +79,16 @@ pub(crate) fn signer(
     component: &Path,
     settings: &Settings,
 ) -> Result<Signer, Failure> {
-    let signature = read(component)?;
+    signer_by(bytes, digest, &signature_path(component), settings)
+}
+
+fn signer_by(
+    bytes: &[u8],
+    digest: Digest,
+    signature: &Path,
+    settings: &Settings,
+) -> Result<Signer, Failure> {
+    let signature = read(signature)?;
     let keys = settings.keys_of(signature.key)?;
     let fits = keys
         .iter()
@@ -80,13 +109,12 @@ pub(crate) fn signer(
     Ok(signer)
 }
 
-/// Reads the signature of `component`, of which nothing is checked but its form. Blocks.
+/// Reads the signature that lies at `path`, of which nothing is checked but its form. Blocks.
 ///
 /// # Errors
 /// When there is none, or it is none.
-pub(crate) fn read(component: &Path) -> Result<Signature, Failure> {
-    let path = signature_path(component);
-    let text = bounded_file::read_text(&path, SIGNATURE_FILE_BYTES_MAX).map_err(|error| {
+fn read(path: &Path) -> Result<Signature, Failure> {
+    let text = bounded_file::read_text(path, SIGNATURE_FILE_BYTES_MAX).map_err(|error| {
         let missing =
             matches!(&error, ReadError::Io(io) if io.kind() == std::io::ErrorKind::NotFound);
         if missing {
@@ -193,6 +221,26 @@ mod tests {
             assert_eq!(&*signer.name, key, "{signature}");
             assert!(signer.trusted_comment.contains("file:hello"), "{signer:?}");
         }
+    }
+
+    #[test]
+    fn a_signature_under_the_name_of_the_kept_one_is_as_good() {
+        let signed = Signed::with("hello.minisig");
+        let digest = digest_of(&signed.bytes);
+        let examined =
+            |keys: &[&str]| examine(&signed.bytes, digest, &signed.path(), &trusting(keys));
+        std::fs::rename(
+            signature_path(&signed.path()),
+            kept_signature_path(&signed.path()),
+        )
+        .unwrap();
+        assert!(matches!(examined(&["plain.pub"]), Ok(Origin::Signed(_))));
+        // Who asks about one file means the signature beside it.
+        let strict = signed.signer(&["plain.pub"]);
+        assert_fails(strict, Reason::Unsigned, "hello.minisig");
+        // What is wrong is said of the usual name.
+        let failure = examined(&["sealed.pub"]).unwrap_err();
+        assert_eq!(failure.reason, Reason::Unsigned, "{failure}");
     }
 
     #[test]

@@ -17,6 +17,9 @@
 //! `Draining` is the probation ([`probation`]): the new generation serves, the old one is kept together with the bytes it
 //! handed over. It does not hold up the next swap: a cut-over ends the probation of the generation it replaces.
 //!
+//! A process that ended during a probation begins with the build before, as long as that is kept, and puts the file's on probation
+//! again: the first candidate that nobody has seen fail is not taken for a good one.
+//!
 //! An operator may take a generation back. On probation that is a roll-back; later the build before is made a candidate of
 //! its own, under a new number, and the file's build is shunned until the file changes.
 
@@ -67,6 +70,16 @@ enum Stage {
     },
 }
 
+/// Where the candidate under way comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    File,
+    /// What had proved itself before the process began. What is in the file comes after it.
+    Kept,
+    /// `previous`, brought back by an operator.
+    Previous,
+}
+
 /// What the look before this one saw.
 #[derive(Clone, Copy, Debug)]
 enum Seen {
@@ -88,8 +101,7 @@ pub struct Swap {
     pace: Pace,
     /// The generation before the active one, whose code can be had again.
     previous: Option<Build>,
-    /// The candidate under way is `previous`, brought back.
-    recalling: bool,
+    source: Source,
     quarantined: Option<Digest>,
     /// It failed for want of trust alone, which can change while the build stays as it is.
     distrusted: bool,
@@ -102,6 +114,8 @@ pub struct Swap {
     look_at: Option<Instant>,
     /// Builds in a row that this host could not compile.
     uncompiled: u32,
+    /// Looks in a row that saw other bytes than the one before.
+    unsettled: u32,
     generations: u64,
     probes: u64,
     outputs: VecDeque<Output>,
@@ -118,13 +132,14 @@ impl Swap {
             probation: None,
             pace: Pace::default(),
             previous: None,
-            recalling: false,
+            source: Source::File,
             quarantined: None,
             distrusted: false,
             put_back: None,
             look_again: false,
             look_at: None,
             uncompiled: 0,
+            unsettled: 0,
             generations: 0,
             probes: 0,
             outputs: VecDeque::new(),
@@ -199,7 +214,7 @@ impl Swap {
     /// Takes an input. Answers of jobs that were given up meanwhile are ignored.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Start => self.probe(Seen::Anything),
+            Input::Start(kept) => self.on_start(kept),
             Input::FileChanged => self.on_file_changed(now),
             Input::Ordered => {
                 self.put_back = None;

@@ -20,6 +20,18 @@ impl Digest {
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// From what [`Digest::hex`] makes of it; none if it is anything else.
+    #[must_use]
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let mut digest = Self([0; 32]);
+        let mut digits = hex.bytes().map(|digit| char::from(digit).to_digit(16));
+        for byte in &mut digest.0 {
+            let (high, low) = (digits.next()??, digits.next()??);
+            *byte = u8::try_from(high << 4 | low).ok()?;
+        }
+        digits.next().is_none().then_some(digest)
+    }
 }
 
 impl fmt::Display for Digest {
@@ -290,8 +302,10 @@ pub enum NoFile {
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Load what is there, without waiting for it to settle. Once, first.
-    Start,
+    /// Load what is there, without waiting for it to settle. Once; of no effect when something is under way already. Where the file holds a build that had not proved itself
+    /// when the process before ended, the one that had, and is kept beside it, is named: it is loaded, and the file's takes over on
+    /// probation.
+    Start(Option<Digest>),
     /// The file changed, appeared or vanished.
     FileChanged,
     /// An operator wants what is in the file.
@@ -342,6 +356,8 @@ pub enum Output {
     Recall(Build),
     /// Read and compile the file. If it no longer holds this digest, answer with [`Reason::Unreadable`].
     Compile(Build),
+    /// The same with the build that is kept beside the file.
+    CompileKept(Build),
     /// Compare it with the world.
     Check(Build),
     /// Instantiate it beside the active generation.

@@ -6,7 +6,8 @@ use crate::time::Instant;
 
 use super::probation::{Pace, Probation, Served};
 use super::{
-    Build, Digest, Failure, Generation, NoFile, Output, Reason, Report, Seen, Stage, Step, Swap,
+    Build, Digest, Failure, Generation, NoFile, Output, Reason, Report, Seen, Source, Stage, Step,
+    Swap,
 };
 
 /// After this long a file that could not be read is tried again: nobody may tell that it can be now.
@@ -17,7 +18,34 @@ const READ_AGAIN: Duration = Duration::from_secs(5);
 const COMPILE_AGAIN: Duration = Duration::from_secs(5);
 const COMPILE_AGAIN_MAX: Duration = Duration::from_secs(600);
 
+/// A file that never holds still is looked at more and more rarely, up to this: each look reads all of it.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
 impl Swap {
+    /// To find out what to begin with takes a while, in which the file may change.
+    pub(super) fn on_start(&mut self, kept: Option<Digest>) {
+        match (&self.stage, kept) {
+            (Stage::Idle, None) => self.probe(Seen::Anything),
+            (Stage::Idle | Stage::Settling { .. } | Stage::Probing { .. }, Some(kept)) => {
+                let candidate = self.number(kept);
+                self.source = Source::Kept;
+                self.look_again = true;
+                self.stage = Stage::Compiling(candidate);
+                self.outputs.push_back(Output::CompileKept(candidate));
+            }
+            (
+                Stage::Settling { .. }
+                | Stage::Probing { .. }
+                | Stage::Compiling(_)
+                | Stage::Checking(_)
+                | Stage::Warming { .. }
+                | Stage::Cutover { .. }
+                | Stage::RollingBack { .. },
+                _,
+            ) => {}
+        }
+    }
+
     pub(super) fn probe(&mut self, seen: Seen) {
         self.probes += 1;
         self.look_at = None;
@@ -30,8 +58,9 @@ impl Swap {
 
     fn settle(&mut self, now: Instant, seen: Option<Digest>) {
         self.look_again = false;
+        let wait = self.settings.settle * 2_u32.saturating_pow(self.unsettled);
         self.stage = Stage::Settling {
-            until: now + self.settings.settle,
+            until: now + wait.min(SETTLE_MAX.max(self.settings.settle)),
             seen,
         };
     }
@@ -46,10 +75,15 @@ impl Swap {
     pub(super) fn on_file_changed(&mut self, now: Instant) {
         match self.stage {
             Stage::Idle | Stage::Settling { .. } | Stage::Probing { .. } => self.settle(now, None),
+            Stage::Compiling(_) | Stage::Checking(_) | Stage::Warming { .. }
+                if self.source == Source::Kept =>
+            {
+                self.look_again = true;
+            }
             Stage::Compiling(candidate)
             | Stage::Checking(candidate)
             | Stage::Warming { candidate, .. } => {
-                self.recalling = false;
+                self.source = Source::File;
                 self.outputs.push_back(Output::Discard(candidate));
                 self.settle(now, None);
             }
@@ -85,6 +119,7 @@ impl Swap {
                     NoFile::Absent => None,
                     NoFile::Unreadable(_) => Some(now + READ_AGAIN),
                 };
+                self.unsettled = 0;
                 self.outputs.push_back(Output::Report(Report::Missing(why)));
                 return self.idle(now);
             }
@@ -95,8 +130,11 @@ impl Swap {
             Seen::Anything => true,
         };
         if !settled {
+            let differs = matches!(seen, Seen::Bytes(_));
+            self.unsettled = self.unsettled.saturating_add(differs.into());
             return self.settle(now, Some(digest));
         }
+        self.unsettled = 0;
         if let Some(active) = self.active.filter(|active| active.digest == digest) {
             (self.quarantined, self.put_back) = (None, None);
             self.outputs
@@ -141,7 +179,7 @@ impl Swap {
         };
         self.give_way();
         let candidate = self.number(previous.digest);
-        self.recalling = true;
+        self.source = Source::Previous;
         self.stage = Stage::Compiling(candidate);
         self.outputs.push_back(Output::Recall(candidate));
     }
@@ -153,7 +191,7 @@ impl Swap {
             | Stage::Checking(candidate)
             | Stage::Warming { candidate, .. } => {
                 self.outputs.push_back(Output::Discard(candidate));
-                self.look_again |= !std::mem::take(&mut self.recalling);
+                self.look_again |= self.take_source() == Source::File;
             }
             Stage::Settling { .. } | Stage::Probing { .. } => self.look_again = true,
             // A cut-over or a roll-back has ended the probation already.
@@ -212,12 +250,13 @@ impl Swap {
 
     /// The candidate never served. The active generation was not touched.
     pub(super) fn refuse(&mut self, now: Instant, candidate: Build, step: Step, failure: Failure) {
-        let recalled = std::mem::take(&mut self.recalling);
-        if failure.may_pass(step) {
+        if self.take_source() != Source::File {
+            // The file's turn comes anyway, or has been.
+        } else if failure.may_pass(step) {
             let wait = COMPILE_AGAIN * 2_u32.saturating_pow(self.uncompiled);
             self.uncompiled = self.uncompiled.saturating_add(1);
-            self.look_at = Some(now + wait.min(COMPILE_AGAIN_MAX)).filter(|_| !recalled);
-        } else if !recalled {
+            self.look_at = Some(now + wait.min(COMPILE_AGAIN_MAX));
+        } else {
             self.quarantined = Some(candidate.digest);
             self.distrusted = failure.reason.is_of_trust();
         }
@@ -239,15 +278,17 @@ impl Swap {
         match (result, self.active) {
             (Ok(()), None) => {
                 self.active = Some(candidate);
+                self.source = Source::File;
                 self.quarantined = None;
                 self.outputs
                     .push_back(Output::Report(Report::Loaded(candidate)));
                 self.idle(now);
             }
             (Ok(()), Some(old)) => {
+                let recalled = self.take_source() == Source::Previous;
                 self.active = Some(candidate);
                 // The file still holds what a recalled build replaces.
-                self.quarantined = std::mem::take(&mut self.recalling).then_some(old.digest);
+                self.quarantined = Some(old.digest).filter(|_| recalled);
                 self.distrusted = false;
                 let terms = self.settings.probation;
                 self.probation = Some(Probation::new(old, now, &self.pace, terms));
@@ -276,7 +317,7 @@ impl Swap {
             // Its code has made room for that of the generation that failed.
             self.previous = None;
         }
-        self.recalling = false;
+        self.source = Source::File;
         self.quarantined = Some(from.digest);
         self.distrusted = false;
         self.stage = Stage::RollingBack {
@@ -355,6 +396,11 @@ impl Swap {
                     .push_back(Output::Report(Report::Proved(active)));
             }
         }
+    }
+
+    /// Where the candidate came from whose way ends here.
+    fn take_source(&mut self) -> Source {
+        std::mem::replace(&mut self.source, Source::File)
     }
 
     fn retire(&mut self) {

@@ -7,6 +7,7 @@ use super::probation::{Served, Terms};
 use super::*;
 
 mod comparisons;
+mod starts;
 
 const SETTINGS: Settings = Settings {
     settle: Duration::from_millis(100),
@@ -102,7 +103,9 @@ impl Tracer {
     }
 
     fn first(&mut self) -> &mut Self {
-        self.input(0, Input::Start).probed(0, 1).prepared(1, 1);
+        self.input(0, Input::Start(None))
+            .probed(0, 1)
+            .prepared(1, 1);
         self.input(2, Input::CutOver(Generation(1), Ok(())));
         self.trace.clear();
         self
@@ -123,6 +126,7 @@ fn line(output: &Output) -> String {
     match output {
         Output::Probe { probe } => format!("probe {probe}"),
         Output::Compile(build) => format!("compile {build}"),
+        Output::CompileKept(build) => format!("compile {build}, which is kept"),
         Output::Recall(build) => format!("recall {build}"),
         Output::Check(build) => format!("check {build}"),
         Output::Warm(build) => format!("warm {build}"),
@@ -154,7 +158,10 @@ fn line(output: &Output) -> String {
 #[test]
 fn the_first_load_believes_its_first_look() {
     let mut tracer = Tracer::new();
-    tracer.input(0, Input::Start).probed(3, 1).prepared(20, 1);
+    tracer
+        .input(0, Input::Start(None))
+        .probed(3, 1)
+        .prepared(20, 1);
     tracer.input(21, Input::CutOver(Generation(1), Ok(())));
     tracer.expect(
         "+0.000s probe 1
@@ -212,13 +219,41 @@ fn a_half_written_file_settles_late() {
     tracer.first().input(1_000, Input::FileChanged);
     tracer.time(1_100).probed(1_100, 2);
     tracer.time(1_200).probed(1_200, 3);
-    tracer.time(1_300).probed(1_300, 3);
+    tracer.time(1_400).probed(1_400, 3);
     tracer.expect(
         "+1.100s probe 2
          +1.200s probe 3
-         +1.300s probe 4
-         +1.300s compile g2:030303030303",
+         +1.400s probe 4
+         +1.400s compile g2:030303030303",
     );
+}
+
+#[test]
+fn a_file_that_never_holds_still_is_looked_at_rarely() {
+    let mut tracer = Tracer::new();
+    tracer.first().input(0, Input::FileChanged);
+    let mut looks = 0;
+    let mut now = 0;
+    while now < 60_000 {
+        let (due, _why) = tracer.swap.poll_timeout().unwrap();
+        now = due.since_start().as_millis().try_into().unwrap();
+        // Whoever writes is heard of between the looks, too.
+        tracer
+            .time(now)
+            .probed(now, u8::try_from(looks % 200).unwrap());
+        looks += 1;
+    }
+    assert!((14..=18).contains(&looks), "{looks} looks in a minute");
+    // It is whole: the next file is waited for no longer than the first one was.
+    let (due, _why) = tracer.swap.poll_timeout().unwrap();
+    now = due.since_start().as_millis().try_into().unwrap();
+    tracer
+        .time(now)
+        .probed(now, u8::try_from((looks - 1) % 200).unwrap());
+    assert!(matches!(tracer.swap.state(), State::Compiling(_)));
+    tracer.trace.clear();
+    tracer.change_to(now, 250);
+    assert!(tracer.trace.contains("compile g3"), "{}", tracer.trace);
 }
 
 #[test]
@@ -472,7 +507,10 @@ fn a_build_that_the_host_could_not_compile_is_tried_again_later_and_later() {
 #[test]
 fn a_bad_first_file_leaves_nothing_active_and_is_replaced_by_a_good_one() {
     let mut tracer = Tracer::new();
-    tracer.input(0, Input::Start).probed(0, 9).prepared(1, 1);
+    tracer
+        .input(0, Input::Start(None))
+        .probed(0, 9)
+        .prepared(1, 1);
     tracer.input(2, Input::CutOver(Generation(1), Err(trap())));
     assert_eq!(tracer.swap.active(), None);
     tracer.change_to(100, 1).prepared(300, 2);
@@ -537,6 +575,10 @@ impl Witness {
                     "a number is reused"
                 );
                 assert_eq!(self.before, Some(build.digest), "brings back another");
+                self.last_generation = build.generation.0;
+            }
+            Output::CompileKept(build) => {
+                assert_eq!((self.serving, self.last_generation), (None, 0), "not first");
                 self.last_generation = build.generation.0;
             }
             Output::Compile(build) => {
@@ -618,11 +660,17 @@ fn answer(swap: &mut Swap, now: Instant, good: bool) {
 
 proptest! {
     #[test]
-    fn one_generation_serves_whatever_happens(steps in proptest::collection::vec(any_move(), 1..120)) {
+    fn one_generation_serves_whatever_happens(
+        kept in proptest::option::of(0..4_u8),
+        steps in proptest::collection::vec(any_move(), 1..120),
+    ) {
         let mut swap = Swap::new(SETTINGS);
         let mut witness = Witness::default();
         let mut now = Instant::ZERO;
-        swap.handle(now, Input::Start);
+        swap.handle(now, Input::Start(kept.map(digest)));
+        while let Some(output) = swap.poll_output() {
+            witness.see(&output);
+        }
         for step in steps {
             let before = swap.active();
             match step {

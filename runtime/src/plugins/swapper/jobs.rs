@@ -92,6 +92,23 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         .map_err(|error| Failure::new(Reason::Unreadable, format!("{}: {error}", path.display())))
 }
 
+/// What to begin with, where `proved` is known to have proved itself before this process began.
+pub(super) async fn begin(slot: usize, path: Arc<Path>, proved: Digest) -> Option<Done> {
+    let shelf = Shelf::new(&path);
+    let kept = match blocking(move || shelf.keeps(proved)).await {
+        Ok(true) => Some(proved),
+        // Who cannot look will not be able to load it, either.
+        Ok(false) | Err(_) => None,
+    };
+    if kept.is_some() {
+        tracing::info!(
+            path = %path.display(), %proved,
+            "the plugin's file holds a build that had not proved itself when the gateway ended; the one before it serves first, and the file's takes over on probation"
+        );
+    }
+    answer(slot, Input::Start(kept)).await
+}
+
 pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Done> {
     let looked = blocking(move || bounded_file::read(&path, COMPONENT_BYTES_MAX)).await;
     let digest = match looked {
@@ -166,15 +183,33 @@ pub(super) struct Workshop {
     pub(super) component: Arc<str>,
 }
 
+/// Where a component is read.
+pub(super) struct Source {
+    /// The place that the configuration names.
+    pub(super) place: Arc<Path>,
+    /// What is kept beside it, not what lies in it.
+    pub(super) kept: bool,
+}
+
+impl Source {
+    fn read(&self) -> Result<Vec<u8>, Failure> {
+        if self.kept {
+            read(&Shelf::new(&self.place).before())
+        } else {
+            read(&self.place)
+        }
+    }
+}
+
 pub(super) async fn compile(
     slot: usize,
     build: Build,
     workshop: Workshop,
     kind: Kind,
-    path: Arc<Path>,
+    source: Source,
     shared: Option<Component>,
 ) -> Option<Done> {
-    let (result, product) = match try_compile(slot, build, workshop, kind, path, shared).await {
+    let (result, product) = match try_compile(slot, build, workshop, kind, source, shared).await {
         Ok(product) => (Ok(()), product),
         Err(failure) => (Err(failure), Product::Nothing),
     };
@@ -192,7 +227,7 @@ async fn try_compile(
     build: Build,
     workshop: Workshop,
     kind: Kind,
-    path: Arc<Path>,
+    source: Source,
     shared: Option<Component>,
 ) -> Result<Product, Failure> {
     let Workshop {
@@ -206,7 +241,7 @@ async fn try_compile(
     let (bytes, cached, origin) = {
         let (engine, cache) = (engine.clone(), cache.clone());
         blocking(move || {
-            let bytes = read(&path)?;
+            let bytes = source.read()?;
             if digest_of(&bytes) != digest {
                 return Err(Failure::new(
                     Reason::Unreadable,
@@ -214,7 +249,7 @@ async fn try_compile(
                 ));
             }
             world::check_header(&bytes)?;
-            let origin = examine(&bytes, digest, &path, &trust)?;
+            let origin = examine(&bytes, digest, &source.place, &trust)?;
             let cached = shared.or_else(|| cache.load(&engine, digest));
             Ok((Arc::new(bytes), cached, origin))
         })

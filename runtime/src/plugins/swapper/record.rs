@@ -45,10 +45,12 @@ impl Running {
             Report::Proved(build) => {
                 tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
                 found.proved = Some(build.digest);
+                self.swapper.ledger.note_proved(&found.place, build.digest);
                 return found.waiting.proved(build);
             }
             Report::Loaded(to) => {
                 found.proved = Some(to.digest);
+                self.swapper.ledger.note_proved(&found.place, to.digest);
                 (None, to, SwapOutcome::Loaded)
             }
             Report::Swapped { from, to } => (Some(from), to, SwapOutcome::Swapped),

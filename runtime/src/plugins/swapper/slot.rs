@@ -83,8 +83,8 @@ pub(super) struct Candidate {
     pub(super) began: Instant,
     pub(super) took_over: TookOver,
     pub(super) cached: bool,
-    /// An operator wants it back.
-    pub(super) recalled: bool,
+    /// It served before, and an operator or the start of the gateway brings it back: that is the word that an older version needs.
+    pub(super) welcome_back: bool,
     /// What is made of it at the moment; it ends with the candidate.
     pub(super) making: Option<Making>,
 }
@@ -109,7 +109,7 @@ impl Candidate {
             began: now,
             took_over: TookOver::default(),
             cached: false,
-            recalled: false,
+            welcome_back: false,
             making: None,
         }
     }
@@ -142,7 +142,7 @@ pub(crate) struct Slot {
     /// The generation that was told to serve last. It is not the active one while a roll-back is under way.
     pub(super) told: Option<Build>,
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
-    /// What has proved itself last; what the process began with needs no proof.
+    /// What has proved itself last. What is in the file at a start needs no proof, unless the one before it is kept.
     pub(super) proved: Option<Digest>,
     /// Why there was no file when that was said last.
     pub(super) missing_said: Option<NoFile>,
