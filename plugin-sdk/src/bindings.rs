@@ -1,6 +1,6 @@
 //! What `wit-bindgen` makes of the contract, and the host behind it.
 
-use crate::host::{Host, StreamId};
+use crate::host::{Host, SeriesId, StreamId};
 use crate::{Attribute, DeviceReadings, EmitError, FrameRule, Level, StateError, StreamError};
 use connector::moorline::edge;
 
@@ -40,6 +40,17 @@ pub struct WasmHost;
 impl Host for WasmHost {
     fn emit(&mut self, batch: &[DeviceReadings]) -> Result<(), EmitError> {
         edge::telemetry::emit(batch)
+    }
+    fn series(&mut self, device: &str, key: &str) -> Result<SeriesId, EmitError> {
+        edge::series::open(device, key)
+    }
+    fn emit_series(
+        &mut self,
+        ids: &[SeriesId],
+        values: &[f64],
+        timestamps_ms: &[f64],
+    ) -> Result<(), EmitError> {
+        edge::series::emit(ids, values, timestamps_ms)
     }
     fn device_connected(&mut self, device: &str, profile: &str) -> Result<(), EmitError> {
         edge::devices::connected(device, profile)

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::host::{Host, StreamId};
+use crate::host::{Host, SeriesId, StreamId};
 use crate::{
-    Attribute, DeviceReadings, EmitError, FrameRule, Level, Setup, StateError, StreamError,
+    Attribute, DeviceReadings, EmitError, FrameRule, Level, Quality, Reading, Setup, StateError,
+    StreamError, Value,
 };
 
 /// Records what a connector does and answers as scripted. All fields are open: set them up, look at them.
 #[derive(Debug, Default)]
 pub struct FakeHost {
-    /// Batches that were taken.
+    /// Batches that were taken, those of series included.
     pub emitted: Vec<Vec<DeviceReadings>>,
-    /// Answers for the next calls of `emit`; when empty, batches are taken.
+    /// Answers for the next calls of `emit` and `emit_series`; when empty, batches are taken.
     pub emit_answers: VecDeque<Result<(), EmitError>>,
+    /// Series opened, device and key; the position is the id.
+    pub series: Vec<(String, String)>,
     /// Devices announced and not taken back, with their profile.
     pub devices: BTreeMap<String, String>,
     /// Attributes reported.
@@ -60,6 +63,46 @@ impl Host for FakeHost {
         self.emit_answers.pop_front().unwrap_or(Ok(()))?;
         self.emitted.push(batch.to_vec());
         Ok(())
+    }
+    fn series(&mut self, device: &str, key: &str) -> Result<SeriesId, EmitError> {
+        let pair = (device.to_owned(), key.to_owned());
+        let known = self.series.iter().position(|series| *series == pair);
+        let at = known.unwrap_or_else(|| {
+            self.series.push(pair);
+            self.series.len() - 1
+        });
+        SeriesId::try_from(at).map_err(|_too_many| EmitError::Refused("too many series".into()))
+    }
+    fn emit_series(
+        &mut self,
+        ids: &[SeriesId],
+        values: &[f64],
+        timestamps_ms: &[f64],
+    ) -> Result<(), EmitError> {
+        let refused = |what: &str| EmitError::Refused(what.to_owned());
+        if ids.len() != values.len() || ![0, 1, ids.len()].contains(&timestamps_ms.len()) {
+            return Err(refused("lists of different lengths"));
+        }
+        let mut batch: Vec<DeviceReadings> = Vec::new();
+        for (at, (id, value)) in ids.iter().zip(values).enumerate() {
+            let series = usize::try_from(*id).ok().and_then(|at| self.series.get(at));
+            let (device, key) = series.ok_or_else(|| refused("a series that was not opened"))?;
+            let stamp = timestamps_ms.get(at).or(timestamps_ms.first());
+            let reading = Reading {
+                key: key.clone(),
+                value: Value::Double(*value),
+                quality: Quality::Good,
+                timestamp: stamp.copied(),
+            };
+            match batch.last_mut().filter(|of| of.device == *device) {
+                Some(of_device) => of_device.readings.push(reading),
+                None => batch.push(DeviceReadings {
+                    device: device.clone(),
+                    readings: vec![reading],
+                }),
+            }
+        }
+        self.emit(&batch)
     }
     fn device_connected(&mut self, device: &str, profile: &str) -> Result<(), EmitError> {
         self.devices.insert(device.into(), profile.into());

@@ -5,6 +5,9 @@ use crate::{Attribute, DeviceReadings, EmitError, FrameRule, Level, StateError, 
 /// The host's name for an open stream.
 pub type StreamId = u32;
 
+/// The host's name for one key of one device. It ends with the guest.
+pub type SeriesId = u32;
+
 /// The host, as a connector sees it. Two implementations: the component's imports, and [`crate::FakeHost`] in tests.
 pub trait Host {
     /// Hands a batch to the spool, all or nothing. Ok means that it survives a kill of the host.
@@ -12,6 +15,24 @@ pub trait Host {
     /// # Errors
     /// [`EmitError::BackPressure`]: offer the same batch again later. [`EmitError::Refused`]: it never will be taken.
     fn emit(&mut self, batch: &[DeviceReadings]) -> Result<(), EmitError>;
+
+    /// Opens a series for [`Host::emit_series`]: names are said once instead of with each reading. The same pair has the same id.
+    ///
+    /// # Errors
+    /// [`EmitError::Refused`] when a name is none, or there are 4 096 series already.
+    fn series(&mut self, device: &str, key: &str) -> Result<SeriesId, EmitError>;
+
+    /// Hands numbers of good quality to the spool, all or nothing: `values[i]` of the series `ids[i]`. `timestamps_ms` has one for
+    /// each value, one for all, or none; then the host stamps the time of this call.
+    ///
+    /// # Errors
+    /// As [`Host::emit`].
+    fn emit_series(
+        &mut self,
+        ids: &[SeriesId],
+        values: &[f64],
+        timestamps_ms: &[f64],
+    ) -> Result<(), EmitError>;
 
     /// Announces a device. An empty profile leaves the choice to the platform.
     ///

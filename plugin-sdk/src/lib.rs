@@ -72,7 +72,7 @@ pub use bindings::connector::moorline::edge::types::{
 };
 pub use configuration::configuration;
 pub use fake_host::FakeHost;
-pub use host::{Host, StreamId};
+pub use host::{Host, SeriesId, StreamId};
 pub use policy::{
     Cause, Decision, FaultOf, LocalTime, Network, PolicyDescription, Question, ReconnectPolicy,
     Seed, no_policy_configuration, policy_configuration,

@@ -2,11 +2,11 @@
 //
 // The host owns the line; a readout is two exchanges, each with its deadline.
 
-import { emit } from "moorline:edge/telemetry@0.1.0";
-import { connected } from "moorline:edge/devices@0.1.0";
-import { exchange, open } from "moorline:edge/streams@0.1.0";
-import { reply } from "moorline:edge/rpc@0.1.0";
-import { write as log } from "moorline:edge/log@0.1.0";
+import { emit } from "moorline:edge/telemetry";
+import { connected } from "moorline:edge/devices";
+import { exchange, open } from "moorline:edge/streams";
+import { reply } from "moorline:edge/rpc";
+import { write as log } from "moorline:edge/log";
 import { bytes, identification, Invalid, parse, READOUT, readout, signOn, text } from "./iec62056.js";
 
 const HAND_OVER_SCHEMA = 1;

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::files::{Workshop, finish};
+use super::files::{Workshop, finish_with};
 use super::manifest::Files;
 use super::tools::{COMPONENTIZE_QJS, Tools};
 use super::{BuildError, wit};
@@ -46,6 +46,36 @@ pub(super) fn componentize(
         .arg(&entry_path)
         .arg("--output")
         .arg(&draft);
-    finish(command, "componentize-qjs", files)?;
+    finish_with(command, "componentize-qjs", files, advised)?;
     Ok(draft)
+}
+
+/// What the compiler said, and what to do where an import names another version of the contract than it builds for.
+fn advised(said: &str) -> String {
+    let mut words = said.split(['\'', '"']);
+    let versioned = words.find_map(|word| {
+        let interface = word.strip_prefix("moorline:edge/")?;
+        interface.split_once('@')
+    });
+    match versioned {
+        Some((interface, _)) => format!(
+            "{said}\nname no version in an import: \"moorline:edge/{interface}\" is that of the contract the plugin is built for"
+        ),
+        None => said.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_with_a_version_is_advised_on() {
+        let said = "Error resolving module 'moorline:edge/devices@0.1.0' from '/connector.js'";
+        let expected = "name no version in an import: \"moorline:edge/devices\"";
+        assert!(advised(said).contains(expected), "{}", advised(said));
+        for other in ["SyntaxError: expected ';'", "no module 'moorline:edge/devices'"] {
+            assert_eq!(advised(other), other);
+        }
+    }
 }

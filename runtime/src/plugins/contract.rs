@@ -37,7 +37,7 @@ impl Contract {
     /// The newest version of it that this host knows.
     const fn newest(self) -> Version {
         match self {
-            Self::V0_1 => Version::new(0, 1, 0),
+            Self::V0_1 => Version::new(0, 1, 1),
         }
     }
 
@@ -47,6 +47,7 @@ impl Contract {
             (Self::V0_1, Kind::Connector) => &[
                 "types",
                 "telemetry",
+                "series",
                 "devices",
                 "rpc",
                 "streams",
@@ -302,7 +303,7 @@ mod tests {
         assert_says(check("moorline:edge/telemetry@0.2.0"), &newer);
         let unknown = [
             "imports moorline:edge/firmware@0.1.0",
-            "has types, telemetry",
+            "has types, telemetry, series",
         ];
         assert_says(check("moorline:edge/firmware@0.1.0"), &unknown);
         let later = ["use a gateway that speaks 0.1.4"];

@@ -14,13 +14,13 @@ use super::bindings::policy::exports::moorline::edge::policy_guest as policy;
 use super::names::Names;
 
 /// Readings of one batch.
-const READINGS_MAX: usize = 10_000;
+pub(super) const READINGS_MAX: usize = 10_000;
 /// Names, keys and texts of one batch together.
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// The end of the year 9999. Whatever lies beyond it is no time but a mistake.
 const TIMESTAMP_MAX_MS: f64 = 253_402_300_799_999.0;
 /// What a value that is not text counts for.
-const SCALAR_BYTES: usize = 8;
+pub(super) const SCALAR_BYTES: usize = 8;
 
 /// What is wrong with one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -216,7 +216,7 @@ pub(crate) fn check_json(text: &str) -> Result<(), BadValue> {
     clippy::cast_sign_loss,
     reason = "checked to lie between 0 and the year 9999; fractions of a millisecond are dropped"
 )]
-fn timestamp(ms: f64) -> Option<TimestampMs> {
+pub(super) fn timestamp(ms: f64) -> Option<TimestampMs> {
     (0.0..=TIMESTAMP_MAX_MS)
         .contains(&ms)
         .then_some(TimestampMs(ms as u64))

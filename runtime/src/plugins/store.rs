@@ -12,7 +12,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::descriptors::{AllTaken, Descriptors, Place};
 use super::engine::Engine;
 use super::grants::Sandbox;
-use super::host::Resident;
+use super::host::{Opened, Resident};
 use super::http::Http;
 use super::meter::Meter;
 use super::settings::Limits;
@@ -38,6 +38,8 @@ pub(crate) struct HostState {
     pub(crate) net: Net,
     /// The descriptors of the host it holds.
     pub(crate) descriptors: Descriptors,
+    /// The series it has opened.
+    pub(crate) series: Opened,
     http: Http,
     wasi: WasiCtx,
     table: ResourceTable,
@@ -68,6 +70,7 @@ impl HostState {
             last_words: LastWords::default(),
             net,
             descriptors,
+            series: Opened::default(),
             http,
             wasi: context,
             table,

@@ -1,9 +1,9 @@
 // A device behind TCP that is asked by a line and answers with one: polls it, emits what it says.
 
-import { connected } from "moorline:edge/devices@0.1.0";
-import { reply } from "moorline:edge/rpc@0.1.0";
-import { exchange, open } from "moorline:edge/streams@0.1.0";
-import { emit } from "moorline:edge/telemetry@0.1.0";
+import { connected } from "moorline:edge/devices";
+import { reply } from "moorline:edge/rpc";
+import { exchange, open } from "moorline:edge/streams";
+import { emit } from "moorline:edge/telemetry";
 import { bytes, Invalid, LINE_END, number, parse, REQUEST, text } from "./device.js";
 
 const SCHEMA = JSON.stringify({

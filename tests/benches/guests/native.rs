@@ -1,5 +1,5 @@
-//! A connector as a native task against the same as a component: the same readings, the same spool, the same link, a real
-//! Mosquitto. Rounds alternate; a ratio is the median of the rounds' own.
+//! A connector as a native task against the same as a component, which emits one way and, where its guest can, the other: the same
+//! readings, the same spool, the same link, a real Mosquitto. Rounds alternate; a ratio is the median of the rounds' own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,18 +23,20 @@ const CONNECTIONS: usize = 8;
 const LOADS: [Load; 3] = [
     Load {
         readings: 1,
-        batches: 10_000,
+        batches: 15_000,
     },
     Load {
         readings: 32,
-        batches: 2_000,
+        batches: 6_000,
     },
     Load {
         readings: 256,
-        batches: 500,
+        batches: 2_000,
     },
 ];
 const INFLIGHT: u16 = 100;
+/// Languages whose guests emit by series, too.
+const BY_SERIES: [&str; 2] = ["Rust", "C"];
 /// How often the spool is looked at.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -47,6 +49,31 @@ struct Load {
 impl Load {
     const fn total(self) -> u64 {
         CONNECTIONS as u64 * self.readings * self.batches
+    }
+}
+
+/// A component, and the way it emits.
+#[derive(Clone, Copy)]
+struct Party<'l> {
+    language: &'l Language,
+    method: &'static str,
+}
+
+impl<'l> Party<'l> {
+    fn of(language: &'l Language) -> impl Iterator<Item = Self> {
+        let methods: &[_] = if BY_SERIES.contains(&language.name) {
+            &["flood", "flood-series"]
+        } else {
+            &["flood"]
+        };
+        methods.iter().map(move |method| Self { language, method })
+    }
+
+    fn name(&self) -> String {
+        match self.method {
+            "flood" => self.language.name.to_owned(),
+            _by_series => format!("{}, by series", self.language.name),
+        }
     }
 }
 
@@ -70,8 +97,8 @@ pub(crate) async fn measure(languages: &[Language], directory: &Path) {
 
 async fn compare(languages: &[Language], load: Load, directory: &Path, broker: SocketAddr) {
     // None is the native one.
-    let parties: Vec<Option<&Language>> = std::iter::once(None)
-        .chain(languages.iter().map(Some))
+    let parties: Vec<Option<Party<'_>>> = std::iter::once(None)
+        .chain(languages.iter().flat_map(Party::of).map(Some))
         .collect();
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); parties.len()];
     for round in 0..ROUNDS {
@@ -87,7 +114,7 @@ async fn compare(languages: &[Language], load: Load, directory: &Path, broker: S
         let ratios = own.iter().zip(&rates[0]).map(|(own, native)| own / native);
         println!(
             "{:<52}{:>10.0} readings/s, {:.2} of native",
-            party.map_or("native task", |language| language.name),
+            party.map_or_else(|| "native task".to_owned(), |party| party.name()),
             median(own.clone()),
             median(ratios.collect())
         );
@@ -97,7 +124,7 @@ async fn compare(languages: &[Language], load: Load, directory: &Path, broker: S
 /// Readings per second, through a fresh spool and link.
 async fn once(
     broker: SocketAddr,
-    language: Option<&Language>,
+    party: Option<Party<'_>>,
     load: Load,
     state: &Path,
     compiled: std::path::PathBuf,
@@ -119,10 +146,10 @@ async fn once(
     let mut status = link.status();
     let up = status.wait_for(link::LinkStatus::is_up).await;
     drop(up.expect("a link"));
-    let host = match language {
-        Some(language) => {
+    let host = match party {
+        Some(party) => {
             let places = Places { compiled, state };
-            let component = &language.component;
+            let component = &party.language.component;
             Some(Host::start(component, CONNECTIONS, places, appender.clone()).await)
         }
         None => {
@@ -138,11 +165,11 @@ async fn once(
     let idle = spooled.wait_for(announced).await;
     let before = idle.expect("a spool").appended_readings_total;
     let start = Instant::now();
-    match &host {
-        Some(host) => {
+    match host.as_ref().zip(party) {
+        Some((host, party)) => {
             for connection in 0..CONNECTIONS {
                 let params = format!("[{},{}]", load.readings, load.batches);
-                host.ask(connection, (connection as u64, "flood", &params))
+                host.ask(connection, (connection as u64, party.method, &params))
                     .await;
             }
         }

@@ -3,68 +3,76 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Imported Functions from `moorline:edge/telemetry@0.1.0`
+// Imported Functions from `moorline:edge/telemetry@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/telemetry@0.1.0"), __import_name__("emit")))
+__attribute__((__import_module__("moorline:edge/telemetry@0.1.1"), __import_name__("emit")))
 extern void __wasm_import_moorline_edge_telemetry_emit(uint8_t *, size_t, uint8_t *);
 
-// Imported Functions from `moorline:edge/devices@0.1.0`
+// Imported Functions from `moorline:edge/series@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/devices@0.1.0"), __import_name__("connected")))
+__attribute__((__import_module__("moorline:edge/series@0.1.1"), __import_name__("open")))
+extern void __wasm_import_moorline_edge_series_open(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
+
+__attribute__((__import_module__("moorline:edge/series@0.1.1"), __import_name__("emit")))
+extern void __wasm_import_moorline_edge_series_emit(uint8_t *, size_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
+
+// Imported Functions from `moorline:edge/devices@0.1.1`
+
+__attribute__((__import_module__("moorline:edge/devices@0.1.1"), __import_name__("connected")))
 extern void __wasm_import_moorline_edge_devices_connected(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/devices@0.1.0"), __import_name__("disconnected")))
+__attribute__((__import_module__("moorline:edge/devices@0.1.1"), __import_name__("disconnected")))
 extern void __wasm_import_moorline_edge_devices_disconnected(uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/devices@0.1.0"), __import_name__("attributes")))
+__attribute__((__import_module__("moorline:edge/devices@0.1.1"), __import_name__("attributes")))
 extern void __wasm_import_moorline_edge_devices_attributes(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-// Imported Functions from `moorline:edge/rpc@0.1.0`
+// Imported Functions from `moorline:edge/rpc@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/rpc@0.1.0"), __import_name__("reply")))
+__attribute__((__import_module__("moorline:edge/rpc@0.1.1"), __import_name__("reply")))
 extern void __wasm_import_moorline_edge_rpc_reply(int32_t, uint8_t *, size_t, uint8_t *);
 
-// Imported Functions from `moorline:edge/streams@0.1.0`
+// Imported Functions from `moorline:edge/streams@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/streams@0.1.0"), __import_name__("open")))
+__attribute__((__import_module__("moorline:edge/streams@0.1.1"), __import_name__("open")))
 extern void __wasm_import_moorline_edge_streams_open(uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/streams@0.1.0"), __import_name__("write")))
+__attribute__((__import_module__("moorline:edge/streams@0.1.1"), __import_name__("write")))
 extern void __wasm_import_moorline_edge_streams_write(int32_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/streams@0.1.0"), __import_name__("exchange")))
+__attribute__((__import_module__("moorline:edge/streams@0.1.1"), __import_name__("exchange")))
 extern void __wasm_import_moorline_edge_streams_exchange(int32_t, uint8_t *, size_t, int32_t, uint8_t *, size_t, int32_t, int32_t, int32_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/streams@0.1.0"), __import_name__("close")))
+__attribute__((__import_module__("moorline:edge/streams@0.1.1"), __import_name__("close")))
 extern void __wasm_import_moorline_edge_streams_close(int32_t);
 
-// Imported Functions from `moorline:edge/log@0.1.0`
+// Imported Functions from `moorline:edge/log@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/log@0.1.0"), __import_name__("write")))
+__attribute__((__import_module__("moorline:edge/log@0.1.1"), __import_name__("write")))
 extern void __wasm_import_moorline_edge_log_write(int32_t, uint8_t *, size_t);
 
-// Imported Functions from `moorline:edge/clock@0.1.0`
+// Imported Functions from `moorline:edge/clock@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/clock@0.1.0"), __import_name__("now")))
+__attribute__((__import_module__("moorline:edge/clock@0.1.1"), __import_name__("now")))
 extern double __wasm_import_moorline_edge_clock_now(void);
 
-__attribute__((__import_module__("moorline:edge/clock@0.1.0"), __import_name__("monotonic-ms")))
+__attribute__((__import_module__("moorline:edge/clock@0.1.1"), __import_name__("monotonic-ms")))
 extern double __wasm_import_moorline_edge_clock_monotonic_ms(void);
 
-// Imported Functions from `moorline:edge/state@0.1.0`
+// Imported Functions from `moorline:edge/state@0.1.1`
 
-__attribute__((__import_module__("moorline:edge/state@0.1.0"), __import_name__("get")))
+__attribute__((__import_module__("moorline:edge/state@0.1.1"), __import_name__("get")))
 extern void __wasm_import_moorline_edge_state_get(uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/state@0.1.0"), __import_name__("set")))
+__attribute__((__import_module__("moorline:edge/state@0.1.1"), __import_name__("set")))
 extern void __wasm_import_moorline_edge_state_set(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("moorline:edge/state@0.1.0"), __import_name__("delete")))
+__attribute__((__import_module__("moorline:edge/state@0.1.1"), __import_name__("delete")))
 extern void __wasm_import_moorline_edge_state_delete(uint8_t *, size_t, uint8_t *);
 
-// Exported Functions from `moorline:edge/connector-guest@0.1.0`
+// Exported Functions from `moorline:edge/connector-guest@0.1.1`
 
-__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.0#describe")))
+__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.1#describe")))
 void __wasm_export_exports_moorline_edge_connector_guest_describe_post_return(uint8_t * arg0) {
   if ((*((size_t*) (arg0 + sizeof(void*)))) > 0) {
     free(*((uint8_t **) (arg0 + 0)));
@@ -77,7 +85,7 @@ void __wasm_export_exports_moorline_edge_connector_guest_describe_post_return(ui
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.0#start")))
+__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.1#start")))
 void __wasm_export_exports_moorline_edge_connector_guest_start_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -115,7 +123,7 @@ void __wasm_export_exports_moorline_edge_connector_guest_start_post_return(uint8
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.0#handle")))
+__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.1#handle")))
 void __wasm_export_exports_moorline_edge_connector_guest_handle_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -153,7 +161,7 @@ void __wasm_export_exports_moorline_edge_connector_guest_handle_post_return(uint
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.0#stop")))
+__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/connector-guest@0.1.1#stop")))
 void __wasm_export_exports_moorline_edge_connector_guest_stop_post_return(uint8_t * arg0) {
   size_t len = *((size_t*) (arg0 + (2*sizeof(void*))));
   if (len > 0) {
@@ -288,6 +296,54 @@ void moorline_edge_telemetry_result_void_emit_error_free(moorline_edge_telemetry
   if (!ptr->is_err) {
   } else {
     moorline_edge_telemetry_emit_error_free(&ptr->val.err);
+  }
+}
+
+void moorline_edge_series_emit_error_free(moorline_edge_series_emit_error_t *ptr) {
+  moorline_edge_telemetry_emit_error_free(ptr);
+}
+
+void moorline_edge_series_result_series_id_emit_error_free(moorline_edge_series_result_series_id_emit_error_t *ptr) {
+  if (!ptr->is_err) {
+  } else {
+    moorline_edge_series_emit_error_free(&ptr->val.err);
+  }
+}
+
+void moorline_edge_series_list_series_id_free(moorline_edge_series_list_series_id_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    moorline_edge_series_series_id_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+    }
+    free(list_ptr);
+  }
+}
+
+void connector_list_f64_free(connector_list_f64_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    double *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+    }
+    free(list_ptr);
+  }
+}
+
+void moorline_edge_series_list_timestamp_ms_free(moorline_edge_series_list_timestamp_ms_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    moorline_edge_series_timestamp_ms_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+    }
+    free(list_ptr);
+  }
+}
+
+void moorline_edge_series_result_void_emit_error_free(moorline_edge_series_result_void_emit_error_t *ptr) {
+  if (!ptr->is_err) {
+  } else {
+    moorline_edge_series_emit_error_free(&ptr->val.err);
   }
 }
 
@@ -560,6 +616,84 @@ bool moorline_edge_telemetry_emit(moorline_edge_telemetry_list_device_readings_t
   uint8_t *ptr = (uint8_t *) &ret_area;
   __wasm_import_moorline_edge_telemetry_emit((uint8_t *) (*batch).ptr, (*batch).len, ptr);
   moorline_edge_telemetry_result_void_emit_error_t result;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      result.is_err = false;
+      break;
+    }
+    case 1: {
+      result.is_err = true;
+      moorline_edge_telemetry_emit_error_t variant;
+      variant.tag = (int32_t) *((uint8_t*) (ptr + sizeof(void*)));
+      switch ((int32_t) variant.tag) {
+        case 0: {
+          variant.val.back_pressure = (uint32_t) (*((int32_t*) (ptr + (2*sizeof(void*)))));
+          break;
+        }
+        case 1: {
+          variant.val.refused = (connector_string_t) { (uint8_t*)(*((uint8_t **) (ptr + (2*sizeof(void*))))), (*((size_t*) (ptr + (3*sizeof(void*))))) };
+          break;
+        }
+      }
+
+      result.val.err = variant;
+      break;
+    }
+  }
+  if (!result.is_err) {
+    return 1;
+  } else {
+    *err = result.val.err;
+    return 0;
+  }
+}
+
+bool moorline_edge_series_open(connector_string_t *device, connector_string_t *key, moorline_edge_series_series_id_t *ret, moorline_edge_series_emit_error_t *err) {
+  __attribute__((__aligned__(sizeof(void*))))
+  uint8_t ret_area[(4*sizeof(void*))];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_moorline_edge_series_open((uint8_t *) (*device).ptr, (*device).len, (uint8_t *) (*key).ptr, (*key).len, ptr);
+  moorline_edge_series_result_series_id_emit_error_t result;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      result.is_err = false;
+      result.val.ok = (uint32_t) (*((int32_t*) (ptr + sizeof(void*))));
+      break;
+    }
+    case 1: {
+      result.is_err = true;
+      moorline_edge_telemetry_emit_error_t variant;
+      variant.tag = (int32_t) *((uint8_t*) (ptr + sizeof(void*)));
+      switch ((int32_t) variant.tag) {
+        case 0: {
+          variant.val.back_pressure = (uint32_t) (*((int32_t*) (ptr + (2*sizeof(void*)))));
+          break;
+        }
+        case 1: {
+          variant.val.refused = (connector_string_t) { (uint8_t*)(*((uint8_t **) (ptr + (2*sizeof(void*))))), (*((size_t*) (ptr + (3*sizeof(void*))))) };
+          break;
+        }
+      }
+
+      result.val.err = variant;
+      break;
+    }
+  }
+  if (!result.is_err) {
+    *ret = result.val.ok;
+    return 1;
+  } else {
+    *err = result.val.err;
+    return 0;
+  }
+}
+
+bool moorline_edge_series_emit(moorline_edge_series_list_series_id_t *ids, connector_list_f64_t *values, moorline_edge_series_list_timestamp_ms_t *timestamps, moorline_edge_series_emit_error_t *err) {
+  __attribute__((__aligned__(sizeof(void*))))
+  uint8_t ret_area[(4*sizeof(void*))];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_moorline_edge_series_emit((uint8_t *) (*ids).ptr, (*ids).len, (uint8_t *) (*values).ptr, (*values).len, (uint8_t *) (*timestamps).ptr, (*timestamps).len, ptr);
+  moorline_edge_series_result_void_emit_error_t result;
   switch ((int32_t) *((uint8_t*) (ptr + 0))) {
     case 0: {
       result.is_err = false;
@@ -1037,7 +1171,7 @@ bool moorline_edge_state_delete(connector_string_t *key, moorline_edge_state_sta
   }
 }
 
-__attribute__((__export_name__("moorline:edge/connector-guest@0.1.0#describe")))
+__attribute__((__export_name__("moorline:edge/connector-guest@0.1.1#describe")))
 uint8_t * __wasm_export_exports_moorline_edge_connector_guest_describe(void) {
   exports_moorline_edge_connector_guest_description_t ret;
   exports_moorline_edge_connector_guest_describe(&ret);
@@ -1052,7 +1186,7 @@ uint8_t * __wasm_export_exports_moorline_edge_connector_guest_describe(void) {
   return ptr;
 }
 
-__attribute__((__export_name__("moorline:edge/connector-guest@0.1.0#start")))
+__attribute__((__export_name__("moorline:edge/connector-guest@0.1.1#start")))
 uint8_t * __wasm_export_exports_moorline_edge_connector_guest_start(uint8_t * arg, size_t arg0, uint8_t * arg1, size_t arg2, uint8_t * arg3, size_t arg4, int32_t arg5, int32_t arg6, uint8_t * arg7, size_t arg8) {
   exports_moorline_edge_connector_guest_option_hand_over_t option;
   switch (arg5) {
@@ -1131,7 +1265,7 @@ uint8_t * __wasm_export_exports_moorline_edge_connector_guest_start(uint8_t * ar
   return ptr;
 }
 
-__attribute__((__export_name__("moorline:edge/connector-guest@0.1.0#handle")))
+__attribute__((__export_name__("moorline:edge/connector-guest@0.1.1#handle")))
 uint8_t * __wasm_export_exports_moorline_edge_connector_guest_handle(int32_t arg, uint8_t * arg0, uint8_t * arg1, uint8_t * arg2, uint8_t * arg3, uint8_t * arg4, uint8_t * arg5, size_t arg6) {
   exports_moorline_edge_connector_guest_event_t variant8;
   variant8.tag = arg;
@@ -1256,7 +1390,7 @@ uint8_t * __wasm_export_exports_moorline_edge_connector_guest_handle(int32_t arg
   return ptr;
 }
 
-__attribute__((__export_name__("moorline:edge/connector-guest@0.1.0#stop")))
+__attribute__((__export_name__("moorline:edge/connector-guest@0.1.1#stop")))
 uint8_t * __wasm_export_exports_moorline_edge_connector_guest_stop(void) {
   exports_moorline_edge_connector_guest_hand_over_t ret;
   exports_moorline_edge_connector_guest_stop(&ret);

@@ -123,6 +123,43 @@ typedef struct {
   } val;
 } moorline_edge_telemetry_result_void_emit_error_t;
 
+typedef moorline_edge_types_timestamp_ms_t moorline_edge_series_timestamp_ms_t;
+
+typedef moorline_edge_telemetry_emit_error_t moorline_edge_series_emit_error_t;
+
+// The host's name for one key of one device. It ends with the guest: the generation after opens its own.
+typedef uint32_t moorline_edge_series_series_id_t;
+
+typedef struct {
+  bool is_err;
+  union {
+    moorline_edge_series_series_id_t ok;
+    moorline_edge_series_emit_error_t err;
+  } val;
+} moorline_edge_series_result_series_id_emit_error_t;
+
+typedef struct {
+  moorline_edge_series_series_id_t *ptr;
+  size_t len;
+} moorline_edge_series_list_series_id_t;
+
+typedef struct {
+  double *ptr;
+  size_t len;
+} connector_list_f64_t;
+
+typedef struct {
+  moorline_edge_series_timestamp_ms_t *ptr;
+  size_t len;
+} moorline_edge_series_list_timestamp_ms_t;
+
+typedef struct {
+  bool is_err;
+  union {
+    moorline_edge_series_emit_error_t err;
+  } val;
+} moorline_edge_series_result_void_emit_error_t;
+
 typedef moorline_edge_types_attribute_t moorline_edge_devices_attribute_t;
 
 typedef moorline_edge_telemetry_emit_error_t moorline_edge_devices_emit_error_t;
@@ -384,13 +421,22 @@ typedef struct {
   } val;
 } exports_moorline_edge_connector_guest_result_wake_fault_t;
 
-// Imported Functions from `moorline:edge/telemetry@0.1.0`
+// Imported Functions from `moorline:edge/telemetry@0.1.1`
 // Hands a batch to the spool, all or nothing. When it returns ok the batch survives a kill of the
 // host, the broker or the network, but for readings that the operator's report strategies leave
 // out. A guest emits what it reads and need not compare. At most 10 000 readings and 1 MiB a call.
 extern bool moorline_edge_telemetry_emit(moorline_edge_telemetry_list_device_readings_t *batch, moorline_edge_telemetry_emit_error_t *err);
 
-// Imported Functions from `moorline:edge/devices@0.1.0`
+// Imported Functions from `moorline:edge/series@0.1.1`
+// Opening the same pair again gives the same id. Refused: a name that is none, and the 4 097th pair.
+extern bool moorline_edge_series_open(connector_string_t *device, connector_string_t *key, moorline_edge_series_series_id_t *ret, moorline_edge_series_emit_error_t *err);
+// Hands `values` to the spool as `telemetry.emit` does, all or nothing and within the same limits: each is a
+// double of good quality, of the series that `ids` names at the same place. Other types and qualities go by
+// `telemetry.emit`. `timestamps` has one for each value, one for all, or none: then the host stamps the time of
+// `emit`. The order is kept device by device.
+extern bool moorline_edge_series_emit(moorline_edge_series_list_series_id_t *ids, connector_list_f64_t *values, moorline_edge_series_list_timestamp_ms_t *timestamps, moorline_edge_series_emit_error_t *err);
+
+// Imported Functions from `moorline:edge/devices@0.1.1`
 // Announces a device; from now on its RPC and shared attributes come to this instance.
 // `profile` is ThingsBoard's device profile ("type"), empty = the platform's default.
 extern bool moorline_edge_devices_connected(connector_string_t *device, connector_string_t *profile, moorline_edge_devices_emit_error_t *err);
@@ -398,11 +444,11 @@ extern bool moorline_edge_devices_disconnected(connector_string_t *device, moorl
 // Client-side attributes.
 extern bool moorline_edge_devices_attributes(connector_string_t *device, moorline_edge_devices_list_attribute_t *values, moorline_edge_devices_emit_error_t *err);
 
-// Imported Functions from `moorline:edge/rpc@0.1.0`
+// Imported Functions from `moorline:edge/rpc@0.1.1`
 // Answers the request with a JSON text. An id that is unknown or already answered is refused.
 extern bool moorline_edge_rpc_reply(uint32_t id, connector_string_t *body, moorline_edge_rpc_emit_error_t *err);
 
-// Imported Functions from `moorline:edge/streams@0.1.0`
+// Imported Functions from `moorline:edge/streams@0.1.1`
 // Starts connecting and returns at once; `stream-connected` or `stream-closed` follows. An already
 // connected stream is returned as it is, without an event.
 extern bool moorline_edge_streams_open(connector_string_t *name, moorline_edge_streams_stream_id_t *ret, moorline_edge_streams_stream_error_t *err);
@@ -412,21 +458,21 @@ extern bool moorline_edge_streams_write(moorline_edge_streams_stream_id_t id, co
 extern bool moorline_edge_streams_exchange(moorline_edge_streams_stream_id_t id, connector_list_u8_t *request, moorline_edge_streams_frame_rule_t *rule, uint32_t deadline_ms, connector_list_u8_t *ret, moorline_edge_streams_stream_error_t *err);
 extern void moorline_edge_streams_close(moorline_edge_streams_stream_id_t id);
 
-// Imported Functions from `moorline:edge/log@0.1.0`
+// Imported Functions from `moorline:edge/log@0.1.1`
 extern void moorline_edge_log_write(moorline_edge_log_level_t level, connector_string_t *message);
 
-// Imported Functions from `moorline:edge/clock@0.1.0`
+// Imported Functions from `moorline:edge/clock@0.1.1`
 // Wall clock.
 extern moorline_edge_clock_timestamp_ms_t moorline_edge_clock_now(void);
 // Milliseconds since the host started; never steps.
 extern double moorline_edge_clock_monotonic_ms(void);
 
-// Imported Functions from `moorline:edge/state@0.1.0`
+// Imported Functions from `moorline:edge/state@0.1.1`
 extern bool moorline_edge_state_get(connector_string_t *key, connector_option_list_u8_t *ret, moorline_edge_state_state_error_t *err);
 extern bool moorline_edge_state_set(connector_string_t *key, connector_list_u8_t *value, moorline_edge_state_state_error_t *err);
 extern bool moorline_edge_state_delete(connector_string_t *key, moorline_edge_state_state_error_t *err);
 
-// Exported Functions from `moorline:edge/connector-guest@0.1.0`
+// Exported Functions from `moorline:edge/connector-guest@0.1.1`
 void exports_moorline_edge_connector_guest_describe(exports_moorline_edge_connector_guest_description_t *ret);
 bool exports_moorline_edge_connector_guest_start(exports_moorline_edge_connector_guest_setup_t *setup, exports_moorline_edge_connector_guest_wake_t *ret, exports_moorline_edge_connector_guest_fault_t *err);
 bool exports_moorline_edge_connector_guest_handle(exports_moorline_edge_connector_guest_event_t *event, exports_moorline_edge_connector_guest_wake_t *ret, exports_moorline_edge_connector_guest_fault_t *err);
@@ -455,6 +501,18 @@ void moorline_edge_telemetry_emit_error_free(moorline_edge_telemetry_emit_error_
 void moorline_edge_telemetry_list_device_readings_free(moorline_edge_telemetry_list_device_readings_t *ptr);
 
 void moorline_edge_telemetry_result_void_emit_error_free(moorline_edge_telemetry_result_void_emit_error_t *ptr);
+
+void moorline_edge_series_emit_error_free(moorline_edge_series_emit_error_t *ptr);
+
+void moorline_edge_series_result_series_id_emit_error_free(moorline_edge_series_result_series_id_emit_error_t *ptr);
+
+void moorline_edge_series_list_series_id_free(moorline_edge_series_list_series_id_t *ptr);
+
+void connector_list_f64_free(connector_list_f64_t *ptr);
+
+void moorline_edge_series_list_timestamp_ms_free(moorline_edge_series_list_timestamp_ms_t *ptr);
+
+void moorline_edge_series_result_void_emit_error_free(moorline_edge_series_result_void_emit_error_t *ptr);
 
 void moorline_edge_devices_attribute_free(moorline_edge_devices_attribute_t *ptr);
 

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Exported Functions from `moorline:edge/policy-guest@0.1.0`
+// Exported Functions from `moorline:edge/policy-guest@0.1.1`
 
-__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/policy-guest@0.1.0#describe")))
+__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/policy-guest@0.1.1#describe")))
 void __wasm_export_exports_moorline_edge_policy_guest_describe_post_return(uint8_t * arg0) {
   if ((*((size_t*) (arg0 + sizeof(void*)))) > 0) {
     free(*((uint8_t **) (arg0 + 0)));
@@ -18,7 +18,7 @@ void __wasm_export_exports_moorline_edge_policy_guest_describe_post_return(uint8
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/policy-guest@0.1.0#configure")))
+__attribute__((__weak__, __export_name__("cabi_post_moorline:edge/policy-guest@0.1.1#configure")))
 void __wasm_export_exports_moorline_edge_policy_guest_configure_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -113,7 +113,7 @@ void reconnect_policy_string_free(reconnect_policy_string_t *ret) {
 
 // Component Adapters
 
-__attribute__((__export_name__("moorline:edge/policy-guest@0.1.0#describe")))
+__attribute__((__export_name__("moorline:edge/policy-guest@0.1.1#describe")))
 uint8_t * __wasm_export_exports_moorline_edge_policy_guest_describe(void) {
   exports_moorline_edge_policy_guest_description_t ret;
   exports_moorline_edge_policy_guest_describe(&ret);
@@ -127,7 +127,7 @@ uint8_t * __wasm_export_exports_moorline_edge_policy_guest_describe(void) {
   return ptr;
 }
 
-__attribute__((__export_name__("moorline:edge/policy-guest@0.1.0#configure")))
+__attribute__((__export_name__("moorline:edge/policy-guest@0.1.1#configure")))
 uint8_t * __wasm_export_exports_moorline_edge_policy_guest_configure(uint8_t * arg, size_t arg0) {
   reconnect_policy_string_t arg1 = (reconnect_policy_string_t) { (uint8_t*)(arg), (arg0) };
   exports_moorline_edge_policy_guest_result_void_string_t ret;
@@ -147,7 +147,7 @@ uint8_t * __wasm_export_exports_moorline_edge_policy_guest_configure(uint8_t * a
   return ptr;
 }
 
-__attribute__((__export_name__("moorline:edge/policy-guest@0.1.0#decide")))
+__attribute__((__export_name__("moorline:edge/policy-guest@0.1.1#decide")))
 uint8_t * __wasm_export_exports_moorline_edge_policy_guest_decide(uint8_t * arg) {
   reconnect_policy_option_u8_t option;
   switch ((int32_t) *((uint8_t*) (arg + 2))) {

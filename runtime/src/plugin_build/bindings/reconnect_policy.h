@@ -139,7 +139,7 @@ typedef struct {
   } val;
 } exports_moorline_edge_policy_guest_result_void_string_t;
 
-// Exported Functions from `moorline:edge/policy-guest@0.1.0`
+// Exported Functions from `moorline:edge/policy-guest@0.1.1`
 void exports_moorline_edge_policy_guest_describe(exports_moorline_edge_policy_guest_description_t *ret);
 bool exports_moorline_edge_policy_guest_configure(reconnect_policy_string_t *configuration, reconnect_policy_string_t *err);
 void exports_moorline_edge_policy_guest_decide(exports_moorline_edge_policy_guest_question_t *question, exports_moorline_edge_policy_guest_decision_t *ret);

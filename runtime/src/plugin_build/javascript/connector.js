@@ -1,7 +1,7 @@
 // Made anew by every `moorline plugin build`: stands between the host and ../connector.js, so that an exception that ends
 // the instance is in the log. The engine itself would only say that it stopped.
 
-import { write } from "moorline:edge/log@0.1.0";
+import { write } from "moorline:edge/log";
 import * as plugin from "../connector.js";
 
 const FAULTS = ["configuration", "device", "hand-over", "internal"];

@@ -8,6 +8,7 @@ mod devices;
 mod log;
 mod report;
 mod rpc;
+mod series;
 mod state;
 mod streams;
 mod telemetry;
@@ -25,6 +26,7 @@ use wasmtime::component::{HasSelf, Linker};
 pub(crate) use confined::Confined;
 pub(crate) use report::Reporting;
 pub(crate) use rpc::PendingRpcs;
+pub(crate) use series::Opened;
 pub(crate) use state::{
     KeyValues, Replacement, StateTrouble, StateWrite, instance_of, open_directory,
     read as read_state,
@@ -125,6 +127,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     type It = HasSelf<HostState>;
     edge::types::add_to_linker::<_, It>(linker, |state| state)?;
     telemetry::add_to_linker(linker)?;
+    edge::series::add_to_linker::<_, It>(linker, |state| state)?;
     edge::devices::add_to_linker::<_, It>(linker, |state| state)?;
     edge::rpc::add_to_linker::<_, It>(linker, |state| state)?;
     edge::streams::add_to_linker::<_, It>(linker, |state| state)?;

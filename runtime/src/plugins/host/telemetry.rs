@@ -14,7 +14,7 @@ use crate::plugins::convert::{BadBatch, Batch, Shown};
 use crate::plugins::store::HostState;
 
 /// As `wit/host.wit` names it. Components of older versions of the same contract are linked to it, too.
-const INTERFACE: &str = "moorline:edge/telemetry@0.1.0";
+const INTERFACE: &str = "moorline:edge/telemetry@0.1.1";
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -120,7 +120,8 @@ fn read(
     Ok(Ok(()))
 }
 
-async fn emit(
+/// Hands over what was taken from the guest.
+pub(super) async fn emit(
     state: &mut HostState,
     mut batch: Vec<message::DeviceReadings>,
 ) -> Result<(), EmitError> {

@@ -22,6 +22,33 @@ async fn readings_reach_the_spool_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn series_reach_the_spool_as_other_readings_do_and_each_generation_opens_its_own() {
+    let mut gateway = Plan::new().connector("line", &connector("")).start().await;
+    gateway.concluded().await;
+    for request in [1, 2] {
+        gateway.count("dev-line", 1).await;
+        gateway.ask("dev-line", request, "series").await;
+        assert_eq!(gateway.reply(request).await, "true");
+        if request == 1 {
+            gateway.replace("line", &connector("another"));
+            gateway.concluded().await;
+        }
+    }
+    let device = "dev-line-series";
+    assert_eq!(gateway.count(device, 0).await, [1, 2, 3, 1, 2, 3]);
+    let stamps = gateway.emitted_ms(device);
+    assert_eq!((stamps[0], stamps[1]), (7, 7));
+    assert!(
+        stamps[2] > 1_700_000_000_000,
+        "by the host's clock: {stamps:?}"
+    );
+    // The host knows now who speaks for that device.
+    gateway.ask(device, 3, "now").await;
+    assert!(gateway.reply(3).await.parse::<i64>().is_ok());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_answered_even_if_the_guest_faults_or_traps() {
     let mut gateway = Plan::new().connector("line", &connector("")).start().await;
     gateway.count("dev-line", 1).await;

@@ -273,10 +273,7 @@ impl Gateway {
                         let numbers = self.numbers.entry(device).or_default();
                         for reading in readings.readings {
                             emitted_ms.push(reading.timestamp.0);
-                            let Value::Integer(n) = reading.value else {
-                                panic!("{reading:?} is no number");
-                            };
-                            numbers.push(n);
+                            numbers.push(whole(&reading.value));
                         }
                     }
                 }
@@ -360,6 +357,20 @@ impl Gateway {
         let appended = status.borrow().appended_readings_total;
         self.plan.appended = usize::try_from(appended).unwrap();
         self.plan
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "guests count in small numbers"
+)]
+fn whole(value: &Value) -> i64 {
+    match value {
+        Value::Integer(n) => *n,
+        Value::Double(n) if n.fract() == 0.0 => *n as i64,
+        other @ (Value::Double(_) | Value::Boolean(_) | Value::Text(_) | Value::Json(_)) => {
+            panic!("{other:?} is no whole number")
+        }
     }
 }
 

@@ -96,7 +96,7 @@ async fn inspect(path: &Path) -> Result<Inspection, moorline_core::swap::Failure
 fn has(names: &[String], interface: &str) -> bool {
     names
         .iter()
-        .any(|name| name == &format!("moorline:edge/{interface}@0.1.0"))
+        .any(|name| name == &format!("moorline:edge/{interface}@0.1.1"))
 }
 
 fn assert_scripted_connector(card: &Inspection) {

@@ -103,7 +103,7 @@ async fn what_does_not_fit_is_named_with_both_versions_and_a_remedy() {
     let words = [
         "moorline:edge/",
         "other types",
-        "0.1.0",
+        "0.1.1",
         "rebuild the plugin",
     ];
     assert_wrong(inspected(&exchanged).await, &words);

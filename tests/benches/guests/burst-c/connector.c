@@ -12,8 +12,13 @@
 typedef exports_moorline_edge_connector_guest_fault_t fault;
 
 static connector_string_t device;
-// What a flood has still to emit: readings of a batch, batches.
+// What a flood has still to emit: readings of a batch, batches; whether by series.
 static unsigned size, left;
+static bool by_series;
+
+static moorline_edge_types_reading_t readings[READINGS_MAX];
+static moorline_edge_series_series_id_t series[READINGS_MAX];
+static double values[READINGS_MAX];
 
 static bool fail(fault *err, uint8_t whose, const char *words) {
     err->tag = whose;
@@ -22,10 +27,10 @@ static bool fail(fault *err, uint8_t whose, const char *words) {
     return false;
 }
 
+static char names[READINGS_MAX][16];
+
 // The batch lies in memory that the next one uses again.
 static moorline_edge_telemetry_list_device_readings_t make(unsigned count) {
-    static char names[READINGS_MAX][16];
-    static moorline_edge_types_reading_t readings[READINGS_MAX];
     static moorline_edge_types_device_readings_t of_device;
     for (unsigned i = 0; i < count; i++) {
         snprintf(names[i], sizeof names[i], "key-%u", i);
@@ -40,6 +45,10 @@ static moorline_edge_telemetry_list_device_readings_t make(unsigned count) {
     of_device.readings.ptr = readings;
     of_device.readings.len = count;
     return (moorline_edge_telemetry_list_device_readings_t){.ptr = &of_device, .len = 1};
+}
+
+static bool is(const connector_string_t *text, const char *words) {
+    return text->len == strlen(words) && memcmp(text->ptr, words, text->len) == 0;
 }
 
 static bool parameters(const connector_string_t *params, unsigned *count, unsigned *calls) {
@@ -81,11 +90,42 @@ static bool wake_after(exports_moorline_edge_connector_guest_wake_t *ret, uint32
     return true;
 }
 
+// The batch of a flood with new values.
+static bool emit(moorline_edge_telemetry_list_device_readings_t *batch, moorline_edge_telemetry_emit_error_t *refusal) {
+    if (by_series) {
+        for (unsigned i = 0; i < size; i++) values[i] = left + i;
+        moorline_edge_series_list_series_id_t ids = {.ptr = series, .len = size};
+        connector_list_f64_t numbers = {.ptr = values, .len = size};
+        moorline_edge_series_list_timestamp_ms_t by_the_host = {.ptr = NULL, .len = 0};
+        return moorline_edge_series_emit(&ids, &numbers, &by_the_host, refusal);
+    }
+    for (unsigned i = 0; i < size; i++) readings[i].value.val.double_ = left + i;
+    return moorline_edge_telemetry_emit(batch, refusal);
+}
+
+static bool open_series(fault *err) {
+    for (unsigned i = 0; i < size; i++) {
+        connector_string_t key;
+        connector_string_set(&key, names[i]);
+        moorline_edge_series_emit_error_t refusal;
+        if (!moorline_edge_series_open(&device, &key, &series[i], &refusal)) {
+            moorline_edge_series_emit_error_free(&refusal);
+            return fail(err, MOORLINE_EDGE_TYPES_FAULT_INTERNAL, "a series is refused");
+        }
+    }
+    return true;
+}
+
 static bool flood(exports_moorline_edge_connector_guest_wake_t *ret, fault *err) {
+    static moorline_edge_telemetry_list_device_readings_t batch;
+    static unsigned made;
+    if (made != size) {
+        batch = make(size);
+        made = size;
+    }
     for (unsigned call = 0; call < CALLS_A_TURN && left > 0; call++) {
-        moorline_edge_telemetry_list_device_readings_t batch = make(size);
         moorline_edge_telemetry_emit_error_t refusal;
-        if (!moorline_edge_telemetry_emit(&batch, &refusal)) {
+        if (!emit(&batch, &refusal)) {
             bool behind = refusal.tag == MOORLINE_EDGE_TELEMETRY_EMIT_ERROR_BACK_PRESSURE;
             uint32_t retry_ms = behind ? refusal.val.back_pressure : 0;
             moorline_edge_telemetry_emit_error_free(&refusal);
@@ -126,9 +166,15 @@ bool exports_moorline_edge_connector_guest_handle(exports_moorline_edge_connecto
     if (event->tag == EXPORTS_MOORLINE_EDGE_CONNECTOR_GUEST_EVENT_TIMER) ok = flood(ret, err);
     if (event->tag == EXPORTS_MOORLINE_EDGE_CONNECTOR_GUEST_EVENT_RPC) {
         exports_moorline_edge_connector_guest_rpc_request_t *request = &event->val.rpc;
-        if (request->method.len == 5 && memcmp(request->method.ptr, "flood", 5) == 0) {
-            ok = parameters(&request->params, &size, &left) ? wake_after(ret, 0)
-                 : fail(err, MOORLINE_EDGE_TYPES_FAULT_CONFIGURATION, "params are [BATCH,BATCHES]");
+        by_series = is(&request->method, "flood-series");
+        if (by_series || is(&request->method, "flood")) {
+            ok = parameters(&request->params, &size, &left)
+                     ? wake_after(ret, 0)
+                     : fail(err, MOORLINE_EDGE_TYPES_FAULT_CONFIGURATION, "params are [BATCH,BATCHES]");
+            if (ok && by_series) {
+                make(size);
+                ok = open_series(err);
+            }
         } else {
             ok = burst(request, err);
         }

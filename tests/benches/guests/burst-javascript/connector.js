@@ -1,9 +1,9 @@
 // For benches: emits on demand, as fast as it can. Does what `burst-connector` does, in JavaScript.
 
-import { monotonicMs } from "moorline:edge/clock@0.1.0";
-import { connected } from "moorline:edge/devices@0.1.0";
-import { reply } from "moorline:edge/rpc@0.1.0";
-import { emit } from "moorline:edge/telemetry@0.1.0";
+import { monotonicMs } from "moorline:edge/clock";
+import { connected } from "moorline:edge/devices";
+import { reply } from "moorline:edge/rpc";
+import { emit } from "moorline:edge/telemetry";
 
 const CALLS_A_TURN = 100;
 

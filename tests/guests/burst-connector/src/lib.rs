@@ -2,14 +2,14 @@
 //!
 //! An RPC `burst [BATCH,CALLS]` emits that many batches of that many readings as fast as the host takes them, and answers
 //! how long it took by the guest's own clock: `[TAKEN, REFUSED, MICROSECONDS]`. `flood [BATCH,BATCHES]` puts new values into
-//! its batch each time, goes on in turns of the timer, and bears back-pressure until all are taken. `burst-c`, `burst-javascript` and
-//! `burst-python` do the same.
+//! its batch each time, goes on in turns of the timer, and bears back-pressure until all are taken; `flood-series` does so by series.
+//! `burst-c` does the same, `burst-javascript` and `burst-python` but for the series.
 
 use std::time::Duration;
 
 use moorline_plugin_sdk::{
     Connector, Description, DeviceReadings, EmitError, Event, Fault, HandOver, Host, Quality,
-    Reading, RpcRequest, Setup, Value, Wake, export_connector,
+    Reading, RpcRequest, SeriesId, Setup, Value, Wake, export_connector,
 };
 
 /// Batches of a flood in one call of the host, after which it waits a millisecond at least. The interpreters need longer for
@@ -18,8 +18,10 @@ const CALLS_A_TURN: u64 = 1_000;
 
 struct Burst {
     device: String,
-    /// What a flood emits, and how often yet.
+    /// What a flood emits, the one or the other, and how often yet.
     batch: [DeviceReadings; 1],
+    series: Vec<SeriesId>,
+    values: Vec<f64>,
     left: u64,
 }
 
@@ -44,6 +46,8 @@ impl Connector for Burst {
             Self {
                 device,
                 batch,
+                series: Vec::new(),
+                values: Vec::new(),
                 left: 0,
             },
             None,
@@ -56,6 +60,16 @@ impl Connector for Burst {
             Event::Rpc(request) if request.method == "flood" => {
                 let [size, left] = numbers(&request)?;
                 (self.batch, self.left) = (batch(&self.device, size), left);
+                self.series.clear();
+                Ok(Some(Duration::ZERO))
+            }
+            Event::Rpc(request) if request.method == "flood-series" => {
+                let [size, left] = numbers(&request)?;
+                self.series = (0..size)
+                    .map(|number| host.series(&self.device, &format!("key-{number}")))
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+                self.left = left;
                 Ok(Some(Duration::ZERO))
             }
             Event::Rpc(request) => self.burst(&request, host),
@@ -121,13 +135,30 @@ impl Burst {
         Ok(None)
     }
 
+    fn emit(&mut self, host: &mut dyn Host) -> Result<(), EmitError> {
+        let [of_device] = &mut self.batch;
+        for (number, reading) in of_device.readings.iter_mut().enumerate() {
+            reading.value = Value::Double((self.left + number as u64) as f64);
+        }
+        host.emit(&self.batch)
+    }
+
+    fn emit_series(&mut self, host: &mut dyn Host) -> Result<(), EmitError> {
+        self.values.clear();
+        let numbers = 0..self.series.len() as u64;
+        self.values
+            .extend(numbers.map(|number| (self.left + number) as f64));
+        host.emit_series(&self.series, &self.values, &[])
+    }
+
     fn flood(&mut self, host: &mut dyn Host) -> Result<Wake, Fault> {
         for _ in 0..self.left.min(CALLS_A_TURN) {
-            let [of_device] = &mut self.batch;
-            for (number, reading) in of_device.readings.iter_mut().enumerate() {
-                reading.value = Value::Double((self.left + number as u64) as f64);
-            }
-            match host.emit(&self.batch) {
+            let emitted = if self.series.is_empty() {
+                self.emit(host)
+            } else {
+                self.emit_series(host)
+            };
+            match emitted {
                 Ok(()) => self.left -= 1,
                 Err(EmitError::BackPressure(ms)) => {
                     return Ok(Some(Duration::from_millis(u64::from(ms))));

@@ -58,6 +58,38 @@ fn refused(result: Result<(), EmitError>, words: &str) -> Result<(), Fault> {
     }
 }
 
+fn absurd_series(host: &mut dyn Host) -> Result<(), Fault> {
+    for (device, key, words) in [
+        ("", "n", "name"),
+        ("dev-line", "", "the key"),
+        ("dev-line", "a\nb", "the key"),
+    ] {
+        refused(host.series(device, key).map(drop), words)?;
+    }
+    let id = host
+        .series("dev-line", "n")
+        .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+    refused(
+        host.emit_series(&[id, u32::MAX], &[1.0, 2.0], &[]),
+        "was not opened",
+    )?;
+    refused(host.emit_series(&[id], &[], &[]), "0 values")?;
+    refused(
+        host.emit_series(&[id; 10_001], &[1.0; 10_001], &[]),
+        "readings",
+    )?;
+    for wrong in [f64::NAN, f64::INFINITY] {
+        refused(host.emit_series(&[id], &[wrong], &[]), "values[0]")?;
+        refused(host.emit_series(&[id], &[1.0], &[wrong]), "timestamps[0]")?;
+    }
+    for number in 0..MANY {
+        if let Err(refusal) = host.series("dev-line", &format!("made-up-{number}")) {
+            return refused(Err(refusal), "4096 series");
+        }
+    }
+    Err(Fault::Internal("series without end".into()))
+}
+
 /// What ends a guest.
 pub(crate) fn die(timers: u32, host: &mut dyn Host) {
     if scripted("timer:trap")
@@ -90,6 +122,9 @@ pub(crate) fn die(timers: u32, host: &mut dyn Host) {
     }
     if scripted("timer:huge-list") {
         drop(host.emit(&batch("dev-line", 400_000, None)));
+    }
+    if scripted("timer:huge-series") {
+        drop(host.emit_series(&vec![0; HUGE / 8], &[], &[]));
     }
     if scripted("timer:text") {
         host.log(Level::Info, black_box(TEXT));
@@ -147,6 +182,7 @@ pub(crate) fn annoy(stream: Option<StreamId>, host: &mut dyn Host) -> Result<(),
             refused(host.device_connected(device, ""), "name")?;
         }
         refused(host.emit(&batch("dev-line", 10_001, None)), "readings")?;
+        absurd_series(host)?;
         // No topic is made of it: it is a name like any other.
         host.device_connected("../+/#", "")
             .map_err(|error| Fault::Internal(format!("{error:?}")))?;

@@ -11,8 +11,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use moorline_plugin_sdk::{
-    AttributeUpdate, Connector, Description, DeviceReadings, Event, Fault, FrameRule, HandOver,
-    Host, Level, LinkState, Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake,
+    AttributeUpdate, Connector, Description, DeviceReadings, EmitError, Event, Fault, FrameRule,
+    HandOver, Host, Level, LinkState, Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake,
     export_connector,
 };
 
@@ -305,11 +305,24 @@ impl Scripted {
                 let n = kept(host)?;
                 drop(host.reply(request.id, &n.to_string()));
             }
+            "series" => {
+                let said = series(&format!("{}-series", self.device), host)
+                    .map_err(|error| Fault::Internal(format!("{error:?}")))?;
+                drop(host.reply(request.id, &said.to_string()));
+            }
             "link" => drop(host.reply(request.id, &format!("\"{:?}\"", self.link))),
             other => return Err(Fault::Configuration(format!("no method {other}"))),
         }
         Ok(None)
     }
+}
+
+/// Emits 1, 2 and 3 of two series. Says whether a series that is opened again is the same.
+fn series(device: &str, host: &mut dyn Host) -> Result<bool, EmitError> {
+    let (a, b) = (host.series(device, "a")?, host.series(device, "b")?);
+    host.emit_series(&[a, b], &[1.0, 2.0], &[7.0])?;
+    host.emit_series(&[a], &[3.0], &[])?;
+    Ok(host.series(device, "b")? == b && a != b)
 }
 
 export_connector!(Scripted);
