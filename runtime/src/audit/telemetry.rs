@@ -24,9 +24,17 @@ pub(crate) struct Reading<'a> {
     /// When it was measured, milliseconds since the Unix epoch.
     pub(crate) ts_ms: u64,
     value: &'a serde_json::Value,
+    /// What was measured with it.
+    entry: &'a BTreeMap<String, serde_json::Value>,
 }
 
 impl Reading<'_> {
+    /// The serial number that was measured with it, by the first key that `counts`.
+    pub(crate) fn serial_beside(&self, counts: impl Fn(&str) -> bool) -> Option<u64> {
+        let mut counted = self.entry.iter().filter(|(key, _)| counts(key));
+        counted.find_map(|(_, value)| value.as_u64())
+    }
+
     /// Its value, if that can be a serial number.
     pub(crate) fn serial(&self) -> Option<u64> {
         self.value.as_u64()
@@ -51,6 +59,7 @@ impl Readings {
                     key,
                     ts_ms: entry.ts,
                     value,
+                    entry: &entry.values,
                 })
             })
         })

@@ -25,10 +25,19 @@ struct Series {
     out_of_order: u64,
 }
 
-/// The account of one key that does not count: readings are told apart by their time.
+/// When a reading was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// The serial number that was read with it: a device may be asked twice in a millisecond, before and after a swap.
+    pub serial: Option<u64>,
+}
+
+/// The account of one key that does not count: readings are told apart by when they were taken.
 #[derive(Clone, Debug, Default)]
 struct Plain {
-    seen: BTreeSet<u64>,
+    seen: BTreeSet<Moment>,
     duplicates: u64,
 }
 
@@ -74,8 +83,14 @@ impl Ledger {
         }
     }
 
+    /// Whether the readings of this key are serial numbers.
+    #[must_use]
+    pub fn counts(&self, key: &str) -> bool {
+        self.counting_keys.contains(key)
+    }
+
     /// The subscriber saw a reading.
-    pub fn saw(&mut self, device: &str, key: &str, timestamp_ms: u64, serial: Option<u64>) {
+    pub fn saw(&mut self, device: &str, key: &str, moment: Moment, serial: Option<u64>) {
         match serial.filter(|_serial| self.counting_keys.contains(key)) {
             Some(serial) => {
                 let series = entry(&mut self.series, device);
@@ -91,7 +106,7 @@ impl Ledger {
                     .plain
                     .entry((device.to_owned(), key.to_owned()))
                     .or_default();
-                if !plain.seen.insert(timestamp_ms) {
+                if !plain.seen.insert(moment) {
                     plain.duplicates += 1;
                 }
             }
@@ -189,10 +204,14 @@ mod tests {
     fn a_loss_a_duplicate_and_a_late_one_are_told_apart() {
         let mut ledger = Ledger::new(["seq"]);
         for serial in [1, 2, 2, 5, 4] {
-            ledger.saw("d", "seq", 0, Some(serial));
+            ledger.saw("d", "seq", Moment::default(), Some(serial));
         }
-        ledger.saw("d", "temperature", 7, None);
-        ledger.saw("d", "temperature", 7, None);
+        let moment = Moment {
+            timestamp_ms: 7,
+            serial: None,
+        };
+        ledger.saw("d", "temperature", moment, None);
+        ledger.saw("d", "temperature", moment, None);
         let balance = ledger.balance();
         assert_eq!(balance.delivered, 5);
         assert_eq!(balance.duplicates, 2);
@@ -202,10 +221,25 @@ mod tests {
     }
 
     #[test]
+    fn two_readings_of_one_millisecond_are_two() {
+        let mut ledger = Ledger::new(["counter"]);
+        for serial in [1, 2, 2] {
+            let moment = Moment {
+                timestamp_ms: 7,
+                serial: Some(serial),
+            };
+            ledger.saw("d", "counter", moment, Some(serial));
+            ledger.saw("d", "fixed", moment, Some(1_234));
+        }
+        let balance = ledger.balance();
+        assert_eq!((balance.delivered, balance.duplicates), (4, 2));
+    }
+
+    #[test]
     fn what_died_with_its_taker_is_excused_and_nothing_else() {
         let mut ledger = Ledger::new(["seq"]);
         for serial in [1, 2, 5] {
-            ledger.saw("d", "seq", 0, Some(serial));
+            ledger.saw("d", "seq", Moment::default(), Some(serial));
         }
         ledger.excuse("d", 3);
         ledger.excuse("d", 2);
@@ -220,7 +254,7 @@ mod tests {
     #[test]
     fn a_lost_tail_shows_by_the_witness_and_the_brokers_by_its_acknowledgement() {
         let mut ledger = Ledger::new(["seq"]);
-        ledger.saw("d", "seq", 0, Some(1));
+        ledger.saw("d", "seq", Moment::default(), Some(1));
         for serial in 1..=3 {
             ledger.acknowledged("d", "seq", Some(serial));
         }

@@ -29,7 +29,7 @@ use crate::audit::telemetry;
 use crate::fault_proxy::tap::Acknowledged;
 
 pub use crate::audit::{RUN, Serials, TELEMETRY_TOPIC};
-pub use ledger::{Balance, Ledger};
+pub use ledger::{Balance, Ledger, Moment};
 
 /// Inputs that may wait for the ledger's owner. A full queue holds the proxy and the subscriber back.
 const INPUTS: usize = 1_024;
@@ -189,9 +189,12 @@ impl Owner {
         match telemetry::parse(payload) {
             Ok(readings) => {
                 for reading in readings.iter() {
+                    let moment = Moment {
+                        timestamp_ms: reading.ts_ms,
+                        serial: reading.serial_beside(|key| self.ledger.counts(key)),
+                    };
                     let serial = reading.serial();
-                    self.ledger
-                        .saw(reading.device, reading.key, reading.ts_ms, serial);
+                    self.ledger.saw(reading.device, reading.key, moment, serial);
                 }
             }
             Err(error) => {
