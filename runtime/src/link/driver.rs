@@ -747,7 +747,7 @@ impl Driver {
         let in_flight = self.window.in_flight() as u64;
         let newest = self.window.newest();
         self.window.lost();
-        self.session_limits_end();
+        self.session_limits_end(&observation.observed);
         self.count(|status| {
             status.duplicates_possible += in_flight;
             status.held = None;

@@ -104,6 +104,11 @@ impl Asking {
         false
     }
 
+    /// We have ended the session, or an attempt at one: that says nothing of the question.
+    pub fn ended_by_us(&mut self) {
+        (self.hold_until, self.up_at, self.awaits) = (None, None, false);
+    }
+
     /// The session is over, or an attempt at one. True when it may have ended over the question.
     pub fn over(&mut self, now: Instant) -> bool {
         self.hold_until = None;
@@ -158,6 +163,18 @@ mod tests {
             assert!(asking.asks(), "limits change");
             assert!(asking.up(at(20_000), &there), "nothing is known of that");
             assert_eq!(asking.hold_until(), Some(at(20_250)));
+        }
+    }
+
+    #[test]
+    fn a_session_that_we_end_says_nothing_of_the_question() {
+        let mut asking = Asking::new(true);
+        let here = Arc::from("a:1883");
+        for session in 0..4 {
+            asking.up(at(session * 1_000), &here);
+            asking.ended_by_us();
+            assert!(asking.asks());
+            assert!(!asking.over(at(session * 1_000 + 20)), "it is over already");
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use moorline_core::identity;
 use moorline_core::link::cause::MqttVersion;
+use moorline_core::link::classify::Observed;
 use moorline_core::thingsboard::Shape;
 use moorline_core::thingsboard::limits::{SessionLimits, decode_limits};
 use moorline_core::time::Instant;
@@ -22,10 +23,12 @@ impl Driver {
         }
     }
 
-    pub(super) fn session_limits_end(&mut self) {
+    pub(super) fn session_limits_end(&mut self, observed: &Observed) {
         let now = self.clock.now();
         self.quota.over(now);
-        if self.limits.asking.over(now) {
+        if matches!(observed, Observed::Local(_)) {
+            self.limits.asking.ended_by_us();
+        } else if self.limits.asking.over(now) {
             warn!(
                 "the session ended right after the question for the platform's limits, and the next one does not ask; if the broker \
                  forbids it, set link.rate_limits to \"off\" or to the limits, or allow us v1/devices/me/rpc/#"
