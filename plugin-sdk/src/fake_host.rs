@@ -65,6 +65,9 @@ impl Host for FakeHost {
         Ok(())
     }
     fn series(&mut self, device: &str, key: &str) -> Result<SeriesId, EmitError> {
+        if device.is_empty() || key.is_empty() {
+            return Err(EmitError::Refused("a name that is empty".into()));
+        }
         let pair = (device.to_owned(), key.to_owned());
         let known = self.series.iter().position(|series| *series == pair);
         let at = known.unwrap_or_else(|| {
@@ -82,6 +85,12 @@ impl Host for FakeHost {
         let refused = |what: &str| EmitError::Refused(what.to_owned());
         if ids.len() != values.len() || ![0, 1, ids.len()].contains(&timestamps_ms.len()) {
             return Err(refused("lists of different lengths"));
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(refused("a value that is not finite"));
+        }
+        if values.is_empty() {
+            return Ok(());
         }
         let mut batch: Vec<DeviceReadings> = Vec::new();
         for (at, (id, value)) in ids.iter().zip(values).enumerate() {

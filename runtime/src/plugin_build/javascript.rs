@@ -53,11 +53,12 @@ pub(super) fn componentize(
 /// What the compiler said, and what to do where an import names another version of the contract than it builds for.
 fn advised(said: &str) -> String {
     let mut words = said.split(['\'', '"']);
-    let versioned = words.find_map(|word| {
+    let other = words.find_map(|word| {
         let interface = word.strip_prefix("moorline:edge/")?;
-        interface.split_once('@')
+        let named = interface.split_once('@');
+        named.filter(|(_, version)| Some(*version) != wit::version())
     });
-    match versioned {
+    match other {
         Some((interface, _)) => format!(
             "{said}\nname no version in an import: \"moorline:edge/{interface}\" is that of the contract the plugin is built for"
         ),
@@ -74,7 +75,15 @@ mod tests {
         let said = "Error resolving module 'moorline:edge/devices@0.1.0' from '/connector.js'";
         let expected = "name no version in an import: \"moorline:edge/devices\"";
         assert!(advised(said).contains(expected), "{}", advised(said));
-        for other in ["SyntaxError: expected ';'", "no module 'moorline:edge/devices'"] {
+        let own = format!(
+            "'moorline:edge/log@{}' has no export",
+            wit::version().unwrap()
+        );
+        for other in [
+            "SyntaxError: expected ';'",
+            "no module 'moorline:edge/devices'",
+            &own,
+        ] {
             assert_eq!(advised(other), other);
         }
     }

@@ -16,6 +16,13 @@ pub(crate) const FILES: [(&str, &str); 4] = [
     ("types.wit", include_str!("../../../wit/types.wit")),
 ];
 
+/// The version of the contract.
+pub(super) fn version() -> Option<&'static str> {
+    let (_, types) = FILES.last()?;
+    let package = types.lines().next()?.strip_suffix(';')?;
+    package.split_once('@').map(|(_, version)| version)
+}
+
 /// The world of a kind.
 pub(super) const fn world(kind: Kind) -> &'static str {
     kind.name()

@@ -6,7 +6,6 @@ pub(crate) mod connector {
         world: "connector",
         imports: {
             "moorline:edge/telemetry.emit": async,
-            "moorline:edge/series.open": async,
             "moorline:edge/series.emit": async,
             "moorline:edge/devices.connected": async,
             "moorline:edge/devices.disconnected": async,

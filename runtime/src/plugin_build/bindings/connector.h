@@ -127,7 +127,8 @@ typedef moorline_edge_types_timestamp_ms_t moorline_edge_series_timestamp_ms_t;
 
 typedef moorline_edge_telemetry_emit_error_t moorline_edge_series_emit_error_t;
 
-// The host's name for one key of one device. It ends with the guest: the generation after opens its own.
+// The host's name for one key of one device. It ends with the guest: who comes after it, by a swap or a restart,
+// opens its own, and the host refuses this one.
 typedef uint32_t moorline_edge_series_series_id_t;
 
 typedef struct {
@@ -428,12 +429,14 @@ typedef struct {
 extern bool moorline_edge_telemetry_emit(moorline_edge_telemetry_list_device_readings_t *batch, moorline_edge_telemetry_emit_error_t *err);
 
 // Imported Functions from `moorline:edge/series@0.1.1`
-// Opening the same pair again gives the same id. Refused: a name that is none, and the 4 097th pair.
+// Opening the same pair again gives the same id. Refused are names that `telemetry.emit` would refuse, and the
+// 4 097th pair; there is no back-pressure.
 extern bool moorline_edge_series_open(connector_string_t *device, connector_string_t *key, moorline_edge_series_series_id_t *ret, moorline_edge_series_emit_error_t *err);
 // Hands `values` to the spool as `telemetry.emit` does, all or nothing and within the same limits: each is a
 // double of good quality, of the series that `ids` names at the same place. Other types and qualities go by
 // `telemetry.emit`. `timestamps` has one for each value, one for all, or none: then the host stamps the time of
-// `emit`. The order is kept device by device.
+// `emit`. The order is kept device by device. Refused are lists of other lengths, ids that this guest has not
+// opened, and values that are not finite.
 extern bool moorline_edge_series_emit(moorline_edge_series_list_series_id_t *ids, connector_list_f64_t *values, moorline_edge_series_list_timestamp_ms_t *timestamps, moorline_edge_series_emit_error_t *err);
 
 // Imported Functions from `moorline:edge/devices@0.1.1`

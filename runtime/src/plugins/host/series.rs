@@ -1,6 +1,7 @@
 //! Many numbers at a time, under names that were said once.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 
 use moorline_core::message::{DeviceName, DeviceReadings, Key, Quality, Reading, Value};
 use moorline_core::time::TimestampMs;
@@ -10,10 +11,11 @@ use super::edge::series::{Host, SeriesId};
 use super::edge::telemetry::EmitError;
 use super::{no_resident, refused, telemetry};
 use crate::plugins::convert::{BATCH_BYTES_MAX, READINGS_MAX, SCALAR_BYTES, timestamp};
+use crate::plugins::names::Names;
 use crate::plugins::store::HostState;
 
-/// Most series of one guest. With the longest names they take 2 MiB.
-const SERIES_MAX: usize = 4096;
+/// Most series of one guest, whose names take 2 MiB at the longest.
+const SERIES_MAX: SeriesId = 4096;
 
 /// One key of one device.
 #[derive(Debug)]
@@ -24,7 +26,8 @@ struct Series {
     of: usize,
 }
 
-/// The series a guest has opened. The place is the id.
+/// The series a guest has opened. An id is its place, counted from a number of the guest's own: one that was handed over by the
+/// guest before names nothing, rather than another series.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
     series: Vec<Series>,
@@ -43,7 +46,7 @@ enum BadBatch {
     TooMany,
     #[error("the batch has more than {BATCH_BYTES_MAX} bytes")]
     TooLarge,
-    #[error("ids[{0}]: series {1} was not opened by this generation")]
+    #[error("ids[{0}]: series {1} was not opened by this guest")]
     Unknown(usize, SeriesId),
     #[error("values[{0}] is not a finite number")]
     NotFinite(usize),
@@ -52,18 +55,29 @@ enum BadBatch {
 }
 
 impl Opened {
-    fn open(&mut self, device: &str, key: &str) -> Result<SeriesId, String> {
-        let device =
-            DeviceName::try_new(device).map_err(|why| format!("the device's name {why}"))?;
+    /// The first id, which each table has by chance.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "some of its bits are as good as all"
+    )]
+    fn first(&self) -> SeriesId {
+        self.ids.hasher().hash_one(SERIES_MAX) as SeriesId
+    }
+
+    fn open(&mut self, device: &str, key: &str, names: &mut Names) -> Result<SeriesId, String> {
+        let device = names
+            .device(device)
+            .map_err(|why| format!("the device's name {why}"))?;
         let key = Key::try_new(key).map_err(|why| format!("the key {why}"))?;
         let name = (device, key);
         if let Some(id) = self.ids.get(&name) {
             return Ok(*id);
         }
-        let id = SeriesId::try_from(self.series.len()).unwrap_or(SeriesId::MAX);
-        if self.series.len() >= SERIES_MAX {
+        let place = SeriesId::try_from(self.series.len()).unwrap_or(SERIES_MAX);
+        if place >= SERIES_MAX {
             return Err(format!("there are {SERIES_MAX} series already"));
         }
+        let id = self.first().wrapping_add(place);
         let (device, key) = name.clone();
         let devices = self.devices.len();
         let of = *self.devices.entry(device.clone()).or_insert(devices);
@@ -72,11 +86,25 @@ impl Opened {
         Ok(id)
     }
 
-    /// The series of this id, which came at this place.
-    fn of(&self, at: usize, id: SeriesId) -> Result<&Series, BadBatch> {
-        let place = usize::try_from(id).ok();
-        let series = place.and_then(|place| self.series.get(place));
-        series.ok_or(BadBatch::Unknown(at, id))
+    /// The series of a batch, which weighs no more than one of records may.
+    fn named(&self, ids: &[SeriesId]) -> Result<Vec<&Series>, BadBatch> {
+        let first = self.first();
+        let (mut bytes, mut device) = (0, None);
+        let mut named = Vec::with_capacity(ids.len());
+        for (at, id) in ids.iter().enumerate() {
+            let place = usize::try_from(id.wrapping_sub(first)).ok();
+            let series = place.and_then(|place| self.series.get(place));
+            let series = series.ok_or(BadBatch::Unknown(at, *id))?;
+            bytes += series.key.as_str().len() + SCALAR_BYTES;
+            if device.replace(series.of) != Some(series.of) {
+                bytes += series.device.as_str().len();
+            }
+            if bytes > BATCH_BYTES_MAX {
+                return Err(BadBatch::TooLarge);
+            }
+            named.push(series);
+        }
+        Ok(named)
     }
 
     /// A batch of the guest, checked. Readings without a timestamp get `now`.
@@ -94,11 +122,7 @@ impl Opened {
             return Err(BadBatch::TooMany);
         }
         let stamps = Stamps::of(timestamps, ids.len(), now)?;
-        let mut named = Vec::with_capacity(ids.len());
-        for (at, id) in ids.iter().enumerate() {
-            named.push(self.of(at, *id)?);
-        }
-        let mut bytes = 0;
+        let named = self.named(ids)?;
         let mut taken = Vec::new();
         let mut values = values.iter().enumerate();
         for run in named.chunk_by(|a, b| a.of == b.of) {
@@ -107,7 +131,6 @@ impl Opened {
                 if !value.is_finite() {
                     return Err(BadBatch::NotFinite(at));
                 }
-                bytes += series.key.as_str().len() + SCALAR_BYTES;
                 readings.push(Reading {
                     key: series.key.clone(),
                     value: Value::Double(*value),
@@ -117,12 +140,8 @@ impl Opened {
             }
             if let Some(first) = run.first() {
                 let device = first.device.clone();
-                bytes += device.as_str().len();
                 taken.push(DeviceReadings { device, readings });
             }
-        }
-        if bytes > BATCH_BYTES_MAX {
-            return Err(BadBatch::TooLarge);
         }
         Ok(taken)
     }
@@ -156,11 +175,10 @@ impl<'a> Stamps<'a> {
 }
 
 impl Host for HostState {
-    async fn open(&mut self, device: String, key: String) -> Result<SeriesId, EmitError> {
-        if self.resident.is_none() {
-            return Err(no_resident());
-        }
-        self.series.open(&device, &key).map_err(refused)
+    fn open(&mut self, device: String, key: String) -> Result<SeriesId, EmitError> {
+        let resident = self.resident.as_mut().ok_or_else(no_resident)?;
+        let opened = self.series.open(&device, &key, &mut resident.names);
+        opened.map_err(refused)
     }
 
     async fn emit(
@@ -187,10 +205,14 @@ mod tests {
 
     const NOW: TimestampMs = TimestampMs(5);
 
+    fn open(opened: &mut Opened, device: &str, key: &str) -> Result<SeriesId, String> {
+        opened.open(device, key, &mut Names::default())
+    }
+
     fn opened() -> (Opened, [SeriesId; 3]) {
         let mut opened = Opened::default();
         let ids = [("press", "a"), ("press", "b"), ("mill", "a")]
-            .map(|(device, key)| opened.open(device, key).unwrap());
+            .map(|(device, key)| open(&mut opened, device, key).unwrap());
         (opened, ids)
     }
 
@@ -212,24 +234,31 @@ mod tests {
     #[test]
     fn a_pair_has_one_id_and_there_is_a_bound() {
         let (mut opened, ids) = opened();
-        assert_eq!(opened.open("press", "b"), Ok(ids[1]));
+        assert_eq!(open(&mut opened, "press", "b"), Ok(ids[1]));
         for (device, key, words) in [
             ("", "a", "the device's name is empty"),
             ("press", "a\n", "the key"),
         ] {
-            let refusal = opened.open(device, key).unwrap_err();
+            let refusal = open(&mut opened, device, key).unwrap_err();
             assert!(refusal.contains(words), "{refusal}");
         }
-        for number in opened.series.len()..SERIES_MAX {
-            opened.open("press", &format!("key-{number}")).unwrap();
+        for number in 3..SERIES_MAX {
+            open(&mut opened, "press", &format!("key-{number}")).unwrap();
         }
-        let refusal = opened.open("press", "one more").unwrap_err();
+        let refusal = open(&mut opened, "press", "one more").unwrap_err();
         assert_eq!(refusal, "there are 4096 series already");
-        assert_eq!(
-            opened.open("press", "b"),
-            Ok(ids[1]),
-            "known ones still are"
-        );
+        let known = open(&mut opened, "press", "b");
+        assert_eq!(known, Ok(ids[1]), "known ones still are");
+    }
+
+    #[test]
+    fn an_id_of_another_guest_names_nothing() {
+        let (mine, ids) = opened();
+        let (other, others) = opened();
+        assert_ne!(ids, others);
+        assert!(mine.take(&ids, &[1.0; 3], &[], NOW).is_ok());
+        let taken = other.take(&ids, &[1.0; 3], &[], NOW);
+        assert_eq!(taken, Err(BadBatch::Unknown(0, ids[0])));
     }
 
     #[test]
@@ -264,7 +293,11 @@ mod tests {
             opened.take(ids, values, timestamps, NOW).unwrap_err()
         };
         assert_eq!(take(&[a], &[], &[]), BadBatch::Values(1, 0));
-        assert_eq!(take(&[a, 77], &[1.0, 1.0], &[]), BadBatch::Unknown(1, 77));
+        let unknown = a.wrapping_sub(1);
+        assert_eq!(
+            take(&[a, unknown], &[1.0, 1.0], &[]),
+            BadBatch::Unknown(1, unknown)
+        );
         let infinite = [1.0, f64::NEG_INFINITY];
         assert_eq!(take(&[a, b], &infinite, &[]), BadBatch::NotFinite(1));
         assert_eq!(take(&[a], &[f64::NAN], &[]), BadBatch::NotFinite(0));
@@ -291,7 +324,7 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_in_bytes() {
         let mut opened = Opened::default();
-        let id = opened.open("press", &"k".repeat(200)).unwrap();
+        let id = open(&mut opened, "press", &"k".repeat(200)).unwrap();
         let large = 6_000;
         let taken = opened.take(&vec![id; large], &vec![1.0; large], &[], NOW);
         assert_eq!(taken, Err(BadBatch::TooLarge));

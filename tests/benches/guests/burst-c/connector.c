@@ -28,10 +28,10 @@ static bool fail(fault *err, uint8_t whose, const char *words) {
 }
 
 static char names[READINGS_MAX][16];
+static moorline_edge_types_device_readings_t of_device;
 
 // The batch lies in memory that the next one uses again.
 static moorline_edge_telemetry_list_device_readings_t make(unsigned count) {
-    static moorline_edge_types_device_readings_t of_device;
     for (unsigned i = 0; i < count; i++) {
         snprintf(names[i], sizeof names[i], "key-%u", i);
         readings[i] = (moorline_edge_types_reading_t){
@@ -117,12 +117,7 @@ static bool open_series(fault *err) {
 }
 
 static bool flood(exports_moorline_edge_connector_guest_wake_t *ret, fault *err) {
-    static moorline_edge_telemetry_list_device_readings_t batch;
-    static unsigned made;
-    if (made != size) {
-        batch = make(size);
-        made = size;
-    }
+    moorline_edge_telemetry_list_device_readings_t batch = {.ptr = &of_device, .len = 1};
     for (unsigned call = 0; call < CALLS_A_TURN && left > 0; call++) {
         moorline_edge_telemetry_emit_error_t refusal;
         if (!emit(&batch, &refusal)) {
@@ -171,10 +166,8 @@ bool exports_moorline_edge_connector_guest_handle(exports_moorline_edge_connecto
             ok = parameters(&request->params, &size, &left)
                      ? wake_after(ret, 0)
                      : fail(err, MOORLINE_EDGE_TYPES_FAULT_CONFIGURATION, "params are [BATCH,BATCHES]");
-            if (ok && by_series) {
-                make(size);
-                ok = open_series(err);
-            }
+            make(size);
+            if (ok && by_series) ok = open_series(err);
         } else {
             ok = burst(request, err);
         }

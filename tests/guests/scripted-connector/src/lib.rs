@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use moorline_plugin_sdk::{
     AttributeUpdate, Connector, Description, DeviceReadings, EmitError, Event, Fault, FrameRule,
-    HandOver, Host, Level, LinkState, Quality, Reading, RpcRequest, Setup, StreamId, Value, Wake,
-    export_connector,
+    HandOver, Host, Level, LinkState, Quality, Reading, RpcRequest, SeriesId, Setup, StreamId,
+    Value, Wake, export_connector,
 };
 
 /// `SCRIPT:` and words, separated and filled up by spaces.
@@ -306,9 +306,11 @@ impl Scripted {
                 drop(host.reply(request.id, &n.to_string()));
             }
             "series" => {
-                let said = series(&format!("{}-series", self.device), host)
+                let device = format!("{}-series", self.device);
+                let foreign = request.params.parse().ok();
+                let id = series(&device, foreign, host)
                     .map_err(|error| Fault::Internal(format!("{error:?}")))?;
-                drop(host.reply(request.id, &said.to_string()));
+                drop(host.reply(request.id, &id.to_string()));
             }
             "link" => drop(host.reply(request.id, &format!("\"{:?}\"", self.link))),
             other => return Err(Fault::Configuration(format!("no method {other}"))),
@@ -317,12 +319,27 @@ impl Scripted {
     }
 }
 
-/// Emits 1, 2 and 3 of two series. Says whether a series that is opened again is the same.
-fn series(device: &str, host: &mut dyn Host) -> Result<bool, EmitError> {
+/// Emits 1, 2 and 3 of two series, and 9 of one that another guest has opened. Says the id of the first.
+fn series(
+    device: &str,
+    foreign: Option<SeriesId>,
+    host: &mut dyn Host,
+) -> Result<SeriesId, EmitError> {
     let (a, b) = (host.series(device, "a")?, host.series(device, "b")?);
     host.emit_series(&[a, b], &[1.0, 2.0], &[7.0])?;
-    host.emit_series(&[a], &[3.0], &[])?;
-    Ok(host.series(device, "b")? == b && a != b)
+    if let Some(foreign) = foreign {
+        match host.emit_series(&[foreign], &[9.0], &[]) {
+            Err(EmitError::Refused(_)) => {}
+            other => {
+                return Err(EmitError::Refused(format!(
+                    "{foreign} is not mine: {other:?}"
+                )));
+            }
+        }
+    }
+    let again = host.series(device, "a")?;
+    host.emit_series(&[again], &[3.0], &[])?;
+    Ok(again)
 }
 
 export_connector!(Scripted);
