@@ -15,7 +15,7 @@ use super::policy;
 use super::settings::Limits;
 use super::swapper::read;
 use super::world::{self, Interfaces};
-use crate::trust::signer;
+use crate::trust::{signer, signer_of_either};
 
 /// Tools of its making that are shown, and characters of each.
 const TOOLS_MAX: usize = 32;
@@ -74,7 +74,7 @@ pub(crate) async fn inspect_to_start(
     path: &Path,
     trust: &trust::Settings,
 ) -> Result<Inspected, Failure> {
-    let (bytes, digest, signature) = read_signed(path, trust).await?;
+    let (bytes, digest, signature) = read_signed(path, trust, signer_of_either).await?;
     let engines = Engines::start()?;
     let length = bytes.len() as u64;
     let build = Build {
@@ -142,14 +142,15 @@ pub(crate) async fn inspect_to_start(
 /// # Errors
 /// When it cannot be read, is none by its header, or that cannot be proven.
 pub async fn signer_of(path: &Path, trust: &trust::Settings) -> Result<Signer, Failure> {
-    let (_, _, signature) = read_signed(path, trust).await?;
+    let (_, _, signature) = read_signed(path, trust, signer).await?;
     signature
 }
 
-/// What is in the file, and who has signed it.
+/// What is in the file, and who has signed it, as `look` finds it.
 async fn read_signed(
     path: &Path,
     trust: &trust::Settings,
+    look: fn(&[u8], Digest, &Path, &trust::Settings) -> Result<Signer, Failure>,
 ) -> Result<(Vec<u8>, Digest, Result<Signer, Failure>), Failure> {
     let owned = path.to_owned();
     let keys = trust.clone();
@@ -157,7 +158,7 @@ async fn read_signed(
         let bytes = read(&owned)?;
         world::check_header(&bytes)?;
         let digest = digest_of(&bytes);
-        let signature = signer(&bytes, digest, &owned, &keys);
+        let signature = look(&bytes, digest, &owned, &keys);
         Ok((bytes, digest, signature))
     });
     looked

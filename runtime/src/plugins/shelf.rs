@@ -199,8 +199,12 @@ impl Shelf {
         Ok(TakenBack::Back(kept))
     }
 
-    /// Keeps what lies in the place, with its signature.
+    /// Keeps what lies in the place, with its signature. What is kept already stays as it is: if somebody was killed between the
+    /// renames of a component and its signature, the one that fits may be the kept one.
     fn keep(&self) -> io::Result<()> {
+        if self.digest() == digest(&self.before()) {
+            return Ok(());
+        }
         let signature = signature_path(&self.0);
         remove(&kept_beside(&signature))?;
         link(&self.0, &self.before())?;
@@ -440,6 +444,18 @@ mod tests {
             assert_eq!(desk.keeps(), Some(pair("good", Some("of the good"))));
         }
         desk.shelf.take_back(is("good"), is("good")).unwrap();
+        assert_eq!(desk.holds(), pair("good", Some("of the good")));
+    }
+
+    #[test]
+    fn the_fitting_signature_outlives_a_kill_between_two_renames() {
+        let desk = Desk::new("good", Some("of the good"));
+        desk.install("new", Some("of the new"), "good");
+        // As if the component had not been put there any more.
+        std::fs::write(&desk.shelf.0, "good").unwrap();
+        desk.install("bad", Some("of the bad"), "good");
+        assert_eq!(desk.keeps(), Some(pair("good", Some("of the good"))));
+        desk.shelf.take_back(is("good"), |_| false).unwrap();
         assert_eq!(desk.holds(), pair("good", Some("of the good")));
     }
 

@@ -31,8 +31,8 @@ use super::status::{PluginsStatus, SwapRecord};
 use crate::clock::Clock;
 use crate::trust::Ledger;
 pub(crate) use jobs::read;
-use jobs::{Done, Guests, Linked, Product, Source, Workshop};
-use slot::{Candidate, Making, Stock, nobody, served};
+use jobs::{Done, Guests, Linked, Product, Workshop};
+use slot::{Candidate, Making, Source, Stock, nobody, served};
 pub(crate) use slot::{InstanceHandle, Slot, Target};
 
 /// Answers of jobs on their way back.
@@ -300,14 +300,14 @@ impl Running {
             Output::Probe { probe } => {
                 spawn(&self.done, jobs::probe(slot, probe, found.path.clone()))
             }
-            Output::Compile(build) => self.compile(slot, build, false),
-            Output::CompileKept(build) => self.compile(slot, build, true),
+            Output::Compile(build) => self.compile(slot, build, Source::File),
+            Output::CompileKept(build) => self.compile(slot, build, Source::Kept),
             Output::Recall(build) => {
                 let mut candidate = Candidate::new(build, found.card_before.clone(), now);
                 candidate.code = found.codes.of(build.digest);
                 candidate.cached = true;
                 candidate.origin = found.origin_before.clone();
-                candidate.welcome_back = true;
+                candidate.source = Source::Previous;
                 let recalled = candidate.code.clone();
                 let result = match recalled {
                     Some(component) => {
@@ -345,7 +345,7 @@ impl Running {
         }
     }
 
-    fn compile(&mut self, slot: usize, build: Build, kept: bool) {
+    fn compile(&mut self, slot: usize, build: Build, source: Source) {
         let now = self.swapper.clock.now();
         let Some(found) = self.swapper.slots.get(slot) else {
             return;
@@ -357,14 +357,11 @@ impl Running {
             component: found.name.clone(),
         };
         let kind = found.target.kind();
-        let source = Source {
-            place: found.path.clone(),
-            kept,
-        };
+        let place = found.path.clone();
         let shared = self.code_of_another(kind, build.digest);
-        let job = jobs::compile(slot, build, workshop, kind, source, shared);
+        let job = jobs::compile(slot, build, workshop, kind, (place, source), shared);
         let mut candidate = Candidate::new(build, nobody(), now);
-        candidate.welcome_back = kept;
+        candidate.source = source;
         candidate.making = Some(Making(begin(&self.done, job)));
         if let Some(found) = self.swapper.slots.get_mut(slot) {
             found.candidate = Some(candidate);
@@ -406,7 +403,8 @@ impl Running {
         let gate = self.swapper.ledger.gate(&found.place, &self.swapper.trust);
         let candidate = found.candidate.as_ref();
         let gate = match candidate {
-            Some(candidate) if candidate.welcome_back => gate.open_to_older(),
+            // It served before: who brings it back means the older version.
+            Some(candidate) if candidate.source != Source::File => gate.open_to_older(),
             Some(_) | None => gate,
         };
         let origin = candidate.map(|candidate| candidate.origin.clone());

@@ -17,6 +17,7 @@ mod policy;
 mod refusals;
 mod report;
 mod rollback;
+mod starts;
 mod state;
 mod swap;
 mod trust;

@@ -78,18 +78,14 @@ struct Records {
 }
 
 impl Records {
-    /// What cannot be read is told to `unknown`, and taken for empty.
-    fn read(state_dir: &Path, unknown: impl Fn(&Path, &str)) -> Self {
-        let tell = |path: &Path, why: String| unknown(path, &why);
-        let (served, proved) = (state_dir.join(SERVED), state_dir.join(PROVED));
+    /// What cannot be read is taken for empty, and told: which file, why, and what follows from it.
+    fn read(state_dir: &Path, unknown: impl Fn(&Path, &str, &str)) -> Self {
         Self {
-            served: read(&served).unwrap_or_else(|why| {
-                tell(&served, why);
-                BTreeMap::new()
+            served: read(&state_dir.join(SERVED), |path, why| {
+                unknown(path, why, "downgrades are not noticed");
             }),
-            proved: read(&proved).unwrap_or_else(|why| {
-                tell(&proved, why);
-                BTreeMap::new()
+            proved: read(&state_dir.join(PROVED), |path, why| {
+                unknown(path, why, "what lies in a plugin's file needs no proof");
             }),
         }
     }
@@ -109,8 +105,8 @@ impl Ledger {
         if let Err(error) = prepare(state_dir) {
             tracing::warn!(directory = %state_dir.display(), %error, "no permission to downgrade can be given");
         }
-        let records = Records::read(state_dir, |path, why| {
-            tracing::error!(path = %path.display(), "what served before this start is not known, and neither is a downgrade noticed nor a build put on probation that was: {why}");
+        let records = Records::read(state_dir, |path, why, so| {
+            tracing::error!(path = %path.display(), "what was before this start is not known, and {so}: {why}");
         });
         Self {
             state_dir: state_dir.into(),
@@ -122,7 +118,7 @@ impl Ledger {
     pub(crate) fn peek(state_dir: &Path) -> Self {
         Self {
             state_dir: state_dir.into(),
-            records: watch::channel(Records::read(state_dir, |_path, _why| ())).0,
+            records: watch::channel(Records::read(state_dir, |_path, _why, _so| ())).0,
         }
     }
 
@@ -189,7 +185,14 @@ fn has_room<T>(known: &BTreeMap<String, T>, place: &Place) -> bool {
     known.len() < PLACES_MAX || known.contains_key(&place.0)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<BTreeMap<String, T>, String> {
+fn read<T: DeserializeOwned>(path: &Path, unknown: impl Fn(&Path, &str)) -> BTreeMap<String, T> {
+    try_read(path).unwrap_or_else(|why| {
+        unknown(path, &why);
+        BTreeMap::new()
+    })
+}
+
+fn try_read<T: DeserializeOwned>(path: &Path) -> Result<BTreeMap<String, T>, String> {
     let text = match bounded_file::read_text(path, FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -219,18 +222,15 @@ impl Keeper {
                 () = tokio::time::sleep(RETRY), if self.is_behind => false,
             };
             let now = self.records.borrow_and_update().clone();
-            let written = self.write(&now).await;
+            let written = self.write(now).await;
             self.note(&written);
-            if written.is_ok() {
-                self.written = now;
-            }
             if gone {
                 return;
             }
         }
     }
 
-    /// Without it the next start would take what serves for a downgrade, or let one in.
+    /// Without it the next start would take what serves for a downgrade, or let one in, or take for proved what is not.
     fn note(&mut self, written: &io::Result<()>) {
         let directory = self.state_dir.display();
         match (
@@ -247,7 +247,8 @@ impl Keeper {
         }
     }
 
-    async fn write(&self, now: &Records) -> io::Result<()> {
+    /// Each file as well as it can be: neither waits for the other.
+    async fn write(&mut self, now: Records) -> io::Result<()> {
         let changed = |(place, served): &(&String, &Served)| {
             self.written.served.get(place.as_str()) != Some(*served)
         };
@@ -261,12 +262,18 @@ impl Keeper {
         let proved = (now.proved != self.written.proved).then(|| serde_json::json!(now.proved));
         let directory = self.state_dir.clone();
         let kept = tokio::task::spawn_blocking(move || {
-            write(&directory.join(PROVED), proved)?;
-            write(&directory.join(SERVED), served)?;
-            spend(&directory, &spent)
+            let served =
+                write(&directory.join(SERVED), served).and_then(|()| spend(&directory, &spent));
+            (served, write(&directory.join(PROVED), proved))
         });
-        kept.await
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
+        let (served, proved) = kept.await.map_err(io::Error::other)?;
+        if served.is_ok() {
+            self.written.served = now.served;
+        }
+        if proved.is_ok() {
+            self.written.proved = now.proved;
+        }
+        served.and(proved)
     }
 }
 
@@ -376,21 +383,36 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let line = Place::of(Kind::Connector, "line");
         let ledger = Ledger::open(directory.path());
-        // Nothing can be renamed to the name of a directory that is not empty.
-        let in_the_way = directory.path().join(SERVED);
-        std::fs::create_dir_all(in_the_way.join("more")).unwrap();
         let keeper = tokio::spawn(ledger.keeper().run());
-        ledger.note(&line, "press", "1.2.0");
-        tokio::time::sleep(RETRY * 2).await;
-        std::fs::remove_dir_all(&in_the_way).unwrap();
-        let written = async {
-            while !in_the_way.is_file() {
-                tokio::time::sleep(RETRY).await;
-            }
-        };
-        tokio::time::timeout(RETRY * 100, written).await.unwrap();
-        let served = Ledger::open(directory.path()).served(&line);
-        assert_eq!(served.version_of("press"), Some("1.2.0"));
+        let files = [SERVED, PROVED].map(|name| directory.path().join(name));
+        for (turn, in_the_way) in files.iter().enumerate() {
+            // Nothing can be renamed to the name of a directory that is not empty.
+            std::fs::create_dir_all(in_the_way.join("more")).unwrap();
+            ledger.note(&line, "press", &format!("1.2.{turn}"));
+            ledger.note_proved(&line, Digest([turn as u8; 32]));
+            let other = &files[1 - turn];
+            let written = async |file: &Path| {
+                while !file.is_file() {
+                    tokio::time::sleep(RETRY).await;
+                }
+            };
+            // One does not wait for the other.
+            tokio::time::timeout(RETRY * 100, written(other))
+                .await
+                .unwrap();
+            tokio::time::sleep(RETRY * 2).await;
+            std::fs::remove_dir_all(in_the_way).unwrap();
+            tokio::time::timeout(RETRY * 100, written(in_the_way))
+                .await
+                .unwrap();
+            let known = Ledger::open(directory.path());
+            let version = format!("1.2.{turn}");
+            assert_eq!(known.served(&line).version_of("press"), Some(&*version));
+            assert_eq!(known.proved(&line), Some(Digest([turn as u8; 32])));
+            files
+                .iter()
+                .for_each(|file| std::fs::remove_file(file).unwrap());
+        }
         drop(ledger);
         keeper.await.unwrap();
     }

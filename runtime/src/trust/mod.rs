@@ -35,7 +35,7 @@ pub(crate) fn signature_path(component: &Path) -> PathBuf {
 }
 
 /// Where the signature lies of the build that is kept beside `component`.
-pub(crate) fn kept_signature_path(component: &Path) -> PathBuf {
+fn kept_signature_path(component: &Path) -> PathBuf {
     kept_beside(&signature_path(component))
 }
 
@@ -62,14 +62,25 @@ pub(crate) fn examine(
     if settings.policy == Policy::Off {
         return Ok(Origin::Unchecked);
     }
-    let usual = signature_path(component);
-    let signer = signer_by(bytes, digest, &usual, settings).or_else(|failure| {
-        signer_by(bytes, digest, &kept_signature_path(component), settings).map_err(|_| failure)
-    });
-    settings.admit(signer)
+    settings.admit(signer_of_either(bytes, digest, component, settings))
 }
 
-/// Who has signed `bytes`, by the keys of `settings`, whatever their policy. Reads the signature; blocks.
+/// Who has signed `bytes`, by the signature under its usual name or under that of the kept one, whatever the policy. Blocks.
+///
+/// # Errors
+/// When that cannot be proven by either; with what is wrong with the former.
+pub(crate) fn signer_of_either(
+    bytes: &[u8],
+    digest: Digest,
+    component: &Path,
+    settings: &Settings,
+) -> Result<Signer, Failure> {
+    signer(bytes, digest, component, settings).or_else(|failure| {
+        signer_by(bytes, digest, &kept_signature_path(component), settings).map_err(|_| failure)
+    })
+}
+
+/// Who has signed `bytes`, by the signature under its usual name, whatever the policy. Blocks.
 ///
 /// # Errors
 /// When that cannot be proven.

@@ -18,7 +18,8 @@
 //! handed over. It does not hold up the next swap: a cut-over ends the probation of the generation it replaces.
 //!
 //! A process that ended during a probation begins with the build before, as long as that is kept, and puts the file's on probation
-//! again: the first candidate that nobody has seen fail is not taken for a good one.
+//! again. What comes first is not replaced by what is seen in the file meanwhile, but followed by it. Until it is known what comes
+//! first, nothing begins.
 //!
 //! An operator may take a generation back. On probation that is a roll-back; later the build before is made a candidate of
 //! its own, under a new number, and the file's build is shunned until the file changes.
@@ -42,6 +43,8 @@ pub use state::{
 /// What is under way beside the active generation.
 #[derive(Clone, Debug)]
 enum Stage {
+    /// What to begin with is not known yet.
+    Starting,
     Idle,
     Settling {
         until: Instant,
@@ -114,7 +117,7 @@ pub struct Swap {
     look_at: Option<Instant>,
     /// Builds in a row that this host could not compile.
     uncompiled: u32,
-    /// Looks in a row that saw other bytes than the one before.
+    /// Looks in a row that were in vain, because the file changed.
     unsettled: u32,
     generations: u64,
     probes: u64,
@@ -128,7 +131,7 @@ impl Swap {
         Self {
             settings,
             active: None,
-            stage: Stage::Idle,
+            stage: Stage::Starting,
             probation: None,
             pace: Pace::default(),
             previous: None,
@@ -199,6 +202,7 @@ impl Swap {
                 deadline,
             },
             Stage::RollingBack { deadline, .. } => State::RollingBack { deadline },
+            Stage::Starting => State::Empty,
             Stage::Idle => match (self.probation, self.quarantined, self.active) {
                 (Some(probation), _, _) => State::Draining {
                     old: probation.old,
@@ -217,7 +221,7 @@ impl Swap {
             Input::Start(kept) => self.on_start(kept),
             Input::FileChanged => self.on_file_changed(now),
             Input::Ordered => {
-                self.put_back = None;
+                (self.put_back, self.unsettled) = (None, 0);
                 self.on_file_changed(now);
             }
             Input::PutBack(digest) => {
@@ -226,7 +230,7 @@ impl Swap {
             }
             Input::Again => {
                 self.quarantined = None;
-                self.put_back = None;
+                (self.put_back, self.unsettled) = (None, 0);
                 self.distrusted = false;
                 self.on_file_changed(now);
             }
@@ -281,7 +285,8 @@ impl Swap {
             Stage::Idle if self.look_at.is_some_and(|at| at <= now) => {
                 self.probe(Seen::Nothing);
             }
-            Stage::Idle
+            Stage::Starting
+            | Stage::Idle
             | Stage::Settling { .. }
             | Stage::Probing { .. }
             | Stage::Compiling(_)
@@ -307,7 +312,9 @@ impl Swap {
             Stage::Cutover { deadline, .. } => Some((deadline, "cut-over deadline")),
             Stage::RollingBack { deadline, .. } => Some((deadline, "roll-back deadline")),
             Stage::Idle => self.look_at.map(|at| (at, "look again")),
-            Stage::Probing { .. } | Stage::Compiling(_) | Stage::Checking(_) => None,
+            Stage::Starting | Stage::Probing { .. } | Stage::Compiling(_) | Stage::Checking(_) => {
+                None
+            }
         };
         let probation = self
             .probation

@@ -302,9 +302,9 @@ pub enum NoFile {
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Load what is there, without waiting for it to settle. Once; of no effect when something is under way already. Where the file holds a build that had not proved itself
-    /// when the process before ended, the one that had, and is kept beside it, is named: it is loaded, and the file's takes over on
-    /// probation.
+    /// Load what is there, without waiting for it to settle. Once; nothing begins before it. Where the file holds a build that had
+    /// not proved itself when the process before ended, the one that had, and is kept beside it, is named: it is loaded, and the
+    /// file's takes over on probation.
     Start(Option<Digest>),
     /// The file changed, appeared or vanished.
     FileChanged,

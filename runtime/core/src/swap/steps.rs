@@ -22,28 +22,20 @@ const COMPILE_AGAIN_MAX: Duration = Duration::from_secs(600);
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 impl Swap {
-    /// To find out what to begin with takes a while, in which the file may change.
     pub(super) fn on_start(&mut self, kept: Option<Digest>) {
-        match (&self.stage, kept) {
-            (Stage::Idle, None) => self.probe(Seen::Anything),
-            (Stage::Idle | Stage::Settling { .. } | Stage::Probing { .. }, Some(kept)) => {
-                let candidate = self.number(kept);
-                self.source = Source::Kept;
-                self.look_again = true;
-                self.stage = Stage::Compiling(candidate);
-                self.outputs.push_back(Output::CompileKept(candidate));
-            }
-            (
-                Stage::Settling { .. }
-                | Stage::Probing { .. }
-                | Stage::Compiling(_)
-                | Stage::Checking(_)
-                | Stage::Warming { .. }
-                | Stage::Cutover { .. }
-                | Stage::RollingBack { .. },
-                _,
-            ) => {}
+        if !matches!(self.stage, Stage::Starting) {
+            return;
         }
+        let Some(kept) = kept else {
+            // This look sees whatever has changed until now.
+            self.look_again = false;
+            return self.probe(Seen::Anything);
+        };
+        let candidate = self.number(kept);
+        self.source = Source::Kept;
+        self.look_again = true;
+        self.stage = Stage::Compiling(candidate);
+        self.outputs.push_back(Output::CompileKept(candidate));
     }
 
     pub(super) fn probe(&mut self, seen: Seen) {
@@ -73,7 +65,15 @@ impl Swap {
     }
 
     pub(super) fn on_file_changed(&mut self, now: Instant) {
+        if matches!(
+            self.stage,
+            Stage::Probing { .. } | Stage::Settling { seen: Some(_), .. }
+        ) {
+            // It was looked at too early.
+            self.unsettled = self.unsettled.saturating_add(1);
+        }
         match self.stage {
+            Stage::Starting => self.look_again = true,
             Stage::Idle | Stage::Settling { .. } | Stage::Probing { .. } => self.settle(now, None),
             Stage::Compiling(_) | Stage::Checking(_) | Stage::Warming { .. }
                 if self.source == Source::Kept =>
@@ -195,7 +195,7 @@ impl Swap {
             }
             Stage::Settling { .. } | Stage::Probing { .. } => self.look_again = true,
             // A cut-over or a roll-back has ended the probation already.
-            Stage::Idle | Stage::Cutover { .. } | Stage::RollingBack { .. } => {}
+            Stage::Starting | Stage::Idle | Stage::Cutover { .. } | Stage::RollingBack { .. } => {}
         }
     }
 
@@ -212,7 +212,8 @@ impl Swap {
             Stage::Checking(candidate) => (Step::Check, candidate),
             Stage::Warming { candidate, .. } => (Step::Warm, candidate),
             Stage::Cutover { candidate, .. } => (Step::CutOver, candidate),
-            Stage::Idle
+            Stage::Starting
+            | Stage::Idle
             | Stage::Settling { .. }
             | Stage::Probing { .. }
             | Stage::RollingBack { .. } => return,

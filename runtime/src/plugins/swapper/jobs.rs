@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use wasmtime::component::Component;
 
 use super::Target;
+use super::slot::Source;
 use crate::bounded_file::{self, ReadError};
 use crate::plugins::bindings::connector::ConnectorPre;
 use crate::plugins::bindings::policy::ReconnectPolicyPre;
@@ -103,7 +104,8 @@ pub(super) async fn begin(slot: usize, path: Arc<Path>, proved: Digest) -> Optio
     if kept.is_some() {
         tracing::info!(
             path = %path.display(), %proved,
-            "the plugin's file holds a build that had not proved itself when the gateway ended; the one before it serves first, and the file's takes over on probation"
+            "the plugin's file holds a build that had not proved itself when the gateway ended; \
+             the one that had, FILE.before, serves first, and the file's takes over on probation"
         );
     }
     answer(slot, Input::Start(kept)).await
@@ -183,33 +185,15 @@ pub(super) struct Workshop {
     pub(super) component: Arc<str>,
 }
 
-/// Where a component is read.
-pub(super) struct Source {
-    /// The place that the configuration names.
-    pub(super) place: Arc<Path>,
-    /// What is kept beside it, not what lies in it.
-    pub(super) kept: bool,
-}
-
-impl Source {
-    fn read(&self) -> Result<Vec<u8>, Failure> {
-        if self.kept {
-            read(&Shelf::new(&self.place).before())
-        } else {
-            read(&self.place)
-        }
-    }
-}
-
 pub(super) async fn compile(
     slot: usize,
     build: Build,
     workshop: Workshop,
     kind: Kind,
-    source: Source,
+    from: (Arc<Path>, Source),
     shared: Option<Component>,
 ) -> Option<Done> {
-    let (result, product) = match try_compile(slot, build, workshop, kind, source, shared).await {
+    let (result, product) = match try_compile(slot, build, workshop, kind, from, shared).await {
         Ok(product) => (Ok(()), product),
         Err(failure) => (Err(failure), Product::Nothing),
     };
@@ -227,7 +211,7 @@ async fn try_compile(
     build: Build,
     workshop: Workshop,
     kind: Kind,
-    source: Source,
+    (place, source): (Arc<Path>, Source),
     shared: Option<Component>,
 ) -> Result<Product, Failure> {
     let Workshop {
@@ -241,7 +225,10 @@ async fn try_compile(
     let (bytes, cached, origin) = {
         let (engine, cache) = (engine.clone(), cache.clone());
         blocking(move || {
-            let bytes = source.read()?;
+            let bytes = match source {
+                Source::Kept => read(&Shelf::new(&place).before())?,
+                Source::File | Source::Previous => read(&place)?,
+            };
             if digest_of(&bytes) != digest {
                 return Err(Failure::new(
                     Reason::Unreadable,
@@ -249,7 +236,7 @@ async fn try_compile(
                 ));
             }
             world::check_header(&bytes)?;
-            let origin = examine(&bytes, digest, &source.place, &trust)?;
+            let origin = examine(&bytes, digest, &place, &trust)?;
             let cached = shared.or_else(|| cache.load(&engine, digest));
             Ok((Arc::new(bytes), cached, origin))
         })

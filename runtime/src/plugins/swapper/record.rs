@@ -7,6 +7,8 @@ use moorline_core::swap::{Build, Digest, Failure, NoFile, Reason, Report, Step};
 use moorline_core::time::{Instant, rounded_ms};
 use moorline_core::trust::Origin;
 
+use super::jobs::Done;
+use super::slot::Source;
 use super::{Candidate, Running, Slot, Target, jobs, nobody};
 use crate::plugins::instance::TookOver;
 use crate::plugins::orders::OrderEnd;
@@ -14,6 +16,7 @@ use crate::plugins::status::{
     ComponentStatus, ConnectorStatus, PluginsStatus, PolicyStatus, SWAPS_KEPT, SwapOutcome,
     SwapRecord,
 };
+use crate::trust::Ledger;
 
 impl Running {
     pub(super) fn record(&mut self, slot: usize, now: Instant, report: Report) {
@@ -28,11 +31,12 @@ impl Running {
             Report::Unchanged(build) => {
                 // Whoever touches the file, or orders a swap to what serves, wants it to be tried again.
                 super::spawn(&self.done, jobs::retry(&found.target));
+                found.note_served(&self.swapper.ledger);
                 return found.waiting.nothing_new(&OrderEnd::Unchanged(build));
             }
             Report::Shunned(digest) => {
-                let why = found.failure_of(digest);
-                return found.waiting.nothing_new(&OrderEnd::Shunned(digest, why));
+                let end = OrderEnd::Shunned(digest, found.failure_of(digest));
+                return found.waiting.nothing_new(&end);
             }
             Report::PutBack(digest) => {
                 tracing::info!(
@@ -44,16 +48,23 @@ impl Running {
             }
             Report::Proved(build) => {
                 tracing::debug!(component = &*found.name, %build, "the new generation has proved itself");
-                found.proved = Some(build.digest);
-                self.swapper.ledger.note_proved(&found.place, build.digest);
+                found.proves(build.digest, &self.swapper.ledger);
                 return found.waiting.proved(build);
             }
             Report::Loaded(to) => {
-                found.proved = Some(to.digest);
-                self.swapper.ledger.note_proved(&found.place, to.digest);
+                // The build that would have come first gets its turn at the next start.
+                if !found.kept_waits {
+                    found.proves(to.digest, &self.swapper.ledger);
+                }
                 (None, to, SwapOutcome::Loaded)
             }
-            Report::Swapped { from, to } => (Some(from), to, SwapOutcome::Swapped),
+            Report::Swapped { from, to } => {
+                if found.source_of(to) == Some(Source::Previous) {
+                    // An operator wants it, for the next start, too.
+                    self.swapper.ledger.note_proved(&found.place, to.digest);
+                }
+                (Some(from), to, SwapOutcome::Swapped)
+            }
             Report::Refused {
                 candidate,
                 step,
@@ -69,22 +80,16 @@ impl Running {
                 step,
                 failure,
             } => {
-                let good = [Some(to.digest), found.proved];
-                let job = jobs::take_back(
-                    slot,
-                    found.path.clone(),
-                    (from.digest, failure.reason),
-                    good,
-                );
-                super::spawn(&self.done, job);
+                super::spawn(&self.done, found.mended(slot, from, to, failure.reason));
                 (Some(to), from, SwapOutcome::RolledBack(step, failure))
             }
         };
+        let is_kept = found.source_of(to) == Some(Source::Kept);
         let record = Arc::new(found.conclude(now, from, to, outcome));
-        found.waiting.concluded(&record);
-        if found.machine.active().is_some() {
-            let (plugin, version) = &found.card;
-            self.swapper.ledger.note(&found.place, plugin, version);
+        // Orders are for what lies in the file, whose turn comes next; it is judged as it would have been without the one kept.
+        if !is_kept {
+            found.waiting.concluded(&record);
+            found.note_served(&self.swapper.ledger);
         }
         self.concluded.push(record);
     }
@@ -154,6 +159,36 @@ impl Slot {
         why.map(|(_, failure)| failure.clone())
     }
 
+    /// Sees to it that the next start does not find `from` in the file.
+    fn mended(
+        &self,
+        slot: usize,
+        from: Build,
+        to: Build,
+        reason: Reason,
+    ) -> impl Future<Output = Option<Done>> + Send + use<> {
+        let good = [Some(to.digest), self.proved];
+        jobs::take_back(slot, self.path.clone(), (from.digest, reason), good)
+    }
+
+    fn source_of(&self, candidate: Build) -> Option<Source> {
+        let candidate = self.candidate.as_ref().filter(|c| c.build == candidate);
+        candidate.map(|candidate| candidate.source)
+    }
+
+    fn proves(&mut self, build: Digest, ledger: &Ledger) {
+        self.proved = Some(build);
+        ledger.note_proved(&self.place, build);
+    }
+
+    /// Whatever comes next is judged by the version that serves now.
+    fn note_served(&self, ledger: &Ledger) {
+        if self.machine.active().is_some() {
+            let (plugin, version) = &self.card;
+            ledger.note(&self.place, plugin, version);
+        }
+    }
+
     fn component(&self) -> ComponentStatus {
         let active = self.machine.active();
         let (card, origin) = if active.is_some() && active != self.told {
@@ -197,7 +232,11 @@ impl Slot {
         let cached = candidate.as_ref().is_some_and(|c| c.cached);
         match &outcome {
             SwapOutcome::Loaded | SwapOutcome::Swapped => self.serves(candidate, to, gap, took),
-            SwapOutcome::Refused(step, failure) => self.refuses(to, *step, failure, false),
+            SwapOutcome::Refused(step, failure) => {
+                let kept = candidate.is_some_and(|c| c.source == Source::Kept);
+                self.kept_waits |= kept && failure.may_pass(*step);
+                self.refuses(to, *step, failure, false);
+            }
             SwapOutcome::RolledBack(step, failure) => {
                 if *step == Step::Probation {
                     self.card = self.card_before.clone();
@@ -285,10 +324,10 @@ impl Slot {
             } else {
                 "refused"
             };
-            let again = if failure.may_pass(step) {
-                "; it is tried again"
-            } else {
-                ""
+            let again = match (failure.may_pass(step), self.kept_waits) {
+                (false, _) => "",
+                (true, false) => "; it is tried again",
+                (true, true) => "; it is tried again at the next start",
             };
             tracing::error!(
                 component, %candidate, %step, serving,

@@ -74,6 +74,17 @@ pub(super) enum Stock {
     Policy(Box<PolicyGuest>),
 }
 
+/// Where a candidate comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The place that the configuration names.
+    File,
+    /// What is kept beside it, when the gateway starts.
+    Kept,
+    /// The generation before, by an operator's order.
+    Previous,
+}
+
 pub(super) struct Candidate {
     pub(super) build: Build,
     pub(super) stock: Stock,
@@ -83,8 +94,7 @@ pub(super) struct Candidate {
     pub(super) began: Instant,
     pub(super) took_over: TookOver,
     pub(super) cached: bool,
-    /// It served before, and an operator or the start of the gateway brings it back: that is the word that an older version needs.
-    pub(super) welcome_back: bool,
+    pub(super) source: Source,
     /// What is made of it at the moment; it ends with the candidate.
     pub(super) making: Option<Making>,
 }
@@ -109,7 +119,7 @@ impl Candidate {
             began: now,
             took_over: TookOver::default(),
             cached: false,
-            welcome_back: false,
+            source: Source::File,
             making: None,
         }
     }
@@ -144,6 +154,8 @@ pub(crate) struct Slot {
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
     /// What has proved itself last. What is in the file at a start needs no proof, unless the one before it is kept.
     pub(super) proved: Option<Digest>,
+    /// What is kept beside the file could not be compiled at this start, for no fault of its own.
+    pub(super) kept_waits: bool,
     /// Why there was no file when that was said last.
     pub(super) missing_said: Option<NoFile>,
 }
@@ -166,6 +178,7 @@ impl Slot {
             told: None,
             refused: None,
             proved: None,
+            kept_waits: false,
             missing_said: None,
         }
     }

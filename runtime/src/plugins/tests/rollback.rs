@@ -141,51 +141,6 @@ async fn the_next_start_finds_what_was_kept_and_not_the_build_that_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_ended_during_a_probation_begins_with_the_build_before() {
-    let good = connector("");
-    let mut plan = Plan::new().connector("line", &good);
-    // None of the probations ends in time.
-    plan.settings.connectors[0].succession.probation.duration = PATIENCE * 60;
-    let mut gateway = plan.start().await;
-    let loaded = gateway.concluded().await.to.digest;
-    let kept = gateway.component("line").with_extension("wasm.before");
-    std::fs::write(&kept, &good).unwrap();
-    gateway.replace("line", &connector("another"));
-    let another = gateway.concluded().await.to.digest;
-    // What the file holds at the next start, and how that ends. Somebody may have put it there meanwhile.
-    for (script, last) in [
-        ("another", SwapOutcome::Swapped),
-        ("start:trap", SwapOutcome::Loaded),
-    ] {
-        let plan = gateway.stop().await;
-        std::fs::write(&plan.settings.connectors[0].component, connector(script)).unwrap();
-        gateway = plan.start().await;
-        let first = gateway.concluded().await;
-        assert_eq!(
-            (&first.outcome, first.to.digest),
-            (&SwapOutcome::Loaded, loaded)
-        );
-        let second = gateway.concluded().await;
-        assert_eq!(second.from.map(|from| from.digest), Some(loaded));
-        if last == SwapOutcome::Swapped {
-            assert_eq!((&second.outcome, second.to.digest), (&last, another));
-            let line = gateway.status.borrow().connectors[0].component.clone();
-            assert_eq!(line.proved, Some(loaded));
-        } else {
-            assert_rolled_back(&second, Step::CutOver, Reason::Trapped);
-            file_holds(&gateway, &good).await;
-            assert!(!kept.exists());
-        }
-    }
-    // Nothing is left to prove.
-    let mut gateway = gateway.stop().await.start().await;
-    assert_eq!(gateway.concluded().await.to.digest, loaded);
-    gateway.count("dev-line", 20).await;
-    assert_eq!(gateway.status.borrow().swaps.len(), 1);
-    gateway.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_instance_that_fails_takes_all_instances_back() {
     let mut gateway = Plan::new()
         .connector("line", &connector(""))

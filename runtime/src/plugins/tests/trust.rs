@@ -10,7 +10,7 @@ use super::guests::{connector, policy};
 use crate::plugins::{OrderEnd, SwapOutcome, SwapRecord, Until, digest_of};
 use crate::trust::{Place, SecretKey, signature_path};
 
-fn trusting(policy: Policy, key: &SecretKey) -> Settings {
+pub(super) fn trusting(policy: Policy, key: &SecretKey) -> Settings {
     Settings {
         policy,
         keys: vec![TrustedKey {
@@ -22,7 +22,7 @@ fn trusting(policy: Policy, key: &SecretKey) -> Settings {
 }
 
 /// A signature as `moorline plugin sign` makes it.
-fn signature(key: &SecretKey, bytes: &[u8], version: &str) -> String {
+pub(super) fn signature(key: &SecretKey, bytes: &[u8], version: &str) -> String {
     let claim = Claim {
         name: Some("scripted".to_owned()),
         version: Some(version.to_owned()),
@@ -31,7 +31,7 @@ fn signature(key: &SecretKey, bytes: &[u8], version: &str) -> String {
     key.sign(bytes, claim.comment("line.wasm", 1)).file()
 }
 
-fn put(component: &Path, signature: &str) {
+pub(super) fn put(component: &Path, signature: &str) {
     std::fs::write(signature_path(component), signature).unwrap();
 }
 

@@ -52,19 +52,35 @@ fn a_kept_build_that_cannot_be_loaded_makes_room_for_the_files() {
 }
 
 #[test]
-fn a_change_that_is_heard_of_before_the_start_is_no_reason_to_forget_what_had_proved_itself() {
-    let mut tracer = Tracer::new();
-    tracer.input(0, Input::FileChanged).time(100);
+fn nothing_begins_before_it_is_known_what_comes_first() {
+    let early = || {
+        let mut tracer = Tracer::new();
+        tracer
+            .input(0, Input::FileChanged)
+            .input(50, Input::Ordered);
+        tracer.time(100).time(10_000).expect("");
+        assert_eq!(tracer.swap.state(), State::Empty);
+        tracer
+    };
+    let mut tracer = early();
     tracer
-        .input(101, Input::Start(Some(digest(1))))
-        .probed(102, 2);
-    tracer.prepared(105, 1);
-    tracer.input(106, Input::CutOver(Generation(1), Ok(())));
+        .input(10_001, Input::Start(Some(digest(1))))
+        .prepared(10_005, 1);
+    tracer.input(10_006, Input::CutOver(Generation(1), Ok(())));
     assert_eq!(tracer.swap.active().map(|b| b.digest), Some(digest(1)));
-    let mut late = Tracer::new();
-    late.change_to(0, 2)
-        .input(201, Input::Start(Some(digest(1))));
-    assert!(matches!(late.swap.state(), State::Compiling(build) if build.digest == digest(2)));
+    // Another word of it is none.
+    tracer.trace.clear();
+    tracer
+        .input(10_007, Input::Start(Some(digest(3))))
+        .expect("");
+    // The first look sees what has changed until then.
+    let mut tracer = early();
+    tracer
+        .input(10_001, Input::Start(None))
+        .probed(10_002, 2)
+        .prepared(10_005, 1);
+    tracer.input(10_006, Input::CutOver(Generation(1), Ok(())));
+    assert_eq!(tracer.swap.state(), State::Active(Generation(1)));
 }
 
 #[test]
