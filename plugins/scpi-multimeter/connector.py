@@ -165,6 +165,6 @@ def unsent(hand_over: HandOver | None) -> list[tuple[str, float]]:
     try:
         if hand_over.schema != HAND_OVER_SCHEMA:
             raise ValueError(f"schema {hand_over.schema} is not {HAND_OVER_SCHEMA}")
-        return [(str(key), float(value)) for key, value in json.loads(hand_over.bytes)]
+        return [(str(key), float(value)) for key, value in json.loads(hand_over.bytes.decode())]
     except (ValueError, TypeError) as why:
         raise Err(Fault_HandOver(str(why))) from None

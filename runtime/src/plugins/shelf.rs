@@ -17,12 +17,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use moorline_core::swap::Digest;
+use moorline_core::trust;
 use thiserror::Error;
 
 use super::cache::digest_of;
 use super::world::COMPONENT_BYTES_MAX;
 use crate::bounded_file::{self, ReadError};
-use crate::trust::{SIGNATURE_FILE_BYTES_MAX, kept_beside, signature_path};
+use crate::trust::{
+    SIGNATURE_FILE_BYTES_MAX, kept_beside, signature_path, signer, signer_of_either,
+};
 
 /// Of a component that comes without a file to follow.
 const USUAL_MODE: u32 = 0o644;
@@ -86,6 +89,15 @@ pub(crate) enum TakenBack {
     NotKept,
 }
 
+/// Where a build lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lies {
+    /// Where the configuration has it.
+    InPlace,
+    /// Kept beside that.
+    Beside,
+}
+
 /// The place of one component.
 #[derive(Clone, Debug)]
 pub(crate) struct Shelf(PathBuf);
@@ -104,10 +116,14 @@ impl Shelf {
         kept_beside(&self.0)
     }
 
-    /// Whether `proved` is kept beside the place, in which something else lies.
-    pub(crate) fn keeps(&self, proved: Digest) -> bool {
-        let is_kept = digest(&self.before()) == Some(proved);
-        is_kept && self.digest().is_some_and(|lies| lies != proved)
+    /// Where `proved` lies: in the place, or beside it while there is something else in the place.
+    pub(crate) fn holds(&self, proved: Digest) -> Option<Lies> {
+        if self.digest() == Some(proved) {
+            return Some(Lies::InPlace);
+        }
+        let is_there = std::fs::metadata(&self.0).is_ok();
+        let is_kept = is_there && digest(&self.before()) == Some(proved);
+        is_kept.then_some(Lies::Beside)
     }
 
     /// What lies in the place.
@@ -117,9 +133,12 @@ impl Shelf {
 
     /// Puts `new` in the place. What lies there is kept beside it if `is_proved` says so of it, and given back, to be put there
     /// again if the new one is refused.
+    ///
+    /// `trust` tells which signature is that of what lies there.
     pub(crate) fn install(
         &self,
         new: &Stocked,
+        trust: &trust::Settings,
         is_proved: impl FnOnce(Digest) -> bool,
     ) -> Result<Option<Stocked>, ShelfError> {
         let _turn = self.turn();
@@ -128,21 +147,25 @@ impl Shelf {
             Ok(metadata) if metadata.is_symlink() => {
                 return Err(ShelfError::Link(self.0.clone()));
             }
-            Ok(_file) => Some(Stocked::read(&self.0)?),
+            Ok(_file) => {
+                self.heal(trust).map_err(write)?;
+                Some(Stocked::read(&self.0)?)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(write(error)),
         };
+        let drafts = self.drafts(new)?;
         if lay.as_ref().is_some_and(|lay| is_proved(lay.digest())) {
             self.keep().map_err(write)?;
         }
-        self.put(new)?;
+        self.put(drafts)?;
         Ok(lay)
     }
 
     /// Puts `old` in the place again. What is kept beside it stays.
     pub(crate) fn put_back(&self, old: &Stocked) -> Result<(), ShelfError> {
         let _turn = self.turn();
-        self.put(old)?;
+        self.put(self.drafts(old)?)?;
         let lies = signature_path(&self.0);
         match &old.signature {
             Some(_put) => Ok(()),
@@ -150,10 +173,11 @@ impl Shelf {
         }
     }
 
-    /// Brings back the build that is kept beside, if `is_good` says so of it and not of what lies in the place. What lies there
-    /// is kept in its stead if `is_proved` says so of it.
+    /// Brings back the build that is kept beside, if `is_good` says so of it, and `may_stay` not of what lies in the place. What
+    /// lies there is kept in its stead if `is_proved` says so of it.
     pub(crate) fn take_back(
         &self,
+        may_stay: impl Fn(Digest) -> bool,
         is_good: impl Fn(Digest) -> bool,
         is_proved: impl FnOnce(Digest) -> bool,
     ) -> io::Result<TakenBack> {
@@ -162,12 +186,12 @@ impl Shelf {
         }
         let _turn = self.turn();
         let lies = self.digest();
-        if lies.is_some_and(&is_good) {
+        if lies.is_some_and(&may_stay) {
             return Ok(TakenBack::LiesThere);
         }
         let Some(kept) = digest(&self.before()).filter(|kept| is_good(*kept)) else {
             // Somebody else may have brought it back since the place was looked at.
-            let is_back = self.digest().is_some_and(&is_good);
+            let is_back = self.digest().is_some_and(&may_stay);
             return Ok(if is_back {
                 TakenBack::LiesThere
             } else {
@@ -199,12 +223,25 @@ impl Shelf {
         Ok(TakenBack::Back(kept))
     }
 
-    /// Keeps what lies in the place, with its signature. What is kept already stays as it is: if somebody was killed between the
-    /// renames of a component and its signature, the one that fits may be the kept one.
-    fn keep(&self) -> io::Result<()> {
-        if self.digest() == digest(&self.before()) {
+    /// If somebody was killed between the renames of a component and its signature, the one that fits may be the kept one.
+    fn heal(&self, trust: &trust::Settings) -> io::Result<()> {
+        let Ok(bytes) = bounded_file::read(&self.0, COMPONENT_BYTES_MAX) else {
+            return Ok(());
+        };
+        let digest = digest_of(&bytes);
+        if signer(&bytes, digest, &self.0, trust).is_ok()
+            || signer_of_either(&bytes, digest, &self.0, trust).is_err()
+        {
             return Ok(());
         }
+        let lies = signature_path(&self.0);
+        let new = beside(&lies, ".new");
+        link(&kept_beside(&lies), &new)?;
+        std::fs::rename(new, lies)
+    }
+
+    /// Keeps what lies in the place, with its signature.
+    fn keep(&self) -> io::Result<()> {
         let signature = signature_path(&self.0);
         remove(&kept_beside(&signature))?;
         link(&self.0, &self.before())?;
@@ -231,15 +268,9 @@ impl Shelf {
         }
     }
 
-    /// Both are on the disk before either is in its place, so that a disk that is full changes nothing. The signature goes first,
-    /// so that the gateway does not find the component without it. Where `new` has none, what lies there stays: somebody may have
-    /// put it there for the new build.
-    fn put(&self, new: &Stocked) -> Result<(), ShelfError> {
+    /// Both are on the disk before either is in its place or anything is kept, so that a disk that is full changes nothing.
+    fn drafts(&self, new: &Stocked) -> Result<Drafts, ShelfError> {
         let lies = signature_path(&self.0);
-        let at = |file: &Path| {
-            let file = file.to_owned();
-            move |error| ShelfError::Write(file, error)
-        };
         let signature = match &new.signature {
             Some(signature) => Some(Draft::of(&lies, signature, USUAL_MODE).map_err(at(&lies))?),
             None => None,
@@ -247,11 +278,36 @@ impl Shelf {
         let mode =
             std::fs::metadata(&self.0).map_or(USUAL_MODE, |metadata| metadata.mode() & MODE_BITS);
         let component = Draft::of(&self.0, &new.component, mode).map_err(at(&self.0))?;
+        Ok(Drafts {
+            component,
+            signature,
+        })
+    }
+
+    /// The signature goes first, so that the gateway does not find the component without it. Where the new one has none, what lies
+    /// there stays: somebody may have put it there for the new build.
+    fn put(&self, new: Drafts) -> Result<(), ShelfError> {
+        let Drafts {
+            component,
+            signature,
+        } = new;
+        let lies = signature_path(&self.0);
         if let Some(signature) = signature {
             signature.put(&lies).map_err(at(&lies))?;
         }
         component.put(&self.0).map_err(at(&self.0))
     }
+}
+
+fn at(file: &Path) -> impl FnOnce(io::Error) -> ShelfError {
+    let file = file.to_owned();
+    move |error| ShelfError::Write(file, error)
+}
+
+/// A component and its signature before they are in their places.
+struct Drafts {
+    component: Draft,
+    signature: Option<Draft>,
 }
 
 /// What is to be in the place of a file, on the disk beside it. Without an order to put it there it is gone again.
@@ -324,6 +380,7 @@ fn remove(file: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::SecretKey;
 
     struct Desk {
         directory: tempfile::TempDir,
@@ -352,7 +409,8 @@ mod tests {
         fn install(&self, new: &str, signature: Option<&str>, proved: &str) -> Stocked {
             self.put("new.wasm", new, signature);
             let new = Stocked::read(&self.directory.path().join("new.wasm")).unwrap();
-            let lay = self.shelf.install(&new, is(proved)).unwrap();
+            let nobody = trust::Settings::default();
+            let lay = self.shelf.install(&new, &nobody, is(proved)).unwrap();
             lay.unwrap()
         }
 
@@ -388,7 +446,9 @@ mod tests {
         desk.put("new.wasm", "new", Some("of the new"));
         let new = Stocked::read(&desk.directory.path().join("new.wasm")).unwrap();
         std::fs::create_dir(desk.directory.path().join("line.wasm.new")).unwrap();
-        let refused = desk.shelf.install(&new, is("nothing")).unwrap_err();
+        let nobody = trust::Settings::default();
+        let refused = desk.shelf.install(&new, &nobody, is("nothing"));
+        let refused = refused.unwrap_err();
         assert!(matches!(refused, ShelfError::Write(..)), "{refused}");
         assert_eq!(desk.holds(), pair("old", Some("of the old")));
         let draft = beside(&signature_path(&desk.shelf.0), ".new");
@@ -419,7 +479,8 @@ mod tests {
 
             let desk = Desk::new("old", of_old);
             desk.install("new", Some("of the new"), "old");
-            let back = desk.shelf.take_back(is("old"), is("old")).unwrap();
+            let back = desk.shelf.take_back(is("old"), is("old"), is("old"));
+            let back = back.unwrap();
             assert!(matches!(back, TakenBack::Back(_)), "{back:?}");
             assert_eq!(desk.holds(), pair("old", of_old));
             assert_eq!(desk.keeps(), None);
@@ -443,20 +504,54 @@ mod tests {
             desk.install(more, Some("of another"), "good");
             assert_eq!(desk.keeps(), Some(pair("good", Some("of the good"))));
         }
-        desk.shelf.take_back(is("good"), is("good")).unwrap();
+        let shelf = &desk.shelf;
+        shelf.take_back(is("good"), is("good"), is("good")).unwrap();
         assert_eq!(desk.holds(), pair("good", Some("of the good")));
     }
 
     #[test]
     fn the_fitting_signature_outlives_a_kill_between_two_renames() {
-        let desk = Desk::new("good", Some("of the good"));
-        desk.install("new", Some("of the new"), "good");
-        // As if the component had not been put there any more.
-        std::fs::write(&desk.shelf.0, "good").unwrap();
-        desk.install("bad", Some("of the bad"), "good");
-        assert_eq!(desk.keeps(), Some(pair("good", Some("of the good"))));
-        desk.shelf.take_back(is("good"), |_| false).unwrap();
-        assert_eq!(desk.holds(), pair("good", Some("of the good")));
+        let key = SecretKey::generate().unwrap();
+        let trust = trust::Settings {
+            policy: trust::Policy::Require,
+            keys: vec![trust::TrustedKey {
+                name: "plant".into(),
+                key: key.public(),
+            }],
+            allow_downgrade: false,
+        };
+        let of = |bytes: &str| {
+            let claim = trust::Claim::default();
+            key.sign(bytes.as_bytes(), claim.comment("line.wasm", 1))
+                .file()
+        };
+        let (good, bad) = (of("good"), of("bad"));
+        let desk = Desk::new("good", Some(&bad));
+        let signature = signature_path(&desk.shelf.0);
+        std::fs::write(kept_beside(&signature), &good).unwrap();
+        desk.put("new.wasm", "bad", Some(&bad));
+        let new = Stocked::read(&desk.directory.path().join("new.wasm")).unwrap();
+        desk.shelf.install(&new, &trust, is("good")).unwrap();
+        assert_eq!(desk.keeps(), Some(pair("good", Some(&good))));
+        let back = desk.shelf.take_back(is("good"), is("good"), |_| false);
+        assert!(matches!(back, Ok(TakenBack::Back(_))));
+        assert_eq!(desk.holds(), pair("good", Some(&good)));
+        // One that was signed meanwhile, or by another key, is kept as it is now.
+        let again = of("good");
+        std::fs::write(&signature, &again).unwrap();
+        desk.shelf.install(&new, &trust, is("good")).unwrap();
+        assert_eq!(desk.keeps(), Some(pair("good", Some(&again))));
+    }
+
+    #[test]
+    fn who_put_another_build_there_meanwhile_finds_it_there() {
+        let desk = Desk::new("good", None);
+        desk.install("bad", None, "good");
+        desk.install("newer", None, "good");
+        let failed = |lies: Digest| !is("bad")(lies);
+        let back = desk.shelf.take_back(failed, is("good"), |_| false);
+        assert!(matches!(back, Ok(TakenBack::LiesThere)));
+        assert_eq!(desk.holds().0, "newer");
     }
 
     #[test]
@@ -464,10 +559,11 @@ mod tests {
         let desk = Desk::new("first", Some("of the first"));
         desk.install("second", None, "first");
         // The second one has proved itself, and an operator goes back.
-        desk.shelf.take_back(is("first"), is("second")).unwrap();
+        let back = |to: &str, from: &str| desk.shelf.take_back(is(to), is(to), is(from));
+        back("first", "second").unwrap();
         assert_eq!(desk.holds(), pair("first", Some("of the first")));
         assert_eq!(desk.keeps(), Some(pair("second", Some("of the first"))));
-        desk.shelf.take_back(is("second"), is("first")).unwrap();
+        back("second", "first").unwrap();
         assert_eq!(desk.holds().0, "second");
     }
 
@@ -475,7 +571,10 @@ mod tests {
     fn only_a_good_build_is_brought_back_and_only_over_another() {
         let desk = Desk::new("good", None);
         let nobody = |_| false;
-        let back = |good: &str| desk.shelf.take_back(is(good), nobody).unwrap();
+        let back = |good: &str| {
+            let shelf = &desk.shelf;
+            shelf.take_back(is(good), is(good), nobody).unwrap()
+        };
         assert_eq!(back("good"), TakenBack::LiesThere);
         desk.install("bad", None, "good");
         assert_eq!(back("another"), TakenBack::NotKept);
@@ -491,9 +590,10 @@ mod tests {
         std::os::unix::fs::symlink(&desk.shelf.0, &turned).unwrap();
         let shelf = Shelf::new(&turned);
         let new = Stocked::read(&desk.shelf.0).unwrap();
-        let refused = shelf.install(&new, |_| true);
+        let refused = shelf.install(&new, &trust::Settings::default(), |_| true);
         assert!(matches!(refused, Err(ShelfError::Link(_))));
-        let back = shelf.take_back(is("other"), |_| false).unwrap();
+        let back = shelf.take_back(is("other"), is("other"), |_| false);
+        let back = back.unwrap();
         assert_eq!(back, TakenBack::NotKept);
     }
 }

@@ -180,10 +180,11 @@ impl Running {
     }
 
     fn start(&mut self, slot: usize) {
-        let Some(found) = self.swapper.slots.get(slot) else {
+        let Some(found) = self.swapper.slots.get_mut(slot) else {
             return;
         };
-        match self.swapper.ledger.proved(&found.place) {
+        found.proved = self.swapper.ledger.proved(&found.place);
+        match found.proved {
             Some(proved) => spawn(&self.done, jobs::begin(slot, found.path.clone(), proved)),
             None => self.input(slot, Input::Start(None)),
         }

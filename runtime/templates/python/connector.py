@@ -98,7 +98,7 @@ def taken_over(hand_over: HandOver | None) -> float | None:
     try:
         if hand_over.schema != HAND_OVER_SCHEMA:
             raise ValueError(f"schema {hand_over.schema} is not {HAND_OVER_SCHEMA}")
-        unsent = json.loads(hand_over.bytes)
+        unsent = json.loads(hand_over.bytes.decode())
         return None if unsent is None else float(unsent)
     except (ValueError, TypeError) as why:
         raise Err(Fault_HandOver(str(why))) from None

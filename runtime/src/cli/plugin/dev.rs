@@ -348,7 +348,7 @@ fn install(
         // Nobody knows whether it has proved itself; it may not push out what has.
         None => !shelf.before().exists(),
     };
-    let lay = shelf.install(new, keep);
+    let lay = shelf.install(new, &settings.plugins.trust, keep);
     lay.map_err(|error| error.to_string())
 }
 

@@ -85,6 +85,16 @@ pub(super) fn swap(options: &SwapOptions) -> ExitCode {
         Ok(answer) => answer,
         Err(error) => return fail(&error),
     };
+    if let (Some(installed), Answer::Swap(swap)) = (&installed, &answer)
+        && swap.outcome == "unchanged"
+        && !is_build(swap.digest.as_ref())(installed.build)
+    {
+        let (name, place) = (&order.name, installed.shelf.place().display());
+        let words = format!(
+            "{name}: somebody has put another build at {place} meanwhile, and that serves already; nothing was swapped"
+        );
+        return exit::fail(exit::DATA, &figures::harmless(&words));
+    }
     let good = ["loaded", "swapped", "proved", "replaced", "unchanged"];
     let code = order.report(&answer, &good);
     if let (Some(before), Answer::Swap(swap)) = (&before, &answer)
@@ -278,6 +288,7 @@ fn refuse(error: &ShelfError) -> ExitCode {
 /// What was put in the place, to be taken away again.
 struct Installed {
     shelf: Shelf,
+    build: Digest,
     /// What lay there.
     lay: Option<Stocked>,
 }
@@ -294,10 +305,13 @@ impl Installed {
             return Err(exit::fail(exit::DATA, &why));
         };
         let shelf = Shelf::new(&place);
-        let lay = Stocked::read(file)
-            .and_then(|new| shelf.install(&new, is_build(proved)))
-            .map_err(|error| refuse(&error))?;
-        Ok(Self { shelf, lay })
+        let installed = Stocked::read(file).and_then(|new| {
+            let trust = &settings.plugins.trust;
+            let lay = shelf.install(&new, trust, is_build(proved))?;
+            Ok((new.digest(), lay))
+        });
+        let (build, lay) = installed.map_err(|error| refuse(&error))?;
+        Ok(Self { shelf, build, lay })
     }
 
     fn put_back(&self) {
@@ -323,7 +337,7 @@ fn keep_at_next_start(place: &Path, swap: &SwapAnswer, proved: Option<&String>) 
     let shelf = Shelf::new(place);
     let good = is_build(Some(&serving));
     let place = place.display();
-    let mut taken_back = shelf.take_back(&good, is_build(proved));
+    let mut taken_back = shelf.take_back(&good, &good, is_build(proved));
     if swap.outcome == "rolled-back" {
         // The gateway is at it, too, and may do what is not allowed here.
         let until = Instant::now() + PUT_BACK_MAX;

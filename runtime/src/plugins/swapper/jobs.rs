@@ -23,7 +23,7 @@ use crate::plugins::guest::{self, Loaded};
 use crate::plugins::instance::{Control, CutOverResult, Prepared, TookOver};
 use crate::plugins::policy::{self, PolicyGuest, Work};
 use crate::plugins::settings::Limits;
-use crate::plugins::shelf::{Shelf, TakenBack};
+use crate::plugins::shelf::{Lies, Shelf, TakenBack};
 use crate::plugins::store::{HostState, Memory};
 use crate::plugins::world::{self, COMPONENT_BYTES_MAX, Interfaces};
 use crate::trust::{Gate, examine};
@@ -96,19 +96,18 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 /// What to begin with, where `proved` is known to have proved itself before this process began.
 pub(super) async fn begin(slot: usize, path: Arc<Path>, proved: Digest) -> Option<Done> {
     let shelf = Shelf::new(&path);
-    let kept = match blocking(move || shelf.keeps(proved)).await {
-        Ok(true) => Some(proved),
-        // Who cannot look will not be able to load it, either.
-        Ok(false) | Err(_) => None,
-    };
-    if kept.is_some() {
+    // Who cannot look will not be able to load it, either.
+    let lies = blocking(move || shelf.holds(proved))
+        .await
+        .unwrap_or_default();
+    if lies == Some(Lies::Beside) {
         tracing::info!(
             path = %path.display(), %proved,
             "the plugin's file holds a build that had not proved itself when the gateway ended; \
              the one that had, FILE.before, serves first, and the file's takes over on probation"
         );
     }
-    answer(slot, Input::Start(kept)).await
+    answer(slot, Input::Start(lies.map(|_where| proved))).await
 }
 
 pub(super) async fn probe(slot: usize, probe: u64, path: Arc<Path>) -> Option<Done> {
@@ -140,19 +139,17 @@ pub(super) async fn take_back(
         "failed"
     };
     let shelf = Shelf::new(&path);
-    let done = blocking(move || match shelf.digest() {
-        Some(lies) if lies == failed => {
-            shelf.take_back(|kept| good.contains(&Some(kept)), |_| false)
-        }
-        // Somebody has put another there.
-        Some(_) | None => Ok(TakenBack::LiesThere),
+    let done = blocking(move || {
+        // Somebody may have put another there.
+        let may_stay = |lies| lies != failed;
+        shelf.take_back(may_stay, |kept| good.contains(&Some(kept)), |_| false)
     })
     .await;
     let path = path.display();
     match done {
         Ok(Ok(TakenBack::LiesThere)) => {}
         Ok(Ok(TakenBack::Back(digest))) => {
-            tracing::info!(%path, %digest, "the plugin's file is again what it was before the build that {end}");
+            tracing::info!(%path, %digest, "the plugin's file holds the last good build again, in place of the one that {end}");
             return Some(Done {
                 slot,
                 build: None,
@@ -225,9 +222,12 @@ async fn try_compile(
     let (bytes, cached, origin) = {
         let (engine, cache) = (engine.clone(), cache.clone());
         blocking(move || {
-            let bytes = match source {
-                Source::Kept => read(&Shelf::new(&place).before())?,
-                Source::File | Source::Previous => read(&place)?,
+            let shelf = Shelf::new(&place);
+            let is_beside = || shelf.holds(digest) == Some(Lies::Beside);
+            let bytes = if source == Source::Kept && is_beside() {
+                read(&shelf.before())?
+            } else {
+                read(&place)?
             };
             if digest_of(&bytes) != digest {
                 return Err(Failure::new(

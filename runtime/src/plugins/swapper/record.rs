@@ -61,7 +61,7 @@ impl Running {
             Report::Swapped { from, to } => {
                 if found.source_of(to) == Some(Source::Previous) {
                     // An operator wants it, for the next start, too.
-                    self.swapper.ledger.note_proved(&found.place, to.digest);
+                    found.proves(to.digest, &self.swapper.ledger);
                 }
                 (Some(from), to, SwapOutcome::Swapped)
             }
@@ -80,7 +80,8 @@ impl Running {
                 step,
                 failure,
             } => {
-                super::spawn(&self.done, found.mended(slot, from, to, failure.reason));
+                let mended = found.mended(slot, (from, to), failure.reason, &self.swapper.ledger);
+                super::spawn(&self.done, mended);
                 (Some(to), from, SwapOutcome::RolledBack(step, failure))
             }
         };
@@ -159,16 +160,20 @@ impl Slot {
         why.map(|(_, failure)| failure.clone())
     }
 
-    /// Sees to it that the next start does not find `from` in the file.
+    /// Sees to it that the next start does not find what failed in the file, and does not take it for proved.
     fn mended(
-        &self,
+        &mut self,
         slot: usize,
-        from: Build,
-        to: Build,
+        (failed, back): (Build, Build),
         reason: Reason,
+        ledger: &Ledger,
     ) -> impl Future<Output = Option<Done>> + Send + use<> {
-        let good = [Some(to.digest), self.proved];
-        jobs::take_back(slot, self.path.clone(), (from.digest, reason), good)
+        // An operator had brought it back: what it replaced had proved itself.
+        if self.proved == Some(failed.digest) {
+            self.proves(back.digest, ledger);
+        }
+        let good = [Some(back.digest), self.proved];
+        jobs::take_back(slot, self.path.clone(), (failed.digest, reason), good)
     }
 
     fn source_of(&self, candidate: Build) -> Option<Source> {
@@ -234,8 +239,13 @@ impl Slot {
             SwapOutcome::Loaded | SwapOutcome::Swapped => self.serves(candidate, to, gap, took),
             SwapOutcome::Refused(step, failure) => {
                 let kept = candidate.is_some_and(|c| c.source == Source::Kept);
+                let again = match (failure.may_pass(*step), kept) {
+                    (false, _) => "",
+                    (true, false) => "; it is tried again",
+                    (true, true) => "; it is tried again at the next start",
+                };
                 self.kept_waits |= kept && failure.may_pass(*step);
-                self.refuses(to, *step, failure, false);
+                self.refuses(to, *step, failure, ("refused", again));
             }
             SwapOutcome::RolledBack(step, failure) => {
                 if *step == Step::Probation {
@@ -244,7 +254,7 @@ impl Slot {
                     self.origin = self.origin_before.clone();
                 }
                 self.told = from;
-                self.refuses(to, *step, failure, true);
+                self.refuses(to, *step, failure, ("rolled back", ""));
             }
         }
         SwapRecord {
@@ -306,7 +316,8 @@ impl Slot {
         }
     }
 
-    fn refuses(&mut self, build: Build, step: Step, failure: &Failure, rolled_back: bool) {
+    /// `end` is how, and what follows.
+    fn refuses(&mut self, build: Build, step: Step, failure: &Failure, end: (&str, &str)) {
         let serving = self
             .machine
             .active()
@@ -319,16 +330,7 @@ impl Slot {
                 "plugin rolled back by an operator's order"
             );
         } else {
-            let end = if rolled_back {
-                "rolled back"
-            } else {
-                "refused"
-            };
-            let again = match (failure.may_pass(step), self.kept_waits) {
-                (false, _) => "",
-                (true, false) => "; it is tried again",
-                (true, true) => "; it is tried again at the next start",
-            };
+            let (end, again) = end;
             tracing::error!(
                 component, %candidate, %step, serving,
                 "plugin {end}: it {failure}{again}"

@@ -152,7 +152,8 @@ pub(crate) struct Slot {
     /// The generation that was told to serve last. It is not the active one while a roll-back is under way.
     pub(super) told: Option<Build>,
     pub(super) refused: Option<Arc<(Digest, Failure)>>,
-    /// What has proved itself last. What is in the file at a start needs no proof, unless the one before it is kept.
+    /// What has proved itself last, or was brought back by an operator. What is in the file at a start needs no proof, unless the
+    /// one before it is kept.
     pub(super) proved: Option<Digest>,
     /// What is kept beside the file could not be compiled at this start, for no fault of its own.
     pub(super) kept_waits: bool,

@@ -187,8 +187,15 @@ async fn an_older_version_is_refused_also_after_a_restart_until_somebody_allows_
     let words = "scripted 1.1.9; 1.2.0 served last";
     let record = gateway.concluded().await;
     assert_refused(&record, Step::Warm, Reason::Downgrade, words);
-    gateway.replace("line", &connector("version:1.3.0"));
+    let newer = connector("version:1.3.0");
+    gateway.replace("line", &newer);
     assert_eq!(gateway.concluded().await.outcome, SwapOutcome::Swapped);
+    // Until then the older one is what the next start begins with.
+    gateway
+        .until("the proof", |status| {
+            status.connectors[0].component.proved == Some(digest_of(&newer))
+        })
+        .await;
     gateway.replace("line", &connector("version:1.2.0"));
     let record = gateway.concluded().await;
     assert_refused(&record, Step::Warm, Reason::Downgrade, "1.3.0 served last");
