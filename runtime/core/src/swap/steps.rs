@@ -251,8 +251,8 @@ impl Swap {
 
     /// The candidate never served. The active generation was not touched.
     pub(super) fn refuse(&mut self, now: Instant, candidate: Build, step: Step, failure: Failure) {
-        if self.take_source() != Source::File {
-            // The file's turn comes anyway, or has been.
+        if self.take_source() == Source::Previous {
+            // That says nothing of what lies in the file.
         } else if failure.may_pass(step) {
             let wait = COMPILE_AGAIN * 2_u32.saturating_pow(self.uncompiled);
             self.uncompiled = self.uncompiled.saturating_add(1);

@@ -35,20 +35,31 @@ fn what_had_proved_itself_comes_first_and_the_files_build_on_probation() {
 #[test]
 fn a_kept_build_that_cannot_be_loaded_makes_room_for_the_files() {
     let gone = Failure::new(Reason::Unreadable, "line.wasm.before: not there");
-    for failed in [gone, Failure::new(Reason::Host, "no process")] {
+    let starved = Failure::new(Reason::Host, "no process");
+    for (failed, shunned) in [(gone, Some(digest(1))), (starved, None)] {
         let mut tracer = Tracer::new();
         tracer.input(0, Input::Start(Some(digest(1))));
         tracer.input(5, Input::Compiled(Generation(1), Err(failed)));
-        assert_eq!(
-            tracer.swap.quarantined(),
-            None,
-            "the file may hold it by now"
-        );
+        assert_eq!(tracer.swap.quarantined(), shunned);
         tracer.time(105).probed(105, 2);
         tracer.time(205).probed(205, 2).prepared(210, 2);
         tracer.input(211, Input::CutOver(Generation(2), Ok(())));
         assert_eq!(tracer.swap.state(), State::Active(Generation(2)));
     }
+}
+
+#[test]
+fn what_had_proved_itself_and_lies_in_the_file_fails_once() {
+    let mut tracer = Tracer::new();
+    tracer.input(0, Input::Start(Some(digest(1))));
+    tracer.input(5, Input::Compiled(Generation(1), Err(trap())));
+    tracer.trace.clear();
+    tracer.time(105).probed(105, 1).time(205).probed(205, 1);
+    tracer.expect(
+        "+0.105s probe 1
+         +0.205s probe 2
+         +0.205s report shunned 010101010101",
+    );
 }
 
 #[test]
